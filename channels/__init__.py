@@ -1,0 +1,1 @@
+"""The radio: fading and scene models, links and resources (Sionna)."""

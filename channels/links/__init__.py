@@ -1,0 +1,1 @@
+"""Links: each takes packets and the radio's state and gives a Delivery."""

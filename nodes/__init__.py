@@ -1,0 +1,1 @@
+"""Devices, base stations and the cluster that they run on (Ray)."""

@@ -1,0 +1,1 @@
+"""Scenarios: one folder per system under study, and the command line."""

@@ -1,0 +1,1 @@
+"""Codecs: each turns an embedding into real bytes and back."""
