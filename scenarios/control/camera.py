@@ -16,7 +16,7 @@ class CameraConfig(BaseModel):
     height_px: int = Field(32, ge=8, le=512, description="rows of a frame")
     width_px: int = Field(64, ge=8, le=512, description="columns of a frame")
     num_colors: int = Field(1, ge=1, le=3, description="1: grayscale, 3: RGB")
-    view_width_m: float = Field(4.8, gt=0, description="width of the field of view in m")
+    view_width_m: float = Field(2.4, gt=0, description="width of the field of view in m")
     noise_std: float = Field(0.02, ge=0, lt=1, description="sensor noise per pixel, full scale 1")
 
     def frame_bits(self) -> int:

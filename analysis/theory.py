@@ -1,0 +1,153 @@
+"""Closed forms: what theory says a simulation should measure, for tests and for dashed lines.
+
+dB arguments may be numbers or arrays; results are float64 of the same shape. Eb/N0 is per information
+bit of an uncoded modulation, N0 the one-sided noise density per complex symbol.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy import linalg, special
+
+
+def db_to_linear(value_db: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Power ratio of a level in dB: 10^(x / 10)."""
+    return np.asarray(10 ** (np.asarray(value_db, dtype=np.float64) / 10))
+
+
+def q_function(x: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Tail of the standard normal distribution: Q(x) = erfc(x / sqrt 2) / 2 (Proakis, 2.3)."""
+    return np.asarray(0.5 * special.erfc(np.asarray(x, dtype=np.float64) / np.sqrt(2)))
+
+
+def ber_bpsk_awgn(ebno_db: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Bit error rate of BPSK on AWGN: Q(sqrt(2 Eb/N0)) (Proakis, Digital Communications, 4.2)."""
+    return q_function(np.sqrt(2 * db_to_linear(ebno_db)))
+
+
+def ber_qpsk_awgn(ebno_db: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Bit error rate of Gray-coded QPSK on AWGN: that of BPSK, two of them in quadrature (Proakis, 4.3)."""
+    return ber_bpsk_awgn(ebno_db)
+
+
+def ber_16qam_awgn(ebno_db: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Bit error rate of Gray-coded square 16-QAM on AWGN, exact.
+
+    (3 Q(x) + 2 Q(3 x) - Q(5 x)) / 4 with x = sqrt(4/5 Eb/N0).
+    Source: Cho and Yoon, On the general BER expression of one- and two-dimensional amplitude
+    modulations, IEEE Trans. Commun. 50(7), 2002.
+    """
+    x = np.sqrt(0.8 * db_to_linear(ebno_db))
+    return (3 * q_function(x) + 2 * q_function(3 * x) - q_function(5 * x)) / 4
+
+
+def ber_bpsk_rayleigh(ebno_db: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Mean bit error rate of coherent BPSK on flat Rayleigh fading: (1 - sqrt(g / (1 + g))) / 2.
+
+    g is the mean Eb/N0. Source: Proakis, Digital Communications, 13.3 (one branch).
+    """
+    mean_snr = db_to_linear(ebno_db)
+    return 0.5 * (1 - np.sqrt(mean_snr / (1 + mean_snr)))
+
+
+def ber_qpsk_rayleigh(ebno_db: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Mean bit error rate of coherent Gray-coded QPSK on flat Rayleigh fading: that of BPSK per bit."""
+    return ber_bpsk_rayleigh(ebno_db)
+
+
+def rayleigh_amplitude_cdf(amplitude: npt.ArrayLike, mean_power: float = 1.0) -> npt.NDArray[np.float64]:
+    """Probability that |h| <= a for h ~ CN(0, W): 1 - exp(-a^2 / W) (Proakis, 2.3)."""
+    return rayleigh_power_cdf(np.square(np.asarray(amplitude, dtype=np.float64)), mean_power)
+
+
+def rayleigh_power_cdf(power: npt.ArrayLike, mean_power: float = 1.0) -> npt.NDArray[np.float64]:
+    """Probability that |h|^2 <= w for h ~ CN(0, W), the exponential distribution: 1 - exp(-w / W).
+
+    It is the outage probability of a flat Rayleigh channel of mean SNR W at a threshold w.
+    """
+    return np.asarray(-np.expm1(-np.asarray(power, dtype=np.float64) / mean_power))
+
+
+def jakes_autocorrelation(doppler_hz: float, lag_s: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Correlation of a fading coefficient over time under isotropic scattering: J0(2 pi f_d tau).
+
+    doppler_hz: largest Doppler shift f_d. Source: Clarke, Bell Syst. Tech. J. 47, 1968; Jakes,
+    Microwave Mobile Communications, 1974, ch. 1.
+    """
+    return np.asarray(special.j0(2 * np.pi * doppler_hz * np.asarray(lag_s, dtype=np.float64)))
+
+
+def uniform_quantiser_mse(step: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Mean squared error of a fine uniform quantiser: step^2 / 12 (Gersho and Gray, ch. 5)."""
+    return np.asarray(np.square(np.asarray(step, dtype=np.float64)) / 12)
+
+
+def ls_nmse_db(snr_db: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """NMSE in dB of the least-squares channel estimate from one pilot per coefficient: -SNR in dB."""
+    return -np.asarray(snr_db, dtype=np.float64)
+
+
+def expected_transmissions(erasure_probability: float, max_transmissions: int | None = None) -> float:
+    """Mean number of transmissions of a packet that is repeated until it arrives.
+
+    1 / (1 - p), or (1 - p^n) / (1 - p) if given up after n (the mean of a truncated geometric
+    distribution). Raises ValueError unless 0 <= p < 1.
+    """
+    if not 0 <= erasure_probability < 1:
+        raise ValueError(f"erasure_probability {erasure_probability:g} must be in [0, 1)")
+    given_up = 0.0 if max_transmissions is None else erasure_probability**max_transmissions
+    return (1 - given_up) / (1 - erasure_probability)
+
+
+def burst_probability(num_packets: int, burst_length: int, erasure_probability: float) -> float:
+    """Probability that `burst_length` or more packets in a row are lost somewhere among num_packets.
+
+    With independent losses of probability p, and f[n] the probability that the first burst of length g
+    ends at packet n: f[g] = p^g and f[n] = (1 - p) p^g (1 - sum of f up to n - g - 1).
+    Source: Feller, An Introduction to Probability Theory, vol. 1, XIII.7 (success runs).
+    """
+    whole = erasure_probability**burst_length
+    ended = np.zeros(num_packets + 1)  # ended[n]: a burst has ended at or before packet n
+    for packet in range(burst_length, num_packets + 1):
+        if packet == burst_length:
+            ended[packet] = whole
+        else:
+            before = ended[packet - burst_length - 1]
+            ended[packet] = ended[packet - 1] + (1 - erasure_probability) * whole * (1 - before)
+    return float(ended[num_packets])
+
+
+def lqr_gain(a: np.ndarray, b: np.ndarray, q: np.ndarray, r: np.ndarray) -> np.ndarray:
+    """Optimal feedback of the discrete linear-quadratic regulator, u = -K x: float64 [A, X].
+
+    K = (R + B' P B)^-1 B' P A with P from `lqr_cost_matrix`. a [X, X], b [X, A], q [X, X], r [A, A].
+    """
+    p = lqr_cost_matrix(a, b, q, r)
+    return np.linalg.solve(r + b.T @ p @ b, b.T @ p @ a)
+
+
+def lqr_cost_matrix(a: np.ndarray, b: np.ndarray, q: np.ndarray, r: np.ndarray) -> np.ndarray:
+    """Solution P of the discrete algebraic Riccati equation, float64 [X, X].
+
+    P = A' P A - A' P B (R + B' P B)^-1 B' P A + Q. The cost sum x'Qx + u'Ru from x0 is x0' P x0.
+    Source: Bertsekas, Dynamic Programming and Optimal Control, vol. 1, on linear systems
+    and quadratic cost.
+    """
+    return np.asarray(linalg.solve_discrete_are(a, b, q, r))
+
+
+def lqr_cost(a: np.ndarray, b: np.ndarray, q: np.ndarray, r: np.ndarray, initial_state: np.ndarray) -> float:
+    """Least infinite-horizon cost from a state without disturbance: x0' P x0; initial_state [X]."""
+    return float(initial_state @ lqr_cost_matrix(a, b, q, r) @ initial_state)
+
+
+def lqr_average_cost(
+    a: np.ndarray, b: np.ndarray, q: np.ndarray, r: np.ndarray, noise_covariance: np.ndarray
+) -> float:
+    """Least mean cost per step under white disturbance of covariance W [X, X]: trace(P W).
+
+    Source: Bertsekas, Dynamic Programming and Optimal Control, vol. 1, on linear systems
+    and quadratic cost.
+    """
+    return float(np.trace(lqr_cost_matrix(a, b, q, r) @ noise_covariance))

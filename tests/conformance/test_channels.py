@@ -1,0 +1,140 @@
+"""Every channel of the catalogue keeps the Channel contract and leaves the process as it found it."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from channels.catalogue import CHANNELS, ChannelConfig, make_channel
+from channels.grid import GridConfig, ResourceGrid
+from channels.sionna_scope import sionna_scope
+from semcom.contracts import Channel
+from semcom.rng import Streams
+
+GRID = ResourceGrid(GridConfig())
+NUM_DEVICES = 9
+STREAMS = Streams(7)
+# Uniform placement and random line of sight, so that each random part of a channel is exercised.
+VARIED = {
+    "indoor_factory": {"placement": "uniform", "line_of_sight": "random"},
+    "umi": {"indoor_probability": 0.3, "num_base_station_antennas": 2},
+}
+
+every_channel = pytest.mark.parametrize("name", CHANNELS)
+
+
+def channel_of(name: str, streams: Streams = STREAMS) -> Channel:
+    config = TypeAdapter(ChannelConfig).validate_python({"kind": name, **VARIED[name]})
+    return make_channel(config, GRID, NUM_DEVICES, num_steps=50, step_s=0.02, streams=streams)
+
+
+def process_state() -> list[bytes]:
+    """The state of every generator that Sionna may touch, and its settings."""
+    from sionna.phy import config
+
+    return [
+        torch.get_rng_state().numpy().tobytes(),
+        config.torch_rng("cpu").get_state().numpy().tobytes(),
+        repr(config.np_rng.bit_generator.state).encode(),
+        repr(config.py_rng.getstate()).encode(),
+        repr(np.random.get_state()).encode(),  # noqa: NPY002
+        repr((config.seed, config.device, config.precision)).encode(),
+    ]
+
+
+def fail_inside_a_scope() -> None:
+    from sionna.phy import config
+
+    with sionna_scope(12):
+        torch.rand(1)
+        config.precision = "double"
+        raise RuntimeError("inside")
+
+
+@every_channel
+def test_sinr_has_the_promised_shape_and_type(name):
+    channel = channel_of(name)
+    assert isinstance(channel, Channel)
+    assert channel.num_devices == NUM_DEVICES
+    sinr = channel.sinr(3)
+    assert sinr.shape == (NUM_DEVICES, GRID.num_resource_blocks)
+    assert sinr.dtype == np.float32
+    assert np.isfinite(sinr).all()
+    assert (sinr > 0).all()
+
+
+@every_channel
+def test_sinr_is_a_pure_function_of_the_step(name):
+    steps = (0, 1, 5, 17)
+    channel = channel_of(name)
+    forward = {step: channel.sinr(step) for step in steps}
+    again = channel_of(name)
+    torch.manual_seed(99)
+    for step in reversed(steps):
+        np.testing.assert_array_equal(again.sinr(step), forward[step])
+    for one, other in pairwise(steps):
+        assert (forward[one] != forward[other]).any()
+
+
+@every_channel
+def test_a_new_seed_replicate_or_cell_gives_a_new_channel(name):
+    reference = channel_of(name).sinr(0)
+    for streams in (Streams(8), Streams(7, replicate=1), Streams(7, cell=1)):
+        assert (channel_of(name, streams).sinr(0) != reference).all()
+
+
+@every_channel
+def test_the_caller_may_write_into_the_result(name):
+    channel = channel_of(name)
+    first = channel.sinr(2)
+    kept = first.copy()
+    first[:] = 0
+    np.testing.assert_array_equal(channel.sinr(2), kept)
+
+
+@every_channel
+@pytest.mark.parametrize("sionna_seed", [None, 42])
+def test_the_process_wide_generators_do_not_move(name, sionna_seed):
+    from sionna.phy import config
+
+    with sionna_scope(0):  # puts Sionna back as it was when this test ends
+        config.seed = sionna_seed
+        torch.manual_seed(5)
+        torch.rand(3)
+        torch.rand(3, generator=config.torch_rng("cpu"))
+        before = process_state()
+        channel = channel_of(name)
+        channel.sinr(0)
+        channel.sinr(4)
+        assert process_state() == before
+
+
+def test_the_scope_seeds_inside_and_restores_after_an_error():
+    from sionna.phy import config
+
+    def draw() -> tuple[torch.Tensor, torch.Tensor]:
+        with sionna_scope(11):
+            return torch.rand(4, generator=config.torch_rng("cpu")), torch.rand(4)
+
+    first = draw()
+    torch.rand(5)
+    before = process_state()
+    assert all(torch.equal(*pair) for pair in zip(first, draw(), strict=True))
+    with pytest.raises(RuntimeError, match="inside"):
+        fail_inside_a_scope()
+    assert process_state() == before
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"kind": "umi", "min_distance_m": 50, "max_distance_m": 40},
+        {"kind": "indoor_factory", "base_station_height_m": 1.0},
+        {"kind": "indoor_factory", "snr_db": 3},
+    ],
+)
+def test_a_wrong_configuration_is_refused(settings):
+    with pytest.raises(ValidationError):
+        TypeAdapter(ChannelConfig).validate_python(settings)

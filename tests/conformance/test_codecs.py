@@ -1,0 +1,208 @@
+"""What every codec of the catalogue keeps to, whatever its bits."""
+
+import copy
+import pickle
+
+import pytest
+import safetensors.torch
+import torch
+from pydantic import ValidationError
+
+from semcom.codecs.catalogue import CODECS, CodecConfig, make_codec
+from semcom.contracts import Codec, SemcomError
+
+EMBEDDING_DIM = 5
+QUANTISED = ("uniform", "entropy")
+CASES = [(kind, bits) for kind in CODECS for bits in ((1, 3, 8, 12, 16) if kind in QUANTISED else (8,))]
+
+
+def embeddings(num_rows: int, seed: int) -> torch.Tensor:
+    """Rows of different scales and offsets per dimension, one of them constant."""
+    z = torch.randn(num_rows, EMBEDDING_DIM, generator=torch.Generator().manual_seed(seed))
+    return z * torch.tensor([1.0, 0.01, 30.0, 0.0, 2.0]) + torch.tensor([0.0, 5.0, -100.0, 0.3, 0.0])
+
+
+def make(kind: str, bits: int, *, fitted: bool = True):
+    codec = make_codec(CodecConfig(kind=kind, bits=bits), EMBEDDING_DIM).eval()
+    if fitted and kind in QUANTISED:
+        codec.fit(embeddings(1000, seed=1))
+    return codec
+
+
+@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{case[1]}", scope="module")
+def case(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def codec(case):
+    return make(*case)
+
+
+def test_the_catalogue_and_the_configuration_name_the_same_codecs():
+    assert CodecConfig(kind="entropy") == CodecConfig(kind="entropy", bits=8)
+    made = [make_codec(CodecConfig(kind=kind), EMBEDDING_DIM) for kind in CODECS]
+    assert [codec.name for codec in made] == list(CODECS)
+    assert len({codec.codec_id for codec in made}) == len(CODECS)
+    assert all(0 <= codec.codec_id <= 15 for codec in made)
+
+
+@pytest.mark.parametrize("wrong", [{"kind": "jpeg"}, {"bits": 0}, {"bits": 17}, {"bit": 8}])
+def test_a_wrong_configuration_is_refused(wrong):
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        CodecConfig(**wrong)
+
+
+def test_it_keeps_the_contract_of_a_codec(codec):
+    assert isinstance(codec, Codec)
+    assert codec.embedding_dim == EMBEDDING_DIM
+
+
+def test_forward_in_eval_mode_is_decode_of_encode_bit_for_bit(codec):
+    # Ten times the training data's spread, so that clipping is met too.
+    z = torch.cat([embeddings(64, seed=2), 10 * embeddings(64, seed=3)])
+    payloads = codec.encode(z)
+    z_rx = codec.decode(payloads)
+    assert all(type(payload) is bytes for payload in payloads)
+    assert (z_rx.shape, z_rx.dtype) == (z.shape, torch.float32)
+    assert torch.equal(codec(z).view(torch.int32), z_rx.view(torch.int32))
+    assert codec.encode(z) == payloads
+
+
+def test_sizes_keep_to_what_is_announced(case, codec):
+    kind, bits = case
+    z = torch.cat([embeddings(64, seed=2), 10 * embeddings(64, seed=3)])
+    sizes = torch.tensor([8 * len(payload) for payload in codec.encode(z)])
+    assert sizes.max() <= codec.max_payload_bits()
+    assert codec.entropy_bits(z).shape == (len(z),)
+    if kind != "entropy":
+        exact = {"float32": 160, "float16": 80, "uniform": 8 * -(-5 * bits // 8)}[kind]
+        assert codec.max_payload_bits() == exact
+        assert sizes.tolist() == [exact] * len(z) == codec.entropy_bits(z).tolist()
+
+
+def test_rows_of_a_batch_are_independent(codec):
+    z = embeddings(32, seed=4)
+    payloads = codec.encode(z)
+    assert [codec.encode(row[None])[0] for row in z] == payloads
+    assert torch.equal(torch.cat([codec(row[None]) for row in z]), codec(z))
+    assert torch.equal(torch.cat([codec.decode([payload]) for payload in payloads]), codec.decode(payloads))
+    assert torch.equal(codec.entropy_bits(z[3:4]), codec.entropy_bits(z)[3:4])
+
+
+def test_a_batch_of_none_is_coded(codec):
+    z = torch.zeros(0, EMBEDDING_DIM)
+    assert codec.encode(z) == []
+    assert codec.decode([]).shape == codec(z).shape == z.shape
+
+
+@pytest.mark.parametrize("duplicate", [lambda x: pickle.loads(pickle.dumps(x)), copy.deepcopy])
+def test_a_copy_behaves_alike(codec, duplicate):
+    z = embeddings(16, seed=5)
+    payloads = codec.encode(z)
+    twin = duplicate(codec)
+    assert twin.encode(z) == payloads
+    assert torch.equal(twin.decode(payloads), codec.decode(payloads))
+
+
+def test_a_saved_codec_behaves_alike(case, codec, tmp_path):
+    kind, bits = case
+    z = embeddings(16, seed=5)
+    safetensors.torch.save_file(codec.state_dict(), tmp_path / "codec.safetensors")
+    twin = make(kind, bits, fitted=False)
+    if kind in QUANTISED:
+        # Fitted to something else and used, so that nothing of the former state may be left.
+        twin.fit(3 * embeddings(50, seed=6))
+        twin.encode(z)
+    twin.load_state_dict(safetensors.torch.load_file(tmp_path / "codec.safetensors"))
+    assert twin.encode(z) == codec.encode(z)
+    assert torch.equal(twin.decode(codec.encode(z)), codec(z))
+    assert torch.equal(twin.entropy_bits(z), codec.entropy_bits(z))
+    assert twin.max_payload_bits() == codec.max_payload_bits()
+    if kind == "entropy":
+        assert twin.mean_payload_bits() == codec.mean_payload_bits()
+
+
+def test_gradients_pass_straight_through_in_training_mode(case):
+    codec = make(*case).train()
+    z = embeddings(8, seed=7).requires_grad_()
+    weights = torch.arange(8.0 * EMBEDDING_DIM).reshape(8, EMBEDDING_DIM)
+    z_hat = codec(z)
+    (weights * z_hat).sum().backward()
+    assert torch.equal(z.grad, weights)
+    torch.testing.assert_close(z_hat.detach(), codec.eval()(z.detach()))
+
+
+def test_payloads_of_a_wrong_length_are_refused(codec):
+    payload = codec.encode(embeddings(1, seed=8))[0]
+    too_long = payload + bytes(codec.max_payload_bits() // 8 + 1 - len(payload))
+    with pytest.raises(SemcomError, match="payload 1 has"):
+        codec.decode([payload, too_long])
+    with pytest.raises(SemcomError, match="payload 1 "):
+        codec.decode([payload, payload + b"\0"])
+    if codec.name != "entropy":  # a prefix of an entropy-coded payload can be another embedding's payload
+        with pytest.raises(SemcomError, match="payload 0 has"):
+            codec.decode([payload[:-1]])
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_embeddings_that_are_no_numbers_are_refused(codec, bad):
+    z = embeddings(6, seed=9)
+    z[2, 1] = z[4, 0] = bad
+    for use in (codec.encode, codec):
+        with pytest.raises(SemcomError, match="row 2 "):
+            use(z)
+
+
+@pytest.mark.parametrize("shape", [(3, EMBEDDING_DIM + 1), (EMBEDDING_DIM,)])
+def test_embeddings_of_another_shape_are_refused(codec, shape):
+    for use in (codec.encode, codec):
+        with pytest.raises(SemcomError, match=r"takes \[N, 5\]"):
+            use(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("kind", QUANTISED)
+def test_use_before_fit_is_refused(kind):
+    codec = make(kind, 4, fitted=False)
+    z = embeddings(2, seed=1)
+    for use in (codec.encode, codec, codec.train(), lambda _: codec.decode([b"\0\0\0"])):
+        with pytest.raises(SemcomError, match=r"call fit\(z\)"):
+            use(z)
+    with pytest.raises(SemcomError, match="at least one row"):
+        codec.fit(z[:0])
+
+
+def test_padding_that_is_not_zero_is_refused():
+    codec = make("uniform", 3)
+    payload = codec.encode(embeddings(1, seed=1))[0]
+    with pytest.raises(SemcomError, match="padding"):
+        codec.decode([payload[:-1] + bytes([payload[-1] | 1])])
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16"])
+def test_floating_payloads_that_are_no_numbers_are_refused(kind):
+    codec = make(kind, 8)
+    with pytest.raises(SemcomError, match="payload 0 holds NaN"):
+        codec.decode([b"\xff" * (codec.max_payload_bits() // 8)])
+
+
+def test_float16_clamps_to_its_largest_number():
+    codec = make_codec(CodecConfig(kind="float16"), 3).eval()
+    assert codec(torch.tensor([[1e6, -1e6, 65519.0]])).tolist() == [[65504.0, -65504.0, 65504.0]]
+
+
+@pytest.mark.parametrize("bits", [1, 4, 8])
+def test_every_entropy_coded_payload_is_made_by_exactly_one_message(bits):
+    # All strings of two bytes: those that decode come back from encode, the others are refused.
+    codec = make_codec(CodecConfig(kind="entropy", bits=bits), 3).eval()
+    codec.fit(torch.randn(300, 3, generator=torch.Generator().manual_seed(0)))
+    num_refused = 0
+    for number in range(0, 65536, 97):
+        payload = number.to_bytes(2, "big")
+        try:
+            z = codec.decode([payload])
+        except SemcomError:
+            num_refused += 1
+        else:
+            assert codec.encode(z) == [payload]
+    assert num_refused > 0

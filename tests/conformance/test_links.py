@@ -1,0 +1,154 @@
+"""Every link of the catalogue keeps the Link contract."""
+
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from channels.catalogue import LINKS, LinkConfig, make_link
+from channels.grid import GridConfig, ResourceGrid
+from semcom.contracts import Delivery, Link, SemcomError
+from semcom.rng import Streams
+
+GRID = ResourceGrid(GridConfig())
+STEP_S = 0.02
+STREAMS = Streams(7)
+NUM_PACKETS = 300
+LOSSY = {"erasure": {"probability": 0.3}, "nr": {"bler_target": 0.3}}
+UNSHARED = [name for name in LINKS if name != "nr"]
+
+every_link = pytest.mark.parametrize("name", LINKS)
+
+
+def link_of(name: str, **settings: float) -> Link:
+    config = TypeAdapter(LinkConfig).validate_python({"kind": name, **(settings or LOSSY.get(name, {}))})
+    return make_link(config, GRID, STEP_S, tx_power_dbm=10.0)
+
+
+def packets_of(num_packets: int = NUM_PACKETS) -> list[bytes]:
+    rng = np.random.default_rng(1)
+    return [rng.bytes(size) for size in rng.integers(1, 40, num_packets)]
+
+
+def sinr_of(num_rows: int = NUM_PACKETS) -> np.ndarray:
+    """Frequency-selective and of any quality, from -10 to 30 dB."""
+    sinr_db = np.random.default_rng(2).uniform(-10, 30, (num_rows, GRID.num_resource_blocks))
+    return (10 ** (sinr_db / 10)).astype(np.float32)
+
+
+def send(link: Link, step: int = 0, streams: Streams = STREAMS) -> Delivery:
+    return link.transmit(packets_of(), np.arange(NUM_PACKETS), sinr_of(), step, streams)
+
+
+def assert_same(one: Delivery, other: Delivery) -> None:
+    assert one.payloads == other.payloads
+    for field in ("ok", "sent", "channel_uses", "airtime_s", "energy_j", "padding_bits"):
+        np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
+
+
+@every_link
+def test_a_delivery_has_the_promised_shapes_and_types(name):
+    link = link_of(name)
+    assert isinstance(link, Link)
+    assert link.name == name
+    delivery = send(link)
+    for field, kind in {
+        "ok": np.bool_,
+        "sent": np.bool_,
+        "channel_uses": np.int64,
+        "airtime_s": np.float64,
+        "energy_j": np.float64,
+        "padding_bits": np.int64,
+    }.items():
+        values = getattr(delivery, field)
+        assert values.shape == (NUM_PACKETS,), field
+        assert values.dtype == kind, field
+        assert (values >= 0).all(), field
+    assert not (delivery.ok & ~delivery.sent).any()
+    for packet, payload, ok in zip(packets_of(), delivery.payloads, delivery.ok, strict=True):
+        assert payload == (packet if ok else None)
+    share = link.resource_share(sinr_of(), 160, NUM_PACKETS)
+    assert share.shape == (NUM_PACKETS,)
+    assert share.dtype == np.float64
+    assert (share >= 0).all()
+
+
+@every_link
+def test_nothing_to_send_gives_an_empty_delivery(name):
+    delivery = link_of(name).transmit([], np.arange(0), sinr_of(0), 0, STREAMS)
+    assert delivery.payloads == []
+    assert delivery.ok.shape == delivery.energy_j.shape == (0,)
+
+
+@every_link
+def test_the_same_seed_gives_the_same_delivery(name):
+    assert_same(send(link_of(name)), send(link_of(name)))
+
+
+@pytest.mark.parametrize("name", LOSSY)
+def test_a_new_seed_replicate_or_step_gives_a_new_delivery(name):
+    link = link_of(name)
+    reference = send(link).ok
+    for other in (
+        send(link, streams=Streams(8)),
+        send(link, streams=Streams(7, replicate=1)),
+        send(link, step=1),
+    ):
+        assert (other.ok != reference).any()
+
+
+@every_link
+def test_a_link_keeps_no_state_between_steps(name):
+    link = link_of(name)
+    send(link, step=3)
+    assert_same(send(link), send(link_of(name)))
+
+
+@every_link
+def test_a_pickled_link_is_the_same_link(name):
+    link = link_of(name)
+    assert_same(send(link), send(pickle.loads(pickle.dumps(link))))
+
+
+@pytest.mark.parametrize("name", UNSHARED)
+def test_rows_are_independent_where_nothing_is_shared(name):
+    link, packets = link_of(name), packets_of()
+    together = send(link)
+    chosen = np.arange(NUM_PACKETS)[::-7]
+    alone = link.transmit([packets[i] for i in chosen], chosen, None, 0, STREAMS)
+    np.testing.assert_array_equal(alone.ok, together.ok[chosen])
+
+
+def test_nr_rows_share_only_the_resource_blocks():
+    link, packets = link_of("nr"), packets_of()
+    # On a flat channel it does not matter which resource blocks a packet gets.
+    flat = np.repeat(sinr_of()[:, :1], GRID.num_resource_blocks, axis=1)
+    together = link.transmit(packets, np.arange(NUM_PACKETS), flat, 0, STREAMS)
+    assert together.sent.all()
+    assert 0.02 < 1 - together.ok.mean() < 0.9
+    chosen = np.arange(NUM_PACKETS)[::-7]
+    alone = link.transmit([packets[i] for i in chosen], chosen, flat[chosen], 0, STREAMS)
+    for field in ("ok", "sent", "channel_uses", "airtime_s", "energy_j", "padding_bits"):
+        np.testing.assert_array_equal(getattr(alone, field), getattr(together, field)[chosen])
+
+
+def test_nr_without_a_matching_sinr_is_refused_in_one_line():
+    link = link_of("nr")
+    with pytest.raises(SemcomError, match="needs the SINR"):
+        link.resource_share(None, 160, 3)
+    with pytest.raises(SemcomError, match="same grid"):
+        link.transmit([b"a"], np.arange(1), np.ones((1, 7), np.float32), 0, Streams(0))
+
+
+@pytest.mark.parametrize("settings", [{"kind": "erasure", "probability": 1.01}, {"kind": "ideal", "loss": 1}])
+def test_a_wrong_configuration_is_refused(settings):
+    with pytest.raises(ValidationError):
+        TypeAdapter(LinkConfig).validate_python(settings)
+
+
+def test_the_catalogue_does_not_import_sionna():
+    code = "import sys, channels.catalogue; sys.exit('sionna' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,134 @@
+"""The fading channels against hand-worked path losses, their distributions, and Sionna in one piece."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from analysis import theory
+from channels.catalogue import make_channel
+from channels.fading import (
+    IndoorFactoryChannel,
+    IndoorFactoryConfig,
+    UmiChannel,
+    UmiConfig,
+    los_probability,
+    noise_power_w,
+    path_loss_los_db,
+    path_loss_nlos_db,
+)
+from channels.grid import GridConfig, ResourceGrid
+from channels.sionna_scope import sionna_scope
+from semcom.rng import Streams
+
+GRID = ResourceGrid(GridConfig())
+HALF_DB = 10**0.05
+REJECTED = 1e-6  # a Kolmogorov-Smirnov p-value that chance gives once in a million seeds
+
+
+def factory(num_devices: int, **settings: float | str) -> IndoorFactoryChannel:
+    config = IndoorFactoryConfig.model_validate(settings)
+    channel = make_channel(config, GRID, num_devices, num_steps=10, step_s=0.02, streams=Streams(3))
+    assert isinstance(channel, IndoorFactoryChannel)
+    return channel
+
+
+def test_path_loss_by_hand():
+    # log10(3.75) = 0.574031: 31.84 + 21.5 + 10.9066 and 33.63 + 21.9 + 11.4806 at 10 m.
+    distance_m = np.array([10.0, 100.0])
+    np.testing.assert_allclose(path_loss_los_db(distance_m, 3.75e9), [64.2466, 85.7466], atol=1e-4)
+    np.testing.assert_allclose(path_loss_nlos_db(distance_m, 3.75e9), [67.0106, 88.9106], atol=1e-4)
+
+
+def test_line_of_sight_probability_by_hand():
+    # ln(1 - r) = -1 and heights (10 - 1) / (4 - 1) = 3 give k = 2 x 3 = 6 m.
+    probability = los_probability(np.array([0.0, 6.0, 12.0]), 10.0, 1.0, 1 - np.exp(-1), 2.0, 4.0)
+    np.testing.assert_allclose(probability, [1, np.exp(-1), np.exp(-2)])
+
+
+def test_noise_power_by_hand():
+    # k T = 4.00388e-21 W/Hz; 10 MHz and 10 dB add 80 dB.
+    assert noise_power_w(1e7, 10.0) == pytest.approx(4.00388e-13, rel=1e-5)
+
+
+def test_mean_snr_by_hand():
+    # 10 dBm - 82.4536 dB of path loss at sqrt(50^2 + 8.5^2) m, noise -96.3365 dBm over 18.36 MHz.
+    snr_db = 10 * np.log10(factory(1, shadowing_std_db=0.0).mean_snr)
+    assert snr_db == pytest.approx(23.883, abs=2e-3)
+
+
+def test_rayleigh_power_is_exponential():
+    channel = factory(4000)
+    power = np.concatenate([channel.sinr(step)[:, 0] / channel.mean_snr for step in range(5)])
+    assert stats.kstest(power, theory.rayleigh_power_cdf).pvalue > REJECTED
+    assert stats.kstest(power * HALF_DB, theory.rayleigh_power_cdf).pvalue < REJECTED
+    assert stats.kstest(power / HALF_DB, theory.rayleigh_power_cdf).pvalue < REJECTED
+
+
+def test_fading_is_flat_constant_in_a_block_and_independent_across_blocks():
+    channel = factory(4000, coherence_steps=3)
+    sinr = [channel.sinr(step) for step in range(4)]
+    assert (sinr[0] == sinr[0][:, :1]).all()
+    np.testing.assert_array_equal(sinr[0], sinr[2])
+    ratio = [block[:, 0] / channel.mean_snr for block in (sinr[2], sinr[3])]
+    correlation = np.corrcoef(*ratio)[0, 1]
+    assert abs(correlation) < 4.5 / np.sqrt(4000)
+
+
+def test_shadowing_is_normal_with_the_stated_deviation():
+    num_devices, std_db = 20_000, 4.0
+    shadowing_db = factory(num_devices, shadowing_std_db=std_db).shadowing_db
+    tolerance = 4.5 / np.sqrt(2 * num_devices)
+    assert abs(shadowing_db.std() / std_db - 1) < tolerance
+    assert abs(shadowing_db.std() / (std_db + 0.5) - 1) > tolerance
+    assert stats.kstest(shadowing_db, stats.norm(0, std_db).cdf).pvalue > REJECTED
+    assert stats.kstest(shadowing_db, stats.norm(0.5, std_db).cdf).pvalue < REJECTED
+
+
+def test_snr_is_lognormal_times_exponential():
+    # In dB the mean is that of the hand calculation less 10 gamma / ln 10 = 2.507 dB (a log-exponential's
+    # mean), and the variances of shadowing and fading (5.570 dB) add up.
+    num_devices = 20_000
+    snr_db = 10 * np.log10(factory(num_devices).sinr(0)[:, 0])
+    deviation_db = np.sqrt(4.0**2 + 5.570**2)
+    tolerance_db = 4.5 * deviation_db / np.sqrt(num_devices)
+    assert abs(snr_db.mean() - (23.883 - 2.507)) < tolerance_db < 0.5
+    assert abs(snr_db.std() - deviation_db) < 2 * tolerance_db
+
+
+def test_uniform_placement_fills_the_hall():
+    channel = factory(20_000, placement="uniform", line_of_sight="random", clutter_density=0.05)
+    # A rectangle of sides a and b has E[d^2] = (a^2 + b^2) / 12 about its centre, here 9375 m^2.
+    square = channel.ground_distance_m**2
+    assert abs(square.mean() - 9375) < 4.5 * square.std() / np.sqrt(square.size)
+    assert channel.ground_distance_m.max() < np.hypot(150, 75)
+    distance_m = np.hypot(channel.ground_distance_m, 8.5)
+    in_sight = channel.path_loss_db == path_loss_los_db(distance_m, 3.75e9)
+    expected = los_probability(channel.ground_distance_m, 10.0, 1.5, 0.05, 2.0, 6.0)
+    sigma = np.sqrt((expected * (1 - expected)).sum())
+    assert abs(in_sight.sum() - expected.sum()) < 4.5 * sigma
+    assert abs(in_sight.sum() - expected.sum() * HALF_DB) > 4.5 * sigma
+
+
+def test_umi_steps_are_samples_of_one_sionna_realisation():
+    from sionna.phy.channel import cir_to_ofdm_channel
+
+    num_steps, step_s = 6, 0.02
+    config = UmiConfig(speed_m_per_s=2.0, num_base_station_antennas=2)
+    channel = make_channel(config, GRID, 4, num_steps, step_s, Streams(5))
+    assert isinstance(channel, UmiChannel)
+    with sionna_scope(channel._ray_seed):
+        gains, delays_s = channel._model(num_steps, 1 / step_s)
+        centres_hz = (np.arange(51) - 25) * 12 * 30e3
+        response = cir_to_ofdm_channel(gains.new_tensor(centres_hz).real, gains, delays_s)
+    power = response[0, 0, :, :, 0].abs().square().sum(dim=0).numpy()  # [K, steps, R]
+    snr = power * 10 ** (23 / 10) * 1e-3 / noise_power_w(51 * 12 * 30e3, 5.0)
+    for step in range(num_steps):
+        np.testing.assert_allclose(channel.sinr(step), snr[:, step], rtol=2e-2)
+    # The power check: neighbouring steps and half a dB are farther apart than that tolerance.
+    assert (np.abs(snr[:, 1] / snr[:, 0] - 1).max(axis=1) > 5e-2).all()
+    assert HALF_DB - 1 > 5e-2
+
+
+def test_umi_devices_at_rest_see_a_constant_channel():
+    channel = make_channel(UmiConfig(speed_m_per_s=0.0), GRID, 4, 10, 0.02, Streams(5))
+    np.testing.assert_allclose(channel.sinr(0), channel.sinr(9), rtol=1e-4)

@@ -1,0 +1,283 @@
+"""The links against their error rates, the standard's block sizes and the conservation of resources."""
+
+from math import sqrt
+
+import numpy as np
+import pytest
+import torch
+
+from analysis import theory
+from channels.catalogue import make_link
+from channels.grid import FR1_RESOURCE_BLOCKS, GridConfig, ResourceGrid
+from channels.links.erasure import ErasureConfig
+from channels.links.nr import NrConfig, NrLink
+from channels.links.transport_tables import effective_sinr, transport_tables
+from channels.sionna_scope import sionna_scope
+from semcom.contracts import SemcomError
+from semcom.rng import Streams
+
+GRID = ResourceGrid(GridConfig())
+RE_PER_RB = 144
+HALF_DB = 10**0.05
+
+
+def nr_link(step_s: float = 0.02, **settings: float) -> NrLink:
+    return NrLink(NrConfig.model_validate(settings), GRID, step_s, tx_power_dbm=10.0)
+
+
+def flat(num_rows: int, snr_db: float) -> np.ndarray:
+    return np.full((num_rows, GRID.num_resource_blocks), 10 ** (snr_db / 10), dtype=np.float32)
+
+
+def sionna_tbler(mcs: int, snr_db: float, num_rb: int) -> float:
+    """The transport block error rate as Sionna's own default object gives it."""
+    from sionna.sys import PHYAbstraction
+
+    with sionna_scope(0):
+        *_, tbler, _ = PHYAbstraction()(
+            torch.tensor([mcs], dtype=torch.int32),
+            sinr_eff=torch.tensor([10 ** (snr_db / 10)]),
+            num_allocated_re=torch.tensor([num_rb * RE_PER_RB]),
+        )
+    return float(tbler)
+
+
+def loss_rate(link: NrLink, packet_bits: int, snr_db: float, num_devices: int, num_steps: int) -> float:
+    packets, devices = [bytes(packet_bits // 8)] * num_devices, np.arange(num_devices)
+    lost = 0
+    for step in range(num_steps):
+        delivery = link.transmit(packets, devices, flat(num_devices, snr_db), step, Streams(11))
+        assert delivery.sent.all()
+        lost += int((~delivery.ok).sum())
+    return lost / (num_devices * num_steps)
+
+
+def test_erasures_have_the_stated_rate_and_no_memory():
+    num_devices, num_steps, probability = 4000, 30, 0.2
+    link = make_link(ErasureConfig(probability=probability), GRID, 0.02, 10.0)
+    packets, devices = [b"x"] * num_devices, np.arange(num_devices)
+    lost = np.array([~link.transmit(packets, devices, None, t, Streams(1)).ok for t in range(num_steps)])
+    sigma = sqrt(probability * (1 - probability) / lost.size)
+    assert abs(lost.mean() - probability) < 4.5 * sigma
+    assert abs(lost.mean() - probability * HALF_DB) > 4.5 * sigma
+    burst = (lost[:-2] & lost[1:-1] & lost[2:]).any(axis=0).mean()
+    expected = theory.burst_probability(num_steps, 3, probability)
+    sigma = sqrt(expected * (1 - expected) / num_devices)
+    assert abs(burst - expected) < 4.5 * sigma
+    assert abs(burst - theory.burst_probability(num_steps, 3, probability * HALF_DB)) > 4.5 * sigma
+
+
+@pytest.mark.parametrize(("probability", "ok"), [(0.0, True), (1.0, False)])
+def test_erasures_at_the_ends_are_certain(probability, ok):
+    link = make_link(ErasureConfig(probability=probability), GRID, 0.02, 10.0)
+    assert (link.transmit([b"x"] * 500, np.arange(500), None, 0, Streams(1)).ok == ok).all()
+
+
+@pytest.mark.parametrize(("packet_bits", "snr_db"), [(160, 4.1), (1000, 9.3)])
+def test_nr_loses_transport_blocks_at_sionnas_rate(packet_bits, snr_db):
+    num_devices, num_steps = 2000, 20
+    link = nr_link(step_s=0.5)
+    plan = link.plan(flat(1, snr_db), np.array([packet_bits]))
+    mcs, num_rb = int(link.mcs_index(plan)[0]), int(plan.last_rb[0])
+    assert plan.num_blocks[0] == 1
+    expected = sionna_tbler(mcs, snr_db, num_rb)
+    assert 0.001 < expected <= 0.1
+    sigma = sqrt(expected * (1 - expected) / (num_devices * num_steps))
+    rate = loss_rate(link, packet_bits, snr_db, num_devices, num_steps)
+    assert abs(rate - expected) < 4.5 * sigma
+    for half_db_off in (snr_db - 0.5, snr_db + 0.5):
+        assert abs(rate - sionna_tbler(mcs, half_db_off, num_rb)) > 4.5 * sigma
+
+
+def test_nr_loses_a_packet_when_any_of_its_transport_blocks_fails():
+    num_devices, num_steps, packet_bits, snr_db = 100, 60, 40_000, 3.2
+    link = nr_link(step_s=1.0)
+    plan = link.plan(flat(1, snr_db), np.array([packet_bits]))
+    mcs, last_rb, num_blocks = int(link.mcs_index(plan)[0]), int(plan.last_rb[0]), int(plan.num_blocks[0])
+    assert num_blocks > 2
+    survives = (1 - sionna_tbler(mcs, snr_db, 51)) ** (num_blocks - 1) * (
+        1 - sionna_tbler(mcs, snr_db, last_rb)
+    )
+    assert 0.01 < 1 - survives < 0.5
+    sigma = sqrt(survives * (1 - survives) / (num_devices * num_steps))
+    rate = loss_rate(link, packet_bits, snr_db, num_devices, num_steps)
+    assert abs(rate - (1 - survives)) < 4.5 * sigma
+    # The power check: one block fewer.
+    assert abs(rate - (1 - survives / (1 - sionna_tbler(mcs, snr_db, 51)))) > 4.5 * sigma
+
+
+def test_nr_fails_on_the_resource_blocks_that_it_was_given():
+    link = nr_link(step_s=0.5)
+    sinr = flat(400, 15.0)
+    sinr[:, 7] = 1e-2
+    delivery = link.transmit([bytes(20)] * 400, np.arange(400), sinr, 0, Streams(2))
+    plan = link.plan(sinr, np.full(400, 160))
+    first = np.cumsum(plan.num_rb_slots) - plan.num_rb_slots
+    faded = ((7 - first) % 51) < plan.num_rb_slots
+    assert 0 < faded.sum() < 100
+    assert not delivery.ok[faded].any()
+    assert delivery.ok[~faded].mean() > 0.85
+
+
+def test_a_margin_buys_reliability_with_resources():
+    packets, devices, sinr = [bytes(500)] * 200, np.arange(200), flat(200, 3.2)
+    plain = nr_link(step_s=0.5).transmit(packets, devices, sinr, 0, Streams(2))
+    careful = nr_link(step_s=0.5, margin_db=3.0).transmit(packets, devices, sinr, 0, Streams(2))
+    assert careful.ok.all()
+    assert not plain.ok.all()
+    assert (careful.channel_uses > plain.channel_uses).all()
+
+
+@pytest.mark.parametrize(
+    ("mcs", "num_rb", "tb_bits"),
+    [
+        (3, 1, 64),  # N_info = 144 x 2 x 251/1024 = 70.6, in steps of 8
+        (3, 51, 3624),  # 3600.3 in steps of 32: 3584, next in the table 3624
+        (9, 20, 3824),  # 3819.4 in steps of 32: 3808, next in the table 3824
+        (10, 20, 3840),  # 3825.0 > 3824: max(3840, 64 round(59.4)), one code block
+        (27, 51, 38936),  # 39158.4: 1024 round(38.2) = 38912, 5 code blocks: 40 x 974 - 24
+    ],
+)
+def test_transport_block_sizes_by_hand(mcs, num_rb, tb_bits):
+    """TS 38.214, 5.1.3.2, worked by hand for 12 x 12 resource elements a resource block."""
+    tables = transport_tables(1, GRID.num_resource_blocks, RE_PER_RB)
+    row = int(np.flatnonzero(tables.mcs == mcs)[0])
+    assert tables.tb_bits[row, num_rb] == tb_bits
+
+
+def test_packets_take_the_fewest_resource_blocks_that_hold_them():
+    link, tables = nr_link(), transport_tables(1, GRID.num_resource_blocks, RE_PER_RB)
+    packet_bits = np.random.default_rng(1).integers(1, 120_000, 300)
+    plan = link.plan(10 ** np.random.default_rng(2).uniform(-1, 2.5, (300, 51)), packet_bits)
+    full = (plan.num_blocks - 1) * tables.tb_bits[plan.row, -1]
+    held = full + tables.tb_bits[plan.row, plan.last_rb]
+    np.testing.assert_array_equal(held, plan.tb_bits)
+    assert (held >= packet_bits).all()
+    assert (full + tables.tb_bits[plan.row, plan.last_rb - 1] < packet_bits).all()
+
+
+def test_effective_sinr_is_sionnas_eesm():
+    from sionna.sys import EESM
+
+    sinr = 10 ** np.random.default_rng(3).uniform(-1.5, 1.5, (25, 51))
+    used = np.random.default_rng(4).random((25, 51)) < 0.5
+    mcs = torch.arange(3, 28, dtype=torch.int32)
+    beta = transport_tables(1, GRID.num_resource_blocks, RE_PER_RB).beta
+    masked = torch.tensor(np.where(used, sinr, 0.0)).T[None, :, :, None]
+    expected = EESM(precision="double", device="cpu")(masked, mcs, 1).numpy()
+    np.testing.assert_allclose(effective_sinr(sinr, beta, used), expected, rtol=1e-9)
+    # Sionna's sum underflows above some 25 dB at the lowest MCS; this one returns a flat SINR as it is.
+    np.testing.assert_allclose(
+        effective_sinr(np.array([[900.0, 900.0, 901.0]]), np.array([1.6]))[0], 900.2, atol=0.5
+    )
+
+
+def test_link_adaptation_is_sionnas_where_every_mcs_takes_the_same_resources():
+    from sionna.sys import InnerLoopLinkAdaptation, PHYAbstraction
+
+    snr_db = np.arange(-8.0, 30.0, 0.5) + 0.02
+    link = nr_link()
+    plan = link.plan(np.repeat(10 ** (snr_db[:, None] / 10), 51, axis=1), np.full(snr_db.size, 64))
+    assert (plan.num_rb_slots == 1).all()
+    with sionna_scope(0):
+        adaptation = InnerLoopLinkAdaptation(PHYAbstraction(), bler_target=0.1)
+        expected = adaptation(
+            sinr_eff=torch.tensor(10 ** (snr_db / 10)),
+            num_allocated_re=torch.full((snr_db.size,), RE_PER_RB),
+            mcs_table_index=1,
+            mcs_category=0,
+        )
+    np.testing.assert_array_equal(link.mcs_index(plan), expected.numpy())
+    assert len(set(expected.tolist())) > 15
+
+
+def test_allocation_conserves_resource_blocks_and_keeps_the_priority():
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        needs = rng.integers(1, 300, 60)
+        needs[rng.integers(60)] = 10_000
+        allocation = GRID.allocate(needs, step_s=0.02)
+        free, sent = 51 * 40, []
+        for need in needs:
+            sent.append(need <= free)
+            free -= need if sent[-1] else 0
+        np.testing.assert_array_equal(allocation.sent, sent)
+        taken = np.concatenate(
+            [np.arange(f, f + n) for f, n in zip(allocation.first, allocation.num_rb_slots, strict=True) if n]
+        )
+        assert np.unique(taken).size == taken.size == needs[allocation.sent].sum() <= 51 * 40
+        assert taken.max() < 51 * 40
+        assert (allocation.first[~allocation.sent] == -1).all()
+
+
+def test_a_transport_blocks_resource_blocks_wrap_into_the_next_slot():
+    mask = GRID.resource_block_mask(np.array([49, 102]), np.array([4, 51]))
+    assert np.flatnonzero(mask[0]).tolist() == [0, 1, 49, 50]
+    assert mask[1].all()
+
+
+def test_shares_up_to_one_are_all_sent_and_no_more():
+    link = nr_link(step_s=0.005)
+    sinr = 10 ** np.random.default_rng(6).uniform(-0.5, 2.5, (400, 51)).astype(np.float32)
+    share = link.resource_share(sinr, 800, 400)
+    num_fitting = int((np.cumsum(share) <= 1 + 1e-12).sum())
+    assert 10 < num_fitting < 390
+    for num_packets, everything in ((num_fitting, True), (num_fitting + 1, False)):
+        delivery = link.transmit(
+            [bytes(100)] * num_packets, np.arange(num_packets), sinr[:num_packets], 0, Streams(1)
+        )
+        assert delivery.sent.all() == everything
+        assert delivery.sent[:num_fitting].all()
+        np.testing.assert_allclose(
+            delivery.channel_uses[:num_fitting], share[:num_fitting] * 10 * 51 * RE_PER_RB, rtol=1e-12
+        )
+    assert link.resource_share(sinr[:1], 10_000_000, 1)[0] == np.inf
+
+
+def test_the_cost_of_a_packet_by_hand():
+    # 32,768 bits at 25 dB: MCS 27 holds 38,936 bits in a slot; 43 resource blocks are enough.
+    link = nr_link(step_s=0.001)
+    delivery = link.transmit([bytes(4096)] * 3, np.arange(3), flat(3, 25.0), 0, Streams(1))
+    assert delivery.sent.tolist() == [True, True, False]
+    assert delivery.channel_uses.tolist() == [43 * RE_PER_RB, 43 * RE_PER_RB, 0]
+    np.testing.assert_allclose(delivery.airtime_s, [0.0005, 0.0005, 0])
+    np.testing.assert_allclose(delivery.energy_j, [0.01 * 0.0005 * 43 / 51] * 2 + [0])
+    assert delivery.padding_bits[2] == 0
+    assert (delivery.padding_bits[:2] == 32_776 - 32_768).all()
+
+
+def test_grid_by_hand():
+    assert GRID.num_resource_blocks == 51
+    assert ResourceGrid(GridConfig(numerology=0)).num_resource_blocks == 106
+    assert GRID.slots_per_step(0.02) == 40
+    assert ResourceGrid(GridConfig(uplink_share=0.2)).slots_per_step(0.02) == 8
+    with pytest.raises(SemcomError, match="no uplink slot"):
+        GRID.slots_per_step(0.0004)
+    with pytest.raises(ValueError, match="use one of"):
+        GridConfig(bandwidth_hz=21e6)
+
+
+@pytest.mark.parametrize(
+    ("numerology", "megahertz", "guard_khz"),
+    [
+        (0, 20, 452.5),
+        (0, 50, 692.5),
+        (1, 20, 805),
+        (1, 40, 905),
+        (1, 100, 845),
+        (2, 20, 1330),
+        (2, 100, 1370),
+    ],
+)
+def test_resource_blocks_leave_the_guard_bands_of_the_standard(numerology, megahertz, guard_khz):
+    """TS 38.101-1, table 5.3.3-1: half of what the resource blocks leave, less half a subcarrier."""
+    grid = ResourceGrid(GridConfig(numerology=numerology, bandwidth_hz=megahertz * 1e6))
+    left_hz = megahertz * 1e6 - grid.occupied_bandwidth_hz - grid.subcarrier_spacing_hz
+    assert left_hz / 2 == pytest.approx(guard_khz * 1e3)
+
+
+def test_every_carrier_of_the_table_can_be_made():
+    for numerology, row in FR1_RESOURCE_BLOCKS.items():
+        for megahertz in row:
+            grid = ResourceGrid(GridConfig(numerology=numerology, bandwidth_hz=megahertz * 1e6))
+            assert 0.78 < grid.occupied_bandwidth_hz / (megahertz * 1e6) < 0.99
