@@ -1,0 +1,98 @@
+"""What a scenario is: data, a training, a list of operating points, a score and a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+    from nodes.cluster import Cluster
+    from semcom.contracts import Record
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """One model to train: which, for which seed, in which mode, under which configuration.
+
+    `key` is a hash of all that the trained weights depend on; a checkpoint of that key is never
+    trained twice.
+    """
+
+    model: str
+    seed: int
+    key: str
+    config: BaseModel
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training job gives: named tensors, and the diagnostics logged on the way (one row each)."""
+
+    tensors: Mapping[str, torch.Tensor]
+    log: Sequence[Mapping[str, float | int | str]]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One operating point to simulate: a method, a seed and the coordinates in the sweep.
+
+    `result` names the table and figure that it belongs to; `axes` are the operating point's columns.
+    """
+
+    result: str
+    method: str
+    seed: int
+    axes: Mapping[str, float | int | str] = field(default_factory=dict)
+
+
+class Scenario(Protocol):
+    """One system under study. Everything that the command line needs to know of it."""
+
+    name: str
+    summary: str
+    config_type: type[BaseModel]
+    presets: Mapping[str, BaseModel]
+
+    def training_jobs(self, config: Any, seed: int, mode: str) -> list[TrainingJob]:
+        """Lists the models that the configuration's methods need for one seed."""
+        ...
+
+    def train(self, job: TrainingJob) -> Trained:
+        """Trains one model; runs in a worker, on one thread, and depends on nothing but the job."""
+        ...
+
+    def points(self, config: Any, seeds: Sequence[int]) -> list[Point]:
+        """Lists the operating points of the scenario's results."""
+        ...
+
+    def sweep_points(self, config: Any, seeds: Sequence[int]) -> list[Point]:
+        """Lists the points of one cell of a user's sweep: every method at the configuration's own point."""
+        ...
+
+    def simulate(
+        self,
+        config: Any,
+        points: Sequence[Point],
+        models: Mapping[str, Mapping[str, torch.Tensor]],
+        cluster: Cluster,
+    ) -> list[list[Record]]:
+        """Simulates a batch of points at once; returns the records of each, in the points' order.
+
+        models: the trained tensors, by the key of their training job.
+        """
+        ...
+
+    def figures(self, records: pd.DataFrame, folder: Path) -> list[Path]:
+        """Draws the scenario's figures from records alone; returns the files (pdf and png)."""
+        ...
+
+    def tables(self, records: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+        """Makes the scenario's tables, as (title, rows) with means and 95 % intervals."""
+        ...
