@@ -1,0 +1,28 @@
+"""The scenarios that there are, by name; a scenario's code is imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from scenarios.contracts import Scenario
+
+# name: (the module that holds its SCENARIO, what it is in one line)
+SCENARIOS: dict[str, tuple[str, str]] = {
+    "control": (
+        "scenarios.control.scenario",
+        "predictive remote control: a cart-pole seen by a camera and steered over the air",
+    ),
+}
+
+
+def load_scenario(name: str) -> Scenario:
+    """Imports a scenario and returns it; raises SemcomError for a name that is not in the catalogue."""
+    if name not in SCENARIOS:
+        from semcom.contracts import SemcomError
+
+        raise SemcomError(f"unknown scenario {name}: choose one of {', '.join(SCENARIOS)}")
+    module, _ = SCENARIOS[name]
+    scenario: Scenario = importlib.import_module(module).SCENARIO
+    return scenario

@@ -1,0 +1,302 @@
+"""Experiments: trains what is missing, simulates what is missing, and draws what the records say."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pandas as pd
+from pydantic import BaseModel
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from analysis import figures, tables
+from scenarios.contracts import Point, Scenario, Trained, TrainingJob
+from scenarios.settings import apply_overrides
+from semcom.contracts import Record, SemcomError
+from semcom.records import FinishedPoint, RunFolder
+
+if TYPE_CHECKING:
+    import torch
+
+    from nodes.cluster import Cluster
+
+# Records are written after each batch: enough batches to lose little to a kill, few enough to be quick.
+NUM_BATCHES = 24
+# Cells of a sweep that are handed out before their records are written and their models let go.
+CELLS_PER_ROUND = 64
+SECONDS_BETWEEN_LINES = 15.0
+
+
+class Progress(Protocol):
+    """Shows how far a stage of `total` items is; the stage yields a function that counts n more."""
+
+    def stage(self, name: str, total: int) -> AbstractContextManager[Callable[[int], None]]: ...
+
+
+class BarProgress:
+    """A progress bar, for a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    @contextmanager
+    def stage(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Shows one stage as a bar with the time spent and the time left."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Bars(*columns, console=self.console) as bars:
+            task = bars.add_task(name, total=total)
+            yield partial(bars.advance, task)
+
+
+class LineProgress:
+    """A line now and then, for logs and pipes."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self.write = write
+
+    @contextmanager
+    def stage(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Writes a line at the start, at the end, and in between at most every 15 seconds."""
+        count, last = 0, time.monotonic()
+
+        def advance(num: int) -> None:
+            nonlocal count, last
+            count += num
+            if count == total or time.monotonic() - last > SECONDS_BETWEEN_LINES:
+                last = time.monotonic()
+                self.write(f"{name}: {count}/{total}")
+
+        self.write(f"{name}: 0/{total}")
+        yield advance
+
+
+def pending_points(folder: RunFolder, points: Iterable[Point]) -> list[Point]:
+    """Lists the points whose records are not in the folder yet, each once."""
+    unique = {(p.result, p.method, p.seed, *sorted(p.axes.items())): p for p in points}
+    return [p for p in unique.values() if not folder.is_finished(p.result, p.method, p.seed, p.axes)]
+
+
+def _train(
+    scenario: Scenario, jobs: Sequence[TrainingJob], cluster: Cluster, folder: RunFolder, progress: Progress
+) -> dict[str, Mapping[str, torch.Tensor]]:
+    """Trains the jobs that have no checkpoint, and returns the tensors of all, by key, from disk.
+
+    Reading them back makes a resumed run compute with the very same numbers as an uninterrupted one.
+    """
+    by_key = {job.key: job for job in jobs}
+    missing = [job for job in by_key.values() if not folder.has_checkpoint(job.model, job.key)]
+    if missing:
+        with progress.stage("training", len(missing)) as advance:
+
+            def save(index: int, trained: Trained) -> None:
+                job = missing[index]
+                folder.save_training(job.model, job.key, job.seed, trained.tensors, trained.log)
+                advance(1)
+
+            cluster.map(scenario.train, missing, on_result=save)
+    return {key: folder.load_checkpoint(job.model, key) for key, job in by_key.items()}
+
+
+def train_only(
+    scenario: Scenario,
+    config: BaseModel,
+    seeds: Sequence[int],
+    mode: str,
+    cluster: Cluster,
+    folder: RunFolder,
+    progress: Progress,
+) -> list[Path]:
+    """Trains the models of a configuration for all seeds; returns their checkpoints, old and new."""
+    jobs = [job for seed in seeds for job in scenario.training_jobs(config, seed, mode)]
+    _train(scenario, jobs, cluster, folder, progress)
+    return [folder.checkpoint_path(job.model, job.key) for job in jobs]
+
+
+def _batches(points: Sequence[Point]) -> list[list[Point]]:
+    """Cuts points into batches; the seeds of one operating point stay together, to be simulated at once."""
+    groups: dict[tuple[Any, ...], list[Point]] = {}
+    for point in points:
+        groups.setdefault((point.result, point.method, *sorted(point.axes.items())), []).append(point)
+    listed = list(groups.values())
+    size = -(-len(listed) // NUM_BATCHES)
+    return [
+        list(itertools.chain(*listed[start : start + size])) for start in range(0, len(listed), max(size, 1))
+    ]
+
+
+def _finished(points: Sequence[Point], records: Sequence[Sequence[Record]]) -> list[FinishedPoint]:
+    return [
+        FinishedPoint(point.result, point.method, point.seed, point.axes, rows)
+        for point, rows in zip(points, records, strict=True)
+    ]
+
+
+def run_experiment(
+    scenario: Scenario,
+    config: BaseModel,
+    seeds: Sequence[int],
+    cluster: Cluster,
+    folder: RunFolder,
+    progress: Progress,
+) -> None:
+    """Runs a scenario's own results: trains, then simulates the pending points batch by batch.
+
+    What is in the folder already is neither trained nor simulated again; records are added after each
+    batch, so a run that is stopped goes on where it was.
+    """
+    pending = pending_points(folder, scenario.points(config, seeds))
+    if not pending:
+        return
+    due = [seed for seed in seeds if any(point.seed == seed for point in pending)]
+    jobs = [job for seed in due for job in scenario.training_jobs(config, seed, "central")]
+    models = _train(scenario, jobs, cluster, folder, progress)
+    with progress.stage("simulating", len(pending)) as advance:
+        for batch in _batches(pending):
+            folder.add(_finished(batch, scenario.simulate(config, batch, models, cluster)))
+            advance(len(batch))
+
+
+def sweep_cells(
+    config: BaseModel, axes: Mapping[str, Sequence[Any]]
+) -> list[tuple[dict[str, Any], BaseModel]]:
+    """Lists the cells of a sweep, every combination of the axes' values: coordinates and configuration.
+
+    Raises SemcomError for the first combination that the configuration refuses, before anything runs.
+    """
+    cells = []
+    for values in itertools.product(*axes.values()):
+        overrides = dict(zip(axes, values, strict=True))
+        coordinates = {
+            key: value if isinstance(value, str) or type(value) in (int, float) else json.dumps(value)
+            for key, value in overrides.items()
+        }
+        cells.append((coordinates, apply_overrides(config, overrides)))
+    return cells
+
+
+def _cell_points(
+    scenario: Scenario, coordinates: Mapping[str, Any], config: BaseModel, seeds: Sequence[int]
+) -> list[tuple[Point, Point]]:
+    """The points of one cell, as the scenario knows them and as the sweep's records name them."""
+    points = scenario.sweep_points(config, seeds)
+    return [(point, replace(point, axes={**point.axes, **coordinates})) for point in points]
+
+
+def _simulate_cell(
+    scenario: Scenario,
+    cell: tuple[BaseModel, Sequence[Point], Mapping[str, Mapping[str, torch.Tensor]]],
+) -> list[list[Record]]:
+    """Simulates one cell in the worker's own process."""
+    from nodes.cluster import Cluster
+
+    config, points, models = cell
+    with Cluster(num_workers=0) as inline:
+        return scenario.simulate(config, points, models, inline)
+
+
+def pending_cells(
+    scenario: Scenario,
+    config: BaseModel,
+    axes: Mapping[str, Sequence[Any]],
+    seeds: Sequence[int],
+    folder: RunFolder,
+) -> list[tuple[BaseModel, list[tuple[Point, Point]]]]:
+    """Lists the cells of a sweep that have points left, with those points (as simulated, as recorded)."""
+    cells = []
+    for coordinates, cell_config in sweep_cells(config, axes):
+        named = _cell_points(scenario, coordinates, cell_config, seeds)
+        due = pending_points(folder, [recorded for _, recorded in named])
+        if due:
+            cells.append((cell_config, [pair for pair in named if pair[1] in due]))
+    return cells
+
+
+def run_sweep(
+    scenario: Scenario,
+    config: BaseModel,
+    axes: Mapping[str, Sequence[Any]],
+    seeds: Sequence[int],
+    cluster: Cluster,
+    folder: RunFolder,
+    progress: Progress,
+) -> None:
+    """Runs every combination of the axes' values; the cells are spread over the cluster's workers.
+
+    A cell is one configuration at its own operating point, with every method; the axes become columns
+    of its records. Cells that are finished are not computed again.
+    """
+    cells = pending_cells(scenario, config, axes, seeds, folder)
+    if not cells:
+        return
+    jobs: list[list[TrainingJob]] = []
+    for cell_config, pairs in cells:
+        due = dict.fromkeys(point.seed for point, _ in pairs)
+        jobs.append([job for seed in due for job in scenario.training_jobs(cell_config, seed, "central")])
+    models = _train(scenario, [job for cell in jobs for job in cell], cluster, folder, progress)
+    with progress.stage("cells", len(cells)) as advance:
+        for start in range(0, len(cells), CELLS_PER_ROUND):
+            window = range(start, min(start + CELLS_PER_ROUND, len(cells)))
+            items = [
+                (
+                    cells[i][0],
+                    [point for point, _ in cells[i][1]],
+                    {job.key: models[job.key] for job in jobs[i]},
+                )
+                for i in window
+            ]
+
+            def add(index: int, records: list[list[Record]], start: int = start) -> None:
+                folder.add(_finished([recorded for _, recorded in cells[start + index][1]], records))
+                advance(1)
+
+            cluster.map(partial(_simulate_cell, scenario), items, on_result=add)
+
+
+def draw(scenario: Scenario, folder: RunFolder) -> list[Path]:
+    """Draws the figures of a folder from its records alone, into its figures/; returns the files."""
+    target = folder.path / "figures"
+    try:
+        if axes := folder.manifest.get("axes"):
+            return _draw_sweep(folder.records, axes, target)
+        return scenario.figures(folder.records, target)
+    except OSError as error:
+        raise SemcomError(
+            f"{target} can't be written ({error.strerror or error}): copy the run to a folder that can be"
+        ) from error
+
+
+def tabulate(scenario: Scenario, folder: RunFolder) -> list[tuple[str, pd.DataFrame]]:
+    """Makes the tables of a folder from its records alone, as (title, rows)."""
+    if axes := folder.manifest.get("axes"):
+        title = f"{scenario.name}, sweep over {', '.join(axes)}: mean and 95 % interval over seeds"
+        return [(title, tables.pivot(folder.records, ["method", *axes]))]
+    return scenario.tables(folder.records)
+
+
+def _draw_sweep(records: pd.DataFrame, axes: Sequence[str], folder: Path) -> list[Path]:
+    """One figure per metric: the axis with the most values is x, the others tell the lines apart."""
+    x = max(axes, key=lambda name: records[name].nunique())
+    others = [name for name in axes if name != x and records[name].nunique() > 1]
+    series = records["method"].copy()
+    for name in others:
+        series += f", {name.rpartition('.')[2]} " + records[name].map(tables.to_text)
+    paths = []
+    for metric in records["metric"].unique():
+        figure = figures.line_figure(records.assign(series=series), x, metric, by="series")
+        paths += figures.save(figure, folder, f"sweep-{metric}")
+    return paths
