@@ -60,7 +60,7 @@ class Streams:
     def uniform(
         self, purpose: str, devices: Sequence[int], step: int, shape: tuple[int, ...] = ()
     ) -> torch.Tensor:
-        """Draws uniform numbers on [0, 1), float64 [len(devices), *shape]: row i from device i's own stream."""
+        """Draws uniform numbers on [0, 1), float64 [len(devices), *shape], like `normal`."""
         rows = torch.empty((len(devices), *shape), dtype=torch.float64)
         generator = torch.Generator()
         for index, device in enumerate(devices):

@@ -35,7 +35,9 @@ class PlantConfig(BaseModel):
     start_velocity_m_s: float = Field(0.2, ge=0, description="starting cart speed, likewise, in m/s")
     start_angle_rad: float = Field(0.1, ge=0, description="starting |theta|, likewise, in rad")
     start_rate_rad_s: float = Field(0.2, ge=0, description="starting angular rate, likewise, in rad/s")
-    band_position_m: float = Field(0.05, gt=0, description="the control score counts steps with |x| within, m")
+    band_position_m: float = Field(
+        0.05, gt=0, description="the control score counts steps with |x| within, m"
+    )
     band_angle_rad: float = Field(0.05, gt=0, description="... and |theta| within this band, in rad")
 
 

@@ -49,7 +49,9 @@ def held_cost(
     return q_n, r_n, cross
 
 
-def lqr_gain(plant: PlantConfig, teacher: TeacherConfig, hold_steps: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def lqr_gain(
+    plant: PlantConfig, teacher: TeacherConfig, hold_steps: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
     """Solves the discrete Riccati equation for commands that are held for hold_steps control steps.
 
     Returns:

@@ -1,0 +1,139 @@
+"""The training loop, with checkpoints that resume exactly: weights, optimiser and random state."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from semcom.contracts import SemcomError
+
+BatchLoss = Callable[[int, torch.Generator], Mapping[str, torch.Tensor]]
+
+
+def learning_rate(step: int, num_steps: int, peak: float, num_warmup: int = 50) -> float:
+    """Linear warm-up, then half a cosine down to a two-hundredth of the peak (Loshchilov and Hutter 2017)."""
+    cosine = 0.5 * (1 + math.cos(math.pi * step / num_steps))
+    return peak * min(1.0, (step + 1) / num_warmup) * (cosine + 0.005)
+
+
+def fit(
+    model: nn.Module,
+    batch_loss: BatchLoss,
+    num_steps: int,
+    peak_rate: float,
+    generator: torch.Generator,
+    *,
+    after_step: Callable[[int], None] | None = None,
+    log_every: int = 100,
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 200,
+) -> list[dict[str, float | int]]:
+    """Trains `model` with AdamW for num_steps steps; returns one row of loss terms for each log_every.
+
+    batch_loss(step, generator): draws a batch and returns named terms with their sum under "total".
+    after_step(step): called after each update, before the checkpoint is written. With `checkpoint`, the
+    run is saved there every checkpoint_every steps and continues from it exactly where it stopped.
+    Raises SemcomError when the loss is no longer finite, or the checkpoint belongs to another model.
+    """
+    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=peak_rate, weight_decay=1e-5)
+    first = load_state(checkpoint, model, optimizer, generator) if checkpoint and checkpoint.exists() else 0
+    log: list[dict[str, float | int]] = []
+    for step in range(first, num_steps):
+        optimizer.param_groups[0]["lr"] = learning_rate(step, num_steps, peak_rate)
+        terms = batch_loss(step, generator)
+        if not torch.isfinite(terms["total"]):
+            raise SemcomError(f"the loss is not finite at training step {step}: lower the learning rate")
+        optimizer.zero_grad()
+        terms["total"].backward()
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        if after_step is not None:
+            after_step(step)
+        if step % log_every == 0 or step == num_steps - 1:
+            log.append({"step": step, **{name: float(term.detach()) for name, term in terms.items()}})
+        if checkpoint and ((step + 1) % checkpoint_every == 0 or step == num_steps - 1):
+            save_state(checkpoint, model, optimizer, generator, step + 1)
+    return log
+
+
+def save_state(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator, step: int
+) -> None:
+    """Writes all that the next step depends on to one safetensors file, atomically."""
+    tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value.contiguous() for name, value in state.items()}
+    tensors["generator"] = generator.get_state()
+    partial = path.with_suffix(".partial")
+    save_file(
+        {name: t.clone() for name, t in tensors.items()}, partial, {"state": json.dumps({"step": step})}
+    )
+    os.replace(partial, path)
+
+
+def load_state(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
+) -> int:
+    """Restores what `save_state` wrote; returns the number of steps done.
+
+    Raises SemcomError, changing nothing, for a file of another model or a damaged one.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            step = int(json.loads(file.metadata()["state"])["step"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except Exception as error:
+        raise SemcomError(f"checkpoint {path} can't be read ({error}): delete it to train anew") from error
+    own = model.state_dict()
+    saved = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+    for name in own.keys() | saved.keys():
+        ours, theirs = own.get(name), saved.get(name)
+        if ours is None or theirs is None or ours.shape != theirs.shape:
+            found, wanted = (None if t is None else tuple(t.shape) for t in (theirs, ours))
+            raise SemcomError(
+                f"checkpoint {path}: tensor {name} has shape {found}, the model needs {wanted}: "
+                "use the configuration that it was trained with, or delete it"
+            )
+    model.load_state_dict(saved)
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, field = name.split(".", 2)
+            state.setdefault(int(index), {})[field] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    generator.set_state(tensors["generator"])
+    return step
+
+
+class WeightAverage:
+    """The exponential moving average of a model's weights (Polyak and Juditsky 1992; Izmailov et al. 2018).
+
+    Its tensors are taken over by `apply` at the end of training; early steps are averaged over fewer.
+    """
+
+    def __init__(self, model: nn.Module, momentum: float = 0.99) -> None:
+        self.model = model
+        self.momentum = momentum
+        self.average = [parameter.detach().clone() for parameter in model.parameters()]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Takes in the weights after training step `step`."""
+        momentum = min(self.momentum, (step + 1) / (step + 10))
+        for average, parameter in zip(self.average, self.model.parameters(), strict=True):
+            average.lerp_(parameter, 1 - momentum)
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Puts the average into the model."""
+        for average, parameter in zip(self.average, self.model.parameters(), strict=True):
+            parameter.copy_(average)
