@@ -110,9 +110,9 @@ class Channel(Protocol):
 class Link(Protocol):
     """Carries packets over the air within one step.
 
-    `resource_share(sinr, packet_bits, num_devices)` is asked by the scheduler: the share of one step's resources
-    that a packet of that many bits takes for each device, float64 [K] (0 where the link is not shared;
-    infinity where the device can't send it at all). `transmit` carries one packet for each listed
+    `resource_share(sinr, packet_bits, num_devices)` is asked by the scheduler: the share of one step's
+    resources that a packet of that many bits takes for each device, float64 [K] (0 where the link is not
+    shared; infinity where the device can't send it at all). `transmit` carries one packet for each listed
     device, in the order of their priority, until the step's resources are spent; `sinr` [N,
     num_resource_blocks] and the Delivery's arrays follow that order. The links that know no radio
     (ideal, erasure) ignore `sinr`, which may then be None.

@@ -22,6 +22,9 @@ class KeypointStem(nn.Module):
     drawn; with `trainable=False` they stay fixed and the keypoints of a data set can be computed once.
     """
 
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
     def __init__(
         self, num_colors: int, num_filters: int, generator: torch.Generator, *, trainable: bool = False
     ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,9 +20,7 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     embedding_dim: int = Field(8, ge=2, le=1024, multiple_of=2, description="dimensions of an embedding")
-    stem: str = Field(
-        "keypoints", pattern="^(keypoints|conv)$", description="keypoints (fixed) or conv (trained)"
-    )
+    stem: Literal["keypoints", "conv"] = Field("keypoints", description="keypoints: fixed; conv: trained")
     num_filters: int = Field(32, ge=1, le=1024, description="filters of the keypoint stem")
     conv_width: int = Field(64, ge=4, le=256, description="channels of the conv stem's first stage")
     hidden_dim: int = Field(128, ge=8, le=4096, description="hidden units of predictor, actor and heads")
@@ -71,6 +69,9 @@ class MotionEncoder(nn.Module):
     scale, which makes them equally fine under one quantiser.
     """
 
+    center: torch.Tensor
+    whitening: torch.Tensor
+
     def __init__(self, num_features: int, model: ModelConfig, command_scale_n: float) -> None:
         super().__init__()
         self.embedding_dim = model.embedding_dim
@@ -84,7 +85,7 @@ class MotionEncoder(nn.Module):
         self.register_buffer("whitening", torch.eye(model.embedding_dim))
 
     def combine(self, now: torch.Tensor, before: torch.Tensor, past: torch.Tensor) -> torch.Tensor:
-        """Joins features [..., F] of two frames with the scaled commands in between [..., g A]: z [..., D]."""
+        """Joins two frames' features [..., F] and the scaled commands in between [..., g A]: [..., D]."""
         now, before = self.readout(now), self.readout(before)
         z = torch.cat((now, self.rate_gain * (now - before)), dim=-1) + self.past(past)
         return (z - self.center) @ self.whitening

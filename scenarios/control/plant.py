@@ -51,7 +51,7 @@ def next_state(state: torch.Tensor, force_n: torch.Tensor, config: PlantConfig) 
     Returns:
         The next state [..., 4].
     """
-    x, x_dot, theta, theta_dot = state.unbind(-1)
+    _, x_dot, theta, theta_dot = state.unbind(-1)
     mass = config.cart_mass_kg + config.pole_mass_kg
     moment = config.pole_mass_kg * config.pole_half_length_m
     sin, cos = torch.sin(theta), torch.cos(theta)

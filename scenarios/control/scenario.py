@@ -41,7 +41,9 @@ from scenarios.control.plant import PlantConfig
 from scenarios.control.teacher import TeacherConfig
 from scenarios.control.training import MotionModel, TrainingConfig, TrainingInputs, train_model
 from scenarios.control.world import ControlWorld
-from semcom.codecs.catalogue import AnyCodec, CodecConfig, make_codec
+from semcom.codecs.catalogue import CodecConfig, make_codec
+from semcom.codecs.entropy import EntropyCodedScalarCodec
+from semcom.codecs.scalar import UniformScalarCodec
 from semcom.contracts import Channel, Link, Record, SemcomError
 from semcom.packets import model_version
 from semcom.records import load_into
@@ -124,7 +126,9 @@ _TINY = ControlConfig(
     evaluation=EvaluationConfig(
         num_episodes=8, num_steps=40, interval_steps=(1, 4), codecs=("entropy-8",), codec_interval_steps=(4,),
         erasures=(0.3,), erasure_methods=("jepa",), event_thresholds_n=(1.0,), horizon_steps=8,
-        sharing=SharingConfig(num_devices_semantic=(16,), num_devices_frames=(4,), schedulers=("round-robin", "age")),
+        sharing=SharingConfig(
+            num_devices_semantic=(16,), num_devices_frames=(4,), schedulers=("round-robin", "age")
+        ),
     ),
 )  # fmt: skip
 
@@ -184,11 +188,15 @@ class ControlScenario:
         _check(config)
         told = config.evaluation
         step_ms = 1e3 * config.plant.step_s
-        base = {"codec": _codec_name(config.codec), "erasure_probability": 0.0}
+        base: dict[str, float | int | str] = {"codec": _codec_name(config.codec), "erasure_probability": 0.0}
         points: list[Point] = []
 
         def add(result: str, method: str, steps: int, **axes: float | int | str) -> None:
-            at = {"update_interval_ms": round(steps * step_ms, 6), **base, **axes}
+            at: dict[str, float | int | str] = {
+                "update_interval_ms": round(steps * step_ms, 6),
+                **base,
+                **axes,
+            }
             points.extend(Point(result, method, seed, at) for seed in seeds)
 
         for method in told.methods:
@@ -306,11 +314,12 @@ def _setting(config: ControlConfig, point: Point) -> dict[str, Any]:
         link = ErasureConfig(probability=float(axes["erasure_probability"]))
     scheduler: SchedulerConfig = PeriodicConfig(interval_steps=steps)
     if "scheduler" in axes:
-        scheduler = {
+        kinds: dict[str, SchedulerConfig] = {
             "round-robin": RoundRobinConfig(min_interval_steps=steps),
             "max-snr": MaxSnrConfig(min_interval_steps=steps),
             "age": AgeConfig(min_interval_steps=steps, max_mean_age_steps=float(steps)),
-        }[str(axes["scheduler"])]
+        }
+        scheduler = kinds[str(axes["scheduler"])]
     return {
         "method": method,
         "steps": steps,
@@ -348,7 +357,7 @@ def _shared(
             shared[f"{key}/version"] = model_version(model.state_dict())
         if codec_key not in shared:
             codec = make_codec(_setting(config, point)["codec"], config.model.embedding_dim)
-            if hasattr(codec, "fit"):
+            if isinstance(codec, UniformScalarCodec | EntropyCodedScalarCodec):
                 codec.fit(shared[key].calibration)
             shared[codec_key] = codec.eval()
     return shared

@@ -16,6 +16,7 @@ from scenarios.control.plant import COMMAND_DIM, PlantConfig
 from scenarios.control.teacher import TeacherConfig
 from semcom.diagnostics import check_collapse
 from semcom.distances import DISTANCES
+from semcom.encoders import KeypointStem
 from semcom.jepa import InverseDynamics, Jepa
 from semcom.predictors import FilmPredictor, rollout
 from semcom.regularizers import SigReg, VicReg
@@ -71,6 +72,8 @@ class TrainingInputs:
 class MotionModel(nn.Module):
     """A stem, a motion encoder and an actor, and for the JEPA a predictor: what gets deployed."""
 
+    calibration: torch.Tensor
+
     def __init__(self, inputs: TrainingInputs, streams: Streams, *, with_predictor: bool) -> None:
         super().__init__()
         model = inputs.model
@@ -113,7 +116,7 @@ class _Batches:
     def __init__(self, model: MotionModel, data: Trajectories) -> None:
         self.model = model
         self.is_fixed = not any(p.requires_grad for p in model.stem.parameters())
-        if self.is_fixed and hasattr(model.stem, "calibrate"):
+        if isinstance(model.stem, KeypointStem):
             model.stem.calibrate(data.frame[::2, ::5].flatten(0, 1))
         self.source = _features(model, data) if self.is_fixed else data.frame
         self.command = data.command / model.command_scale_n
@@ -178,9 +181,10 @@ def _train_jepa(
         "stop_gradient": lambda: StopGradientTarget(model.encoder),
         "ema": lambda: EmaTarget(model.encoder, config.ema_momentum, 1.0, config.num_steps),
     }
+    predictor = FilmPredictor(dim, COMMAND_DIM, inputs.model.hidden_dim)
     jepa = Jepa(
         model.encoder,
-        FilmPredictor(dim, COMMAND_DIM, inputs.model.hidden_dim),
+        predictor,
         VicReg(config.variance_weight, config.covariance_weight)
         if config.regularizer == "vicreg"
         else SigReg(config.sigreg_weight, num_slices=128),
@@ -197,7 +201,7 @@ def _train_jepa(
         progress = step / config.num_steps
         # Rollouts grow from 3 steps, and the dynamics may bend only once a linear latent space has formed.
         num_rollout = int(min(config.rollout_steps, 3 + 2 * progress * (config.rollout_steps - 3)))
-        jepa.predictor.nonlinearity = min(1.0, max(0.0, (progress - 0.4) / 0.1))
+        predictor.nonlinearity = min(1.0, max(0.0, (progress - 0.4) / 0.1))
         window = batches.window(*batches.indices(config.batch_size, length, generator))
         condition = window.command[:, inputs.model.gap_steps :]
         return jepa.loss(window, condition, max(1, num_rollout), config.num_starts, generator)
