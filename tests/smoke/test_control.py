@@ -1,0 +1,56 @@
+"""The tiny preset of control through the command line, inline, its records and its redrawn figures."""
+
+import warnings
+
+import pandas as pd
+import pytest
+
+from scenarios.cli import main
+from scenarios.control.methods import METHODS
+
+COLUMNS = {"scenario", "method", "seed", "metric", "value", "unit", "num_samples", "update_interval_ms"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("control") / "run"
+    with warnings.catch_warnings():
+        # Sixty training steps may leave a collapsed embedding, and the warning of it is its purpose.
+        warnings.simplefilter("default")
+        code = main(
+            ["run", "control", "--preset", "tiny", "--seeds", "1", "--workers", "0", "--out", str(path)]
+        )
+    assert code == 0
+    return path
+
+
+def test_the_records_hold_every_method_and_the_operating_point(folder):
+    records = pd.read_parquet(folder / "records.parquet")
+    assert set(records.columns) >= COLUMNS
+    assert set(records["method"]) == set(METHODS)
+    assert set(records["result"]) == {"rate", "horizon", "sharing"}
+
+
+def test_uplink_bits_are_counted_to_the_bit(folder):
+    records = pd.read_parquet(folder / "records.parquet")
+    rate = records[(records["result"] == "rate") & (records["metric"] == "uplink_bits_per_step")]
+    jepa = rate[
+        (rate["method"] == "jepa") & (rate["codec"] == "uniform-8") & (rate["erasure_probability"] == 0)
+    ]
+    bits = dict(zip(jepa["update_interval_ms"], jepa["value"], strict=True))
+    assert bits == {20.0: 64 + 8 * 8, 80.0: (64 + 8 * 8) / 4}
+
+
+def test_the_identity_predictor_is_hold_last(folder):
+    records = pd.read_parquet(folder / "records.parquet")
+    score = records[(records["result"] == "rate") & (records["metric"] == "control_score")]
+    score = score[score["erasure_probability"] == 0].set_index(["method", "update_interval_ms"])["value"]
+    for interval in (20.0, 80.0):
+        assert score["identity-predictor", interval] == score["hold-last", interval]
+
+
+def test_figures_are_redrawn_from_the_records(folder):
+    for figure in (folder / "figures").iterdir():
+        figure.unlink()
+    assert main(["plot", str(folder)]) == 0
+    assert (folder / "figures" / "score_vs_interval.pdf").stat().st_size > 1000
