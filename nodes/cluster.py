@@ -149,14 +149,16 @@ class Cluster:
                     index, item = waiting.popleft()
                     index_of[run.remote(function, item)] = index
                 (ref, *_), _ = ray.wait(list(index_of), num_returns=1)
+                # Off the list at once: to cancel a task that is just completing can abort this process.
+                index = index_of.pop(ref)
                 try:
                     result = ray.get(ref)
                 except ray.exceptions.RayError as error:
                     _reraise(error)
-                done(index_of.pop(ref), result)
+                done(index, result)
         finally:
             for ref in index_of:
-                ray.cancel(ref, force=True)
+                ray.cancel(ref, force=False)
 
     def run_lanes(
         self,
