@@ -10,6 +10,10 @@ from torch import nn
 from torch.nn import functional
 
 
+# The activations of so many frames stay in a core's cache, which more than halves the time.
+_FRAMES_AT_ONCE = 32
+
+
 class KeypointStem(nn.Module):
     """Convolution, squared ReLU and a spatial expectation for each channel: frames to keypoints.
 
@@ -46,9 +50,12 @@ class KeypointStem(nn.Module):
 
     def keypoints(self, frame: torch.Tensor) -> torch.Tensor:
         """Maps frames [N, C, H, W] (uint8, or float in [0, 1]) to raw keypoints [N, 2 num_filters]."""
+        return torch.cat([self._keypoints(part) for part in frame.split(_FRAMES_AT_ONCE)])
+
+    def _keypoints(self, frame: torch.Tensor) -> torch.Tensor:
         if frame.dtype == torch.uint8:
             frame = frame.float() / 255
-        activation = functional.relu(self.convolution(frame))
+        activation = functional.relu(self.convolution(frame), inplace=True)
         height, width = activation.shape[-2:]
         activation = activation.flatten(2).square()
         y, x = torch.meshgrid(torch.linspace(-0.5, 0.5, height), torch.linspace(-1, 1, width), indexing="ij")
