@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-
 # The activations of so many frames stay in a core's cache, which more than halves the time.
 _FRAMES_AT_ONCE = 32
 
