@@ -17,9 +17,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
-import torch
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
+from nodes.process import compute_on_one_thread, one_thread
 from semcom.contracts import SemcomError
 
 Item = TypeVar("Item")
@@ -44,21 +42,6 @@ class LanePlan:
 
     make_stations: Callable[[Any], Any]
     make_devices: Sequence[Callable[[Any], Any]]
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Computes on one thread for the duration of a `with` block, in torch and in numpy's BLAS.
-
-    The last bits of a sum depend on how many threads share it.
-    """
-    num_threads = torch.get_num_threads()
-    with threadpool_limits(1):
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(num_threads)
 
 
 class Cluster:
@@ -234,7 +217,7 @@ class _Actor:
     """
 
     def build(self, make_host: Callable[[Any], Any], shared: Any) -> int:
-        _limit_to_one_thread()
+        compute_on_one_thread()
         self._host = make_host(shared)
         return os.getpid()
 
@@ -394,13 +377,8 @@ class _Lane:
 
 
 def _run_job(function: Callable[[Any], Any], item: Any) -> Any:
-    _limit_to_one_thread()
+    compute_on_one_thread()
     return function(item)
-
-
-def _limit_to_one_thread() -> None:
-    threadpool_limits(1)
-    torch.set_num_threads(1)
 
 
 def _reraise(error: Exception) -> NoReturn:

@@ -165,7 +165,7 @@ def check_memory() -> Finding:
 def check_gpu() -> Finding:
     """Asks the NVIDIA driver for GPUs, and whether the installed torch could use one."""
     if not shutil.which("nvidia-smi"):
-        return Finding("GPU", "none (not needed; the paper presets are faster with one)", "ok")
+        return Finding("GPU", "none (not needed: nothing trains on one yet)", "ok")
     command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
     try:
         names = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout

@@ -54,13 +54,12 @@ class KeypointStem(nn.Module):
     def _keypoints(self, frame: torch.Tensor) -> torch.Tensor:
         if frame.dtype == torch.uint8:
             frame = frame.float() / 255
-        activation = functional.relu(self.convolution(frame), inplace=True)
+        activation = functional.relu(self.convolution(frame), inplace=True).square()
         height, width = activation.shape[-2:]
-        activation = activation.flatten(2).square()
-        y, x = torch.meshgrid(torch.linspace(-0.5, 0.5, height), torch.linspace(-1, 1, width), indexing="ij")
-        grid = torch.stack((x.flatten(), y.flatten(), torch.ones(height * width)), dim=1).to(activation)
-        moment = activation @ grid
-        return (moment[..., :2] / (moment[..., 2:] + 1e-2)).flatten(1)
+        in_row, in_column = activation.sum(dim=3), activation.sum(dim=2)
+        y = in_row @ torch.linspace(-0.5, 0.5, height).to(activation)
+        x = in_column @ torch.linspace(-1, 1, width).to(activation)
+        return (torch.stack((x, y), dim=2) / (in_row.sum(dim=2)[..., None] + 1e-2)).flatten(1)
 
     @torch.no_grad()
     def calibrate(self, frame: torch.Tensor) -> None:

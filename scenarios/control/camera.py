@@ -35,25 +35,30 @@ def render(state: torch.Tensor, camera: CameraConfig, plant: PlantConfig) -> tor
     Coverage is min(1, max(0, 1/2 - distance)) with the signed distance to each shape in pixels, which
     makes brightness a smooth function of the state: sub-pixel motion is visible, as it is to a lens.
     """
+    # All lengths in pixels; what depends on x or y alone is computed before the two are joined.
     pixel_m = camera.view_width_m / camera.width_px
-    column = (torch.arange(camera.width_px) + 0.5) * pixel_m - camera.view_width_m / 2
-    track_m = 0.22 * camera.height_px * pixel_m
-    row = (camera.height_px - 0.5 - torch.arange(camera.height_px)) * pixel_m - track_m
-    x, theta = state[:, 0].float()[:, None, None], state[:, 2].float()[:, None, None]
-    dx = column[None, None, :] - x
-    dy = row[None, :, None]
-    cart = torch.maximum(dx.abs() - _CART_HALF_WIDTH_M, dy.abs() - _CART_HALF_HEIGHT_M) / pixel_m
-    along_unit = (torch.sin(theta), torch.cos(theta))
-    length = 2 * plant.pole_half_length_m
-    along = (dx * along_unit[0] + dy * along_unit[1]).clamp(0, length)
-    pole = torch.hypot(dx - along * along_unit[0], dy - along * along_unit[1]) - _POLE_HALF_WIDTH_M
-    cart_cover = (0.5 - cart).clamp(0, 1)[:, None]
-    pole_cover = (0.5 - pole / pixel_m).clamp(0, 1)[:, None]
+    column = torch.arange(camera.width_px) + 0.5 - camera.width_px / 2
+    height = camera.height_px - 0.5 - torch.arange(camera.height_px) - 0.22 * camera.height_px
+    x, theta = state[:, 0].float()[:, None, None] / pixel_m, state[:, 2].float()[:, None, None]
+    dx, dy = column[None, None, :] - x, height[None, :, None]
+    cart_cover = torch.minimum(
+        _cover(dx.abs() - _CART_HALF_WIDTH_M / pixel_m), _cover(dy.abs() - _CART_HALF_HEIGHT_M / pixel_m)
+    )
+    sin, cos = torch.sin(theta), torch.cos(theta)
+    along = (dx * sin + dy * cos).clamp_(0, 2 * plant.pole_half_length_m / pixel_m)
+    from_pole = torch.addcmul(dx, along, sin, value=-1)
+    from_pole = from_pole.hypot_(torch.addcmul(dy, along, cos, value=-1))
+    pole_cover = _cover(from_pole.sub_(_POLE_HALF_WIDTH_M / pixel_m))[:, None]
     background, cart_color, pole_color = (
         torch.tensor(shade[: camera.num_colors]).view(1, -1, 1, 1) for shade in _COLORS
     )
-    frame = background + cart_cover * (cart_color - background)
-    return frame + pole_cover * (pole_color - frame)
+    frame = torch.lerp(background, cart_color, cart_cover[:, None])
+    return torch.lerp(frame, pole_color, pole_cover)
+
+
+def _cover(distance_px: torch.Tensor) -> torch.Tensor:
+    """Share of a pixel that a shape covers whose edge is that far away, negative inside."""
+    return (0.5 - distance_px).clamp_(0, 1)
 
 
 def add_noise(frame: torch.Tensor, noise: torch.Tensor, camera: CameraConfig) -> torch.Tensor:

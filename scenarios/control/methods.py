@@ -29,19 +29,25 @@ class Method:
 
     source: what is sent. "predict" rolls the predictor on, "hold" repeats the last command, "zero" sends
     none, "identity" takes the last embedding for the present one, "model" rolls the true dynamics on.
+    redesigned: the controller is the LQR for commands that are held for the update interval.
     """
 
     model: Literal["jepa", "supervised", "autoencoder"] | None
     source: Literal["embedding", "frames", "state"]
     between: Literal["predict", "hold", "zero", "identity", "model"]
     event_triggered: bool = False
+    redesigned: bool = False
     summary: str = ""
 
 
 METHODS = {
     "jepa": Method("jepa", "embedding", "predict", summary="JEPA embedding, predictor, semantic actor"),
     "jepa-event": Method(
-        "jepa", "embedding", "predict", True, "sends only when the base station's command would be off"
+        "jepa",
+        "embedding",
+        "predict",
+        event_triggered=True,
+        summary="sends only when the base station's command would be off",
     ),
     "supervised": Method("supervised", "embedding", "hold", summary="encoder and actor trained end to end"),
     "autoencoder": Method("autoencoder", "embedding", "hold", summary="embedding trained to rebuild frames"),
@@ -50,10 +56,13 @@ METHODS = {
     "identity-predictor": Method("jepa", "embedding", "identity", summary="last JEPA embedding kept"),
     "raw-frames": Method("supervised", "frames", "hold", summary="frames sent, encoded at the base station"),
     "state-feedback": Method(None, "state", "hold", summary="true state at every step, perfect links"),
-    "state-hold": Method(None, "state", "hold", summary="true state, LQR redesigned for the held interval"),
+    "teacher-hold": Method(None, "state", "hold", summary="true state, the teacher's command held"),
+    "state-hold": Method(
+        None, "state", "hold", redesigned=True, summary="true state, LQR redesigned for the held interval"
+    ),
     "true-model": Method(None, "state", "model", summary="true state, true dynamics rolled out"),
 }
-REFERENCES = ("state-feedback", "state-hold", "true-model")
+REFERENCES = ("state-feedback", "teacher-hold", "state-hold", "true-model")
 
 
 def embed(model: MotionModel, observation: Observation) -> torch.Tensor:
@@ -61,6 +70,12 @@ def embed(model: MotionModel, observation: Observation) -> torch.Tensor:
     features = model.stem(observation.frame.flatten(0, 1)).unflatten(0, (-1, 2))
     past = observation.past_command.flatten(1) / model.command_scale_n
     return model.encoder.combine(features[:, 1], features[:, 0], past)
+
+
+def _predict(model: MotionModel, z: torch.Tensor, command_n: torch.Tensor) -> torch.Tensor:
+    """Rolls embeddings [n, D] one step on under the commands [n, 1]."""
+    assert model.predictor is not None
+    return model.predictor(z, command_n / model.command_scale_n)
 
 
 class EmbeddingSender:
@@ -82,8 +97,9 @@ class EventSender:
     """Runs a copy of the base station's predictor and sends when its command would be off by too much.
 
     It sends if |actor(z) - actor(z_hat)| > threshold_n, z being its embedding as the codec passes it on
-    and z_hat the base station's prediction. The copy follows the base station exactly: the downlink tells
-    it what was delivered and which commands were given.
+    and z_hat the base station's prediction, and always until a packet of its has arrived. The copy follows
+    the base station at every step, granted or not: the downlink tells it what was delivered and which
+    commands were given.
     """
 
     def __init__(
@@ -92,16 +108,13 @@ class EventSender:
         self.model, self.codec, self.model_version = model, codec, model_version
         self.codec_id = codec.codec_id
         self.threshold_n = threshold_n
-        self.z = torch.zeros(num_devices, model.encoder.embedding_dim)
         self.known = torch.zeros(num_devices, dtype=torch.bool)
-        self.sent = torch.zeros_like(self.z)
-        self.last_command = torch.zeros(num_devices, COMMAND_DIM)
+        self.sent = torch.zeros(num_devices, model.encoder.embedding_dim)
+        # What the base station will believe in the present step if nothing arrives in it.
+        self.z = _predict(model, torch.zeros_like(self.sent), torch.zeros(num_devices, COMMAND_DIM))
 
     def encode(self, step: int, rows: np.ndarray, observation: View) -> tuple[np.ndarray, list[bytes]]:
         """Sends the embeddings of those rows whose command would be off, and of those never heard of."""
-        predictor = self.model.predictor
-        assert predictor is not None
-        self.z = predictor(self.z, self.last_command / self.model.command_scale_n)
         z = embed(self.model, observation.camera())
         self.sent[rows] = self.codec(z)
         error_n = self.model.command_scale_n * (
@@ -111,11 +124,10 @@ class EventSender:
         return rows[due.numpy()], self.codec.encode(z[due]) if bool(due.any()) else []
 
     def feedback(self, step: int, delivered: np.ndarray, command: torch.Tensor) -> None:
-        """Takes over what the base station now believes."""
+        """Takes over what the base station now believes, and predicts the next step as it will."""
         arrived = torch.from_numpy(delivered)
-        self.z = torch.where(arrived[:, None], self.sent, self.z)
         self.known |= arrived
-        self.last_command = command
+        self.z = _predict(self.model, torch.where(arrived[:, None], self.sent, self.z), command)
 
 
 class EmbeddingReceiver:
@@ -146,9 +158,7 @@ class EmbeddingReceiver:
     def command(self, step: int) -> torch.Tensor:
         """Returns the commands [K, 1] in N; a device never heard of gets none."""
         if self.between == "predict":
-            predictor = self.model.predictor
-            assert predictor is not None
-            self.z = predictor(self.z, self.last_command / self.model.command_scale_n)
+            self.z = _predict(self.model, self.z, self.last_command)
         self.z = torch.where(self.arrived[:, None], self.embedding, self.z)
         self.known |= self.arrived
         acted = self.model.actor(self.z) * self.model.command_scale_n

@@ -100,6 +100,8 @@ def train_model(name: str, seed: int, inputs: TrainingInputs) -> tuple[MotionMod
         torch.manual_seed(streams.seed(f"weights-{name}"))
         model = MotionModel(inputs, streams, with_predictor=name == "jepa")
         trainer = {"jepa": _train_jepa, "supervised": _train_supervised, "autoencoder": _train_autoencoder}
+        if isinstance(model.stem, KeypointStem):
+            model.stem.calibrate(train.frame[::2, ::5].flatten(0, 1))
         log = trainer[name](model, inputs, train, held_out, streams)
     return model.eval(), log
 
@@ -111,13 +113,11 @@ def _features(model: MotionModel, data: Trajectories) -> torch.Tensor:
 
 
 class _Batches:
-    """Draws windows of features (or of frames, where the stem is trained) with their commands."""
+    """Draws windows of features (or of frames, where the stem is still trained) with their commands."""
 
     def __init__(self, model: MotionModel, data: Trajectories) -> None:
         self.model = model
         self.is_fixed = not any(p.requires_grad for p in model.stem.parameters())
-        if isinstance(model.stem, KeypointStem):
-            model.stem.calibrate(data.frame[::2, ::5].flatten(0, 1))
         self.source = _features(model, data) if self.is_fixed else data.frame
         self.command = data.command / model.command_scale_n
         self.teacher_command = data.teacher_command / model.command_scale_n
@@ -267,11 +267,7 @@ def _train_predictor_and_actor(
 @torch.no_grad()
 def _diagnose(model: MotionModel, held_out: Trajectories, z: torch.Tensor, train: Trajectories) -> Log:
     """Measures held-out embeddings: RankMe, deviations, linear probe, prediction against the identity."""
-    batches = _Batches.__new__(_Batches)
-    batches.model = model
-    batches.is_fixed = True
-    batches.source = _features(model, held_out)
-    batches.command = held_out.command / model.command_scale_n
+    batches = _Batches(model, held_out)
     z_held_out = batches.embed_all()
     gap = model.encoder.gap_steps
     before, after = z_held_out[:, :-1].flatten(0, 1), z_held_out[:, 1:].flatten(0, 1)

@@ -10,8 +10,9 @@ import pytest
 import torch
 from toy_cells import fail, mendable, refusing_link, threads_and_square, toy_cell, toy_model
 
-from nodes.cluster import Cluster, one_thread
+from nodes.cluster import Cluster
 from nodes.contracts import CellOutcome, CellSpec
+from nodes.process import one_thread
 from nodes.schedulers import AgeConfig, MaxSnrConfig, RoundRobinConfig
 from nodes.simulation import plan_lanes, restore, save, simulate
 from semcom.contracts import SemcomError

@@ -1,0 +1,208 @@
+"""How an operating point of the control scenario becomes a cell that can be simulated."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from channels.catalogue import ChannelConfig, LinkConfig, make_channel, make_link
+from channels.grid import GridConfig, ResourceGrid
+from channels.links.erasure import ErasureConfig
+from channels.links.ideal import IdealConfig
+from channels.links.nr import NrConfig
+from nodes.contracts import CellSpec, Receiver, Sender, Shared
+from nodes.process import one_thread
+from nodes.schedulers import AgeConfig, MaxSnrConfig, PeriodicConfig, RoundRobinConfig, SchedulerConfig
+from scenarios.contracts import Point, TrainingJob
+from scenarios.control.config import ControlConfig, codec_config, codec_name
+from scenarios.control.methods import (
+    METHODS,
+    REFERENCES,
+    EmbeddingReceiver,
+    EmbeddingSender,
+    EventSender,
+    FrameReceiver,
+    FrameSender,
+    StateReceiver,
+    StateSender,
+)
+from scenarios.control.training import MotionModel
+from scenarios.control.world import ControlWorld
+from semcom.codecs.catalogue import CodecConfig, make_codec
+from semcom.codecs.entropy import EntropyCodedScalarCodec
+from semcom.codecs.scalar import UniformScalarCodec
+from semcom.contracts import Channel, Link
+from semcom.packets import model_version
+from semcom.records import load_into
+from semcom.rng import Streams
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An operating point with everything filled in: two points of equal settings are the same cell.
+
+    model_key: the training job's key, empty for the reference lines, which need no model.
+    """
+
+    method: str
+    seed: int
+    interval_steps: int
+    link: LinkConfig
+    scheduler: SchedulerConfig
+    codec: CodecConfig
+    num_devices: int
+    threshold_n: float
+    model_key: str
+
+    @property
+    def codec_key(self) -> str:
+        """Names the codec fitted to this model among the shared objects."""
+        return f"{self.model_key}/{codec_name(self.codec)}"
+
+
+def training_job(config: ControlConfig, model: str, seed: int) -> TrainingJob:
+    """Makes the job that trains a model; its key hashes all that the weights depend on."""
+    parts = ("plant", "teacher", "camera", "dataset", "model", "training")
+    told = {part: getattr(config, part).model_dump(mode="json") for part in parts}
+    name = json.dumps({"trains": model, "seed": seed, "version": 1, **told}, sort_keys=True)
+    return TrainingJob(model, seed, hashlib.sha256(name.encode()).hexdigest()[:16], config)
+
+
+def resolve(config: ControlConfig, point: Point) -> Setting:
+    """Fills in from the configuration what a point's axes leave open."""
+    axes, told = point.axes, config.evaluation
+    method = METHODS[point.method]
+    steps = round(float(axes.get("update_interval_ms", 0)) / 1e3 / config.plant.step_s)
+    steps = steps or (1 if point.method == "state-feedback" else told.update_interval_steps)
+    if method.event_triggered:
+        steps = 1
+    link: LinkConfig = config.link
+    if point.method in REFERENCES:
+        link = IdealConfig()
+    elif point.result == "sharing":
+        link = config.link if isinstance(config.link, NrConfig) else NrConfig()
+    elif point.result == "erasure":
+        link = ErasureConfig(probability=float(axes["erasure_probability"]))
+    scheduler: SchedulerConfig = PeriodicConfig(interval_steps=steps)
+    if "scheduler" in axes:
+        kinds: dict[str, SchedulerConfig] = {
+            "round-robin": RoundRobinConfig(min_interval_steps=steps),
+            "max-snr": MaxSnrConfig(min_interval_steps=steps),
+            "age": AgeConfig(min_interval_steps=steps, max_mean_age_steps=float(steps)),
+        }
+        scheduler = kinds[str(axes["scheduler"])]
+    return Setting(
+        method=point.method,
+        seed=point.seed,
+        interval_steps=steps,
+        link=link,
+        scheduler=scheduler,
+        codec=codec_config(str(axes["codec"])) if "codec" in axes else config.codec,
+        num_devices=int(axes.get("num_devices", told.num_episodes)),
+        threshold_n=float(axes.get("event_threshold_n", told.event_threshold_n)),
+        model_key="" if method.model is None else training_job(config, method.model, point.seed).key,
+    )
+
+
+def make_shared(
+    config: ControlConfig, settings: Sequence[Setting], models: Mapping[str, Mapping[str, torch.Tensor]]
+) -> dict[str, Any]:
+    """Builds the models and fitted codecs that the settings need, once each, on one thread."""
+    shared: dict[str, Any] = {}
+    with one_thread():
+        for setting in settings:
+            name, key = METHODS[setting.method].model, setting.model_key
+            if name is None:
+                continue
+            if key not in shared:
+                streams = Streams(setting.seed)
+                model = MotionModel(config.training_inputs(), streams, with_predictor=name == "jepa")
+                load_into(model, models[key], f"the checkpoint of {name}, seed {setting.seed}")
+                shared[key] = model.eval().requires_grad_(False)
+                shared[f"{key}/version"] = model_version(model.state_dict())
+            if setting.codec_key not in shared:
+                codec = make_codec(setting.codec, config.model.embedding_dim)
+                if isinstance(codec, UniformScalarCodec | EntropyCodedScalarCodec):
+                    codec.fit(shared[key].calibration)
+                shared[setting.codec_key] = codec.eval()
+    return shared
+
+
+def make_cell(config: ControlConfig, setting: Setting) -> CellSpec:
+    """Describes the cell of one setting; its parts are made from it where they run."""
+    streams, told = Streams(setting.seed), config.evaluation
+    return CellSpec(
+        num_devices=setting.num_devices,
+        group_size=told.group_size,
+        streams=streams,
+        scheduler=setting.scheduler,
+        make_world=partial(_make_world, config, streams),
+        make_sender=partial(_make_sender, setting),
+        make_receiver=partial(_make_receiver, config, setting),
+        make_link=partial(_make_link, setting.link, config),
+        make_channel=partial(_make_channel, config.channel, config.grid, setting.num_devices, told.num_steps,
+                             config.plant.step_s, streams) if isinstance(setting.link, NrConfig) else None,
+    )  # fmt: skip
+
+
+def _make_world(config: ControlConfig, streams: Streams, shared: Shared, devices: np.ndarray) -> ControlWorld:
+    return ControlWorld(
+        config.plant,
+        config.camera,
+        config.teacher,
+        config.model.gap_steps,
+        config.evaluation.num_steps,
+        devices,
+        streams,
+    )
+
+
+def _make_sender(setting: Setting, shared: Shared, devices: np.ndarray) -> Sender:
+    method = METHODS[setting.method]
+    if method.source == "state":
+        return StateSender()
+    model, version = shared[setting.model_key], shared[f"{setting.model_key}/version"]
+    if method.source == "frames":
+        return FrameSender(version)
+    codec = shared[setting.codec_key]
+    if method.event_triggered:
+        return EventSender(model, codec, version, len(devices), setting.threshold_n)
+    return EmbeddingSender(model, codec, version)
+
+
+def _make_receiver(config: ControlConfig, setting: Setting, shared: Shared) -> Receiver:
+    method, num_devices = METHODS[setting.method], setting.num_devices
+    if method.source == "state":
+        designed_for = setting.interval_steps if method.redesigned else 1
+        roll_out = method.between == "model"
+        return StateReceiver(config.plant, config.teacher, num_devices, designed_for, roll_out=roll_out)
+    model, version = shared[setting.model_key], shared[f"{setting.model_key}/version"]
+    if method.source == "frames":
+        camera = config.camera
+        shape = (camera.num_colors, camera.height_px, camera.width_px)
+        return FrameReceiver(model, version, num_devices, shape)
+    assert method.between != "model"
+    return EmbeddingReceiver(model, shared[setting.codec_key], version, num_devices, method.between)
+
+
+def _make_link(link: LinkConfig, config: ControlConfig) -> Link:
+    return make_link(link, ResourceGrid(config.grid), config.plant.step_s, config.channel.tx_power_dbm)
+
+
+@lru_cache(maxsize=64)
+def _make_channel(
+    channel: ChannelConfig,
+    grid: GridConfig,
+    num_devices: int,
+    num_steps: int,
+    step_s: float,
+    streams: Streams,
+) -> Channel:
+    return make_channel(channel, ResourceGrid(grid), num_devices, num_steps, step_s, streams)

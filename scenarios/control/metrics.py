@@ -1,0 +1,88 @@
+"""The control scenario's metrics: from what a cell counted and did to records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from channels.links.nr import NrConfig
+from nodes.contracts import CellOutcome
+from scenarios.contracts import Point
+from scenarios.control.cells import Setting
+from scenarios.control.config import ControlConfig
+from scenarios.control.methods import METHODS
+from semcom.contracts import Record
+
+SUPPORTED_SCORE = 0.74
+"""A device is supported when its control score is at least this (Girgis et al., arXiv 2406.04853)."""
+
+
+def make_records(
+    config: ControlConfig,
+    point: Point,
+    setting: Setting,
+    outcome: CellOutcome,
+    shared: Mapping[str, Any],
+) -> list[Record]:
+    """Makes the records of one point: the command's error by age for `horizon`, else score and bits."""
+    count, world = outcome.counters, outcome.world
+    num, num_steps = len(world["alive"]), config.evaluation.num_steps
+    step_ms = 1e3 * config.plant.step_s
+
+    def record(metric: str, value: float, unit: str, num_samples: int = num, **axes: float) -> Record:
+        return Record(
+            "control", point.method, point.seed, metric, float(value), unit, num_samples, dict(axes)
+        )
+
+    if point.result == "horizon":
+        errors = nmae_by_age(world, setting.interval_steps)
+        num_alive = int(world["alive"].sum())
+        return [
+            record("nmae", value, "1", num_alive, horizon_ms=step_ms * age)
+            for age, value in enumerate(errors)
+        ]
+    score = world["in_band"].mean(axis=1)
+    sent = max(1, int(count["packets_sent"].sum()))
+    header, payload = int(count["header_bits"].sum()), int(count["payload_bits"].sum())
+    records = [
+        record("control_score", score.mean(), "1"),
+        record("survival", world["alive"].mean(), "1"),
+        record("uplink_bits_per_step", (header + payload) / num / num_steps, "bit"),
+        record("packet_bits", (header + payload) / sent, "bit"),
+        record("header_bits", header / sent, "bit"),
+        record("payload_bits", payload / sent, "bit"),
+        record("padding_bits", count["padding_bits"].sum() / sent, "bit"),
+        record("packets_per_step", count["packets_sent"].sum() / num / num_steps, "1"),
+        record("packet_loss", 1 - count["packets_delivered"].sum() / sent, "1"),
+        record("packets_refused", count["packets_refused"].sum(), "1"),
+    ]
+    if METHODS[point.method].source == "embedding":
+        calibration = shared[setting.model_key].calibration
+        entropy = shared[setting.codec_key].entropy_bits(calibration).mean()
+        records.append(record("entropy_bits", float(entropy), "bit"))
+    if isinstance(setting.link, NrConfig):
+        records += [
+            record("supported_devices", (score >= SUPPORTED_SCORE).sum(), "1"),
+            record("age_of_information", step_ms * count["age_steps"].mean() / num_steps, "ms"),
+            record("channel_uses_per_step", count["channel_uses"].sum() / num / num_steps, "1"),
+            record("airtime_per_step", count["airtime_s"].sum() / num / num_steps, "s"),
+            record("energy_per_step", count["energy_j"].sum() / num / num_steps, "J"),
+        ]
+    return records
+
+
+def nmae_by_age(world: Mapping[str, np.ndarray], interval_steps: int) -> np.ndarray:
+    """NMAE = mean |u_hat - u| / (max u - min u) over surviving episodes, by steps since the last update.
+
+    u is the teacher's command in the true state at that step; the range is taken over the same episodes.
+    """
+    alive = world["alive"]
+    num_steps = world["command_n"].shape[1] // interval_steps * interval_steps
+    if not alive.any() or not num_steps:
+        return np.full(interval_steps, np.nan)
+    command = world["command_n"][alive, :num_steps]
+    teacher = world["teacher_command_n"][alive, :num_steps]
+    error = np.abs(command - teacher).reshape(len(command), -1, interval_steps).mean(axis=(0, 1))
+    return error / max(1e-9, float(teacher.max() - teacher.min()))
