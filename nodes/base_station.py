@@ -23,13 +23,14 @@ COUNTERS: dict[str, str] = {
     "packets_refused": "whole packets of another device, step, model version or codec than expected",
     "header_bits": "header bits put on the air",
     "payload_bits": "payload bits put on the air",
+    "entropy_bits": "information in the payloads that were accepted, by the codec's estimate",
     "padding_bits": "bits that the link added to fill its transport blocks",
     "channel_uses": "resource elements spent",
     "age_steps": "sum over the steps of the age of information at the step's end",
     "airtime_s": "time on the air",
     "energy_j": "transmit energy",
 }
-_SECONDS_AND_JOULES = ("airtime_s", "energy_j")
+_FRACTIONAL = ("entropy_bits", "airtime_s", "energy_j")
 
 
 class BaseStation:
@@ -60,7 +61,7 @@ class BaseStation:
         self.age = np.zeros(num_devices, dtype=np.int64)
         self.granted = np.empty(0, dtype=np.int64)
         self.counters = {
-            name: np.zeros(num_devices, dtype=np.float64 if name in _SECONDS_AND_JOULES else np.int64)
+            name: np.zeros(num_devices, dtype=np.float64 if name in _FRACTIONAL else np.int64)
             for name in COUNTERS
         }
         # The link carries whole bytes.
@@ -76,7 +77,7 @@ class BaseStation:
         """Carries the packets of one step over the air and returns the commands and the next grants."""
         rows, payloads = self._receive(step, uplinks)
         if rows.size:
-            self.receiver.update(step, rows, payloads)
+            self.counters["entropy_bits"][rows] += self.receiver.update(step, rows, payloads)
         command = self.receiver.command(step)
         delivered = np.zeros(self.num_devices, dtype=bool)
         delivered[rows] = True
@@ -88,7 +89,7 @@ class BaseStation:
         return Downlink(command, delivered, self.granted)
 
     def outcome(self) -> dict[str, np.ndarray]:
-        """Returns the totals of COUNTERS for each device: int64 [K], airtime_s and energy_j float64 [K]."""
+        """Returns the totals of COUNTERS for each device: int64 [K], fractions float64 [K]."""
         return dict(self.counters)
 
     def state(self) -> dict[str, Any]:

@@ -76,8 +76,11 @@ class Receiver(Protocol):
     model_version: int
     max_payload_bits: int
 
-    def update(self, step: int, rows: np.ndarray, payloads: list[bytes]) -> None:
-        """Takes the payloads that arrived from the devices `rows` (int64, ascending, at least one)."""
+    def update(self, step: int, rows: np.ndarray, payloads: list[bytes]) -> np.ndarray:
+        """Takes the payloads that arrived from the devices `rows` (int64, ascending, at least one).
+
+        Returns the codec's estimate of the information in each, bits, [n]: see `Codec.entropy_bits`.
+        """
         ...
 
     def command(self, step: int) -> torch.Tensor:

@@ -82,9 +82,10 @@ class ToyReceiver:
         self.x_hat = torch.zeros(num_devices, 1)
         self.last_command = torch.zeros(num_devices, 1)
 
-    def update(self, step: int, rows: np.ndarray, payloads: list[bytes]) -> None:
+    def update(self, step: int, rows: np.ndarray, payloads: list[bytes]) -> np.ndarray:
         z = np.stack([np.frombuffer(payload, dtype=np.float32) for payload in payloads])
         self.x_hat[rows] = torch.from_numpy(z[:, :1].copy())
+        return np.full(len(rows), PAYLOAD_BITS - 0.5)
 
     def command(self, step: int) -> torch.Tensor:
         self.last_command = -0.9 * self.x_hat

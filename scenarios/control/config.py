@@ -28,8 +28,10 @@ class SharingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    num_devices_semantic: tuple[int, ...] = Field((1024, 6144), description="devices that send embeddings")
-    num_devices_frames: tuple[int, ...] = Field((64, 128, 192), description="devices that send raw frames")
+    num_devices_semantic: tuple[int, ...] = Field((512, 6144), description="devices that send embeddings")
+    num_devices_frames: tuple[int, ...] = Field(
+        (64, 128, 160, 192), description="devices that send raw frames"
+    )
     schedulers: tuple[str, ...] = Field(("round-robin", "max-snr", "age"), description="schedulers compared")
     methods: tuple[str, ...] = Field(("jepa", "raw-frames"), description="methods compared")
     interval_steps_semantic: int = Field(4, ge=1, description="least steps between a device's embeddings")

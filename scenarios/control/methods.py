@@ -150,10 +150,12 @@ class EmbeddingReceiver:
         self.embedding = torch.zeros_like(self.z)
         self.last_command = torch.zeros(num_devices, COMMAND_DIM)
 
-    def update(self, step: int, rows: np.ndarray, payloads: list[bytes]) -> None:
-        """Decodes the payloads of the devices `rows`."""
-        self.embedding[rows] = self.codec.decode(payloads)
+    def update(self, step: int, rows: np.ndarray, payloads: list[bytes]) -> np.ndarray:
+        """Decodes the payloads of the devices `rows` and returns their information in bits."""
+        z = self.codec.decode(payloads)
+        self.embedding[rows] = z
         self.arrived[rows] = True
+        return self.codec.entropy_bits(z).numpy()
 
     def command(self, step: int) -> torch.Tensor:
         """Returns the commands [K, 1] in N; a device never heard of gets none."""
@@ -199,7 +201,7 @@ class FrameReceiver:
         self.last_command = torch.zeros(num_devices, COMMAND_DIM)
         self.past_command = torch.zeros(num_devices, model.encoder.gap_steps, COMMAND_DIM)
 
-    def update(self, step: int, rows: np.ndarray, payloads: list[bytes]) -> None:
+    def update(self, step: int, rows: np.ndarray, payloads: list[bytes]) -> np.ndarray:
         """Encodes the frames of the devices `rows`; it gave the commands in between itself."""
         for payload in payloads:
             if 8 * len(payload) != self.max_payload_bits:
@@ -212,6 +214,7 @@ class FrameReceiver:
         acted = self.model.actor(embed(self.model, observation)) * self.model.command_scale_n
         limit = 4 * self.model.command_scale_n
         self.last_command[rows] = acted.clamp(-limit, limit)
+        return np.full(len(rows), self.max_payload_bits)
 
     def command(self, step: int) -> torch.Tensor:
         """Returns the commands [K, 1] in N."""
@@ -247,11 +250,12 @@ class StateReceiver:
         self.arrived = torch.zeros(num_devices, dtype=torch.bool)
         self.last_command = torch.zeros(num_devices, COMMAND_DIM, dtype=torch.float64)
 
-    def update(self, step: int, rows: np.ndarray, payloads: list[bytes]) -> None:
+    def update(self, step: int, rows: np.ndarray, payloads: list[bytes]) -> np.ndarray:
         """Takes the states of the devices `rows`."""
         states = np.frombuffer(b"".join(payloads), dtype=np.float64).reshape(len(rows), STATE_DIM)
         self.believed[rows] = torch.from_numpy(states.copy())
         self.arrived[rows] = True
+        return np.full(len(rows), self.max_payload_bits)
 
     def command(self, step: int) -> torch.Tensor:
         """Returns the commands [K, 1] in N."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -12,7 +11,6 @@ from nodes.contracts import CellOutcome
 from scenarios.contracts import Point
 from scenarios.control.cells import Setting
 from scenarios.control.config import ControlConfig
-from scenarios.control.methods import METHODS
 from semcom.contracts import Record
 
 SUPPORTED_SCORE = 0.74
@@ -24,7 +22,6 @@ def make_records(
     point: Point,
     setting: Setting,
     outcome: CellOutcome,
-    shared: Mapping[str, Any],
 ) -> list[Record]:
     """Makes the records of one point: the command's error by age for `horizon`, else score and bits."""
     count, world = outcome.counters, outcome.world
@@ -53,15 +50,12 @@ def make_records(
         record("packet_bits", (header + payload) / sent, "bit"),
         record("header_bits", header / sent, "bit"),
         record("payload_bits", payload / sent, "bit"),
+        record("entropy_bits", count["entropy_bits"].sum() / max(1, count["packets_delivered"].sum()), "bit"),
         record("padding_bits", count["padding_bits"].sum() / sent, "bit"),
         record("packets_per_step", count["packets_sent"].sum() / num / num_steps, "1"),
         record("packet_loss", 1 - count["packets_delivered"].sum() / sent, "1"),
         record("packets_refused", count["packets_refused"].sum(), "1"),
     ]
-    if METHODS[point.method].source == "embedding":
-        calibration = shared[setting.model_key].calibration
-        entropy = shared[setting.codec_key].entropy_bits(calibration).mean()
-        records.append(record("entropy_bits", float(entropy), "bit"))
     if isinstance(setting.link, NrConfig):
         records += [
             record("supported_devices", (score >= SUPPORTED_SCORE).sum(), "1"),

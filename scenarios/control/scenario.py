@@ -136,7 +136,7 @@ class ControlScenario:
         outcomes = simulate(cells, config.evaluation.num_steps, cluster, shared=shared)
         outcome_of = dict(zip(distinct, outcomes, strict=True))
         return [
-            make_records(config, point, setting, outcome_of[setting], shared)
+            make_records(config, point, setting, outcome_of[setting])
             for point, setting in zip(points, settings, strict=True)
         ]
 

@@ -83,7 +83,7 @@ def test_every_counter_is_an_array_over_the_devices():
     assert list(outcome) == list(COUNTERS)
     for name, values in outcome.items():
         assert values.shape == (NUM_DEVICES,)
-        assert values.dtype == (np.float64 if name in ("airtime_s", "energy_j") else np.int64)
+        assert values.dtype == (np.float64 if name in ("entropy_bits", "airtime_s", "energy_j") else np.int64)
 
 
 def test_bits_and_packets_are_counted_exactly():
@@ -103,6 +103,7 @@ def test_bits_and_packets_are_counted_exactly():
         "packets_refused": [0, 0, 0, 0],
         "header_bits": [128, 0, 64, 64],
         "payload_bits": [2 * 192, 0, 192, 192],
+        "entropy_bits": [2 * 191.5, 0, 191.5, 191.5],
         "padding_bits": [4, 0, 2, 2],
         "channel_uses": [20, 0, 10, 10],
         "age_steps": [0, 1 + 2, 0 + 1, 0 + 1],
