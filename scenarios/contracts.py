@@ -64,8 +64,12 @@ class Scenario(Protocol):
         """Lists the models that the configuration's methods need for one seed."""
         ...
 
-    def train(self, job: TrainingJob) -> Trained:
-        """Trains one model; runs in a worker, on one thread, and depends on nothing but the job."""
+    def train(self, job: TrainingJob, scratch: Path | None) -> Trained:
+        """Trains one model; runs in a worker, on one thread, and depends on nothing but the job.
+
+        scratch: an existing folder of this job alone. What a training that is stopped leaves there, the
+        same job finds again, and goes on from it to the same result. None: there is no such place.
+        """
         ...
 
     def points(self, config: Any, seeds: Sequence[int]) -> list[Point]:

@@ -108,8 +108,18 @@ def _train(
                 folder.save_training(job.model, job.key, job.seed, trained.tensors, trained.log)
                 advance(1)
 
-            cluster.map(scenario.train, missing, on_result=save)
+            # The workers of a cluster that was joined may not see this folder.
+            scratch = [
+                folder.scratch_path(job.model, job.key) if cluster.address is None else None
+                for job in missing
+            ]
+            items = list(zip(missing, scratch, strict=True))
+            cluster.map(partial(_train_one, scenario), items, on_result=save)
     return {key: folder.load_checkpoint(job.model, key) for key, job in by_key.items()}
+
+
+def _train_one(scenario: Scenario, item: tuple[TrainingJob, Path | None]) -> Trained:
+    return scenario.train(*item)
 
 
 def train_only(

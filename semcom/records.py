@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
-import subprocess
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -27,10 +25,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from semcom.contracts import Record, SemcomError
+from semcom.provenance import device, source_commit, versions
 
 FORMAT = 1
 COLUMNS = ("scenario", "method", "seed", "metric", "value", "unit", "num_samples", "result")
-PACKAGES = ("semcom", "torch", "sionna", "ray", "numpy", "scipy", "pandas", "pydantic")
 
 _TEMPORARY = ".part-"
 _FINISHED = b"semcom.finished"
@@ -74,38 +72,6 @@ def load_into(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], wher
         if name not in expected:
             raise SemcomError(f"{where}: tensor {name} {list(tensor.shape)} is not in the model: {remedy}")
     module.load_state_dict(dict(tensors))
-
-
-def _git(*arguments: str) -> str:
-    root = Path(__file__).resolve().parent.parent
-    command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-
-
-def source_commit() -> str:
-    """Returns the commit that the simulator runs from, `+` after it if files differ, or "unknown"."""
-    try:
-        # An installed copy may lie inside some other repository, whose commit says nothing.
-        if Path(_git("rev-parse", "--show-toplevel")) != Path(__file__).resolve().parent.parent:
-            return "unknown"
-        changed = _git("status", "--porcelain", "--untracked-files=no")
-        return _git("rev-parse", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return versions
-
-
-def _device() -> str:
-    if torch.cuda.is_available():
-        return f"cuda ({torch.cuda.get_device_name(0)})"
-    return f"cpu ({platform.machine()}, {os.cpu_count()} cores)"
 
 
 def _now() -> str:
@@ -291,7 +257,7 @@ class RunFolder:
             with suppress(OSError):
                 leftover.unlink()
         self.manifest["seeds"] = sorted({*self.manifest["seeds"], *(int(seed) for seed in seeds)})
-        self.manifest |= {"commit": source_commit(), "device": _device(), "versions": _versions()}
+        self.manifest |= {"commit": source_commit(), "device": device(), "versions": versions()}
         session = {"started": _now(), "commit": self.manifest["commit"], "wall_time_s": 0.0}
         self.manifest["sessions"] = [*self.manifest["sessions"], session]
         self._write_manifest()
@@ -363,6 +329,15 @@ class RunFolder:
         """Returns where the checkpoint of a model with this key lies, or would lie."""
         return self.path / "checkpoints" / f"{model}-{key}.safetensors"
 
+    def scratch_path(self, model: str, key: str) -> Path:
+        """Makes the folder in which a training of this key leaves what it needs to go on; returns it."""
+        path = self.checkpoint_path(model, key).with_suffix(".partial")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        return path
+
     def has_checkpoint(self, model: str, key: str) -> bool:
         """Tells whether a model with this key has been trained."""
         return self.checkpoint_path(model, key).exists()
@@ -392,6 +367,7 @@ class RunFolder:
         whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         metadata = {"semcom_format": str(FORMAT), "model": model, "key": key, "seed": str(seed)}
         write_atomically(path, lambda file: save_file(whole, file, metadata))
+        shutil.rmtree(path.with_suffix(".partial"), ignore_errors=True)
         return path
 
     def _add_log(self, log: pd.DataFrame, key: str) -> None:

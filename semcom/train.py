@@ -16,6 +16,7 @@ from torch import nn
 from semcom.contracts import SemcomError
 
 BatchLoss = Callable[[int, torch.Generator], Mapping[str, torch.Tensor]]
+Log = list[dict[str, float | int]]
 
 
 def learning_rate(step: int, num_steps: int, peak: float, num_warmup: int = 50) -> float:
@@ -35,18 +36,20 @@ def fit(
     log_every: int = 100,
     checkpoint: Path | None = None,
     checkpoint_every: int = 200,
-) -> list[dict[str, float | int]]:
+) -> Log:
     """Trains `model` with AdamW for num_steps steps; returns one row of loss terms for each log_every.
 
     batch_loss(step, generator): draws a batch and returns named terms with their sum under "total".
     after_step(step): called after each update, before the checkpoint is written. With `checkpoint`, the
-    run is saved there every checkpoint_every steps and continues from it exactly where it stopped.
+    run is saved there every checkpoint_every steps and continues from it exactly where it stopped: all
+    that changes from step to step has to be in `model`, an average of its weights too.
     Raises SemcomError when the loss is no longer finite, or the checkpoint belongs to another model.
     """
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=peak_rate, weight_decay=1e-5)
-    first = load_state(checkpoint, model, optimizer, generator) if checkpoint and checkpoint.exists() else 0
-    log: list[dict[str, float | int]] = []
+    first, log = 0, Log()
+    if checkpoint and checkpoint.exists():
+        first, log = load_state(checkpoint, model, optimizer, generator)
     for step in range(first, num_steps):
         optimizer.param_groups[0]["lr"] = learning_rate(step, num_steps, peak_rate)
         terms = batch_loss(step, generator)
@@ -61,35 +64,40 @@ def fit(
         if step % log_every == 0 or step == num_steps - 1:
             log.append({"step": step, **{name: float(term.detach()) for name, term in terms.items()}})
         if checkpoint and ((step + 1) % checkpoint_every == 0 or step == num_steps - 1):
-            save_state(checkpoint, model, optimizer, generator, step + 1)
+            save_state(checkpoint, model, optimizer, generator, step + 1, log)
     return log
 
 
 def save_state(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator, step: int
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    step: int,
+    log: Log,
 ) -> None:
-    """Writes all that the next step depends on to one safetensors file, atomically."""
+    """Writes all that the next step depends on, and the log so far, to one safetensors file, atomically."""
     tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value.contiguous() for name, value in state.items()}
     tensors["generator"] = generator.get_state()
     partial = path.with_suffix(".partial")
-    save_file(
-        {name: t.clone() for name, t in tensors.items()}, partial, {"state": json.dumps({"step": step})}
-    )
+    state = {"state": json.dumps({"step": step, "log": log})}
+    save_file({name: t.clone() for name, t in tensors.items()}, partial, state)
     os.replace(partial, path)
 
 
 def load_state(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
-) -> int:
-    """Restores what `save_state` wrote; returns the number of steps done.
+) -> tuple[int, Log]:
+    """Restores what `save_state` wrote; returns the number of steps done and their log.
 
     Raises SemcomError, changing nothing, for a file of another model or a damaged one.
     """
     try:
         with safe_open(path, "pt") as file:
-            step = int(json.loads(file.metadata()["state"])["step"])
+            state = json.loads(file.metadata()["state"])
+            step, log = int(state["step"]), list(state["log"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except Exception as error:
         raise SemcomError(f"checkpoint {path} can't be read ({error}): delete it to train anew") from error
@@ -104,26 +112,30 @@ def load_state(
                 "use the configuration that it was trained with, or delete it"
             )
     model.load_state_dict(saved)
-    state: dict[int, dict[str, torch.Tensor]] = {}
+    moments: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, index, field = name.split(".", 2)
-            state.setdefault(int(index), {})[field] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+            moments.setdefault(int(index), {})[field] = tensor
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     generator.set_state(tensors["generator"])
-    return step
+    return step, log
 
 
-class WeightAverage:
-    """The exponential moving average of a model's weights (Polyak and Juditsky 1992; Izmailov et al. 2018).
+class WeightAverage(nn.Module):
+    """A model and the moving average of its weights (Polyak and Juditsky 1992; Izmailov et al. 2018).
 
-    Its tensors are taken over by `apply` at the end of training; early steps are averaged over fewer.
+    `adopt` puts the average into the model at the end of training; early steps are averaged over fewer.
+    Give this to `fit` in the model's place, so that checkpoints hold the average too.
     """
 
     def __init__(self, model: nn.Module, momentum: float = 0.99) -> None:
+        super().__init__()
         self.model = model
         self.momentum = momentum
-        self.average = [parameter.detach().clone() for parameter in model.parameters()]
+        self.average = nn.ParameterList(
+            nn.Parameter(parameter.detach().clone(), requires_grad=False) for parameter in model.parameters()
+        )
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -133,7 +145,7 @@ class WeightAverage:
             average.lerp_(parameter, 1 - momentum)
 
     @torch.no_grad()
-    def apply(self) -> None:
+    def adopt(self) -> None:
         """Puts the average into the model."""
         for average, parameter in zip(self.average, self.model.parameters(), strict=True):
             parameter.copy_(average)

@@ -46,10 +46,10 @@ class ControlScenario:
             if name in names
         ]
 
-    def train(self, job: TrainingJob) -> Trained:
-        """Trains one model on one thread."""
+    def train(self, job: TrainingJob, scratch: Path | None = None) -> Trained:
+        """Trains one model on one thread, and goes on from what an earlier attempt left in `scratch`."""
         assert isinstance(job.config, ControlConfig)
-        model, log = train_model(job.model, job.seed, job.config.training_inputs())
+        model, log = train_model(job.model, job.seed, job.config.training_inputs(), scratch)
         return Trained(model.state_dict(), log)
 
     def points(self, config: ControlConfig, seeds: Sequence[int]) -> list[Point]:

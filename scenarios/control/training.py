@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -91,8 +92,13 @@ class MotionModel(nn.Module):
 _NUM_CALIBRATION = 4096
 
 
-def train_model(name: str, seed: int, inputs: TrainingInputs) -> tuple[MotionModel, Log]:
-    """Trains "jepa", "supervised" or "autoencoder" from scratch; returns it with its diagnostics."""
+def train_model(
+    name: str, seed: int, inputs: TrainingInputs, scratch: Path | None = None
+) -> tuple[MotionModel, Log]:
+    """Trains "jepa", "supervised" or "autoencoder" from scratch; returns it with its diagnostics.
+
+    scratch: a folder in which each stage leaves its checkpoints, and continues from those it finds.
+    """
     streams = Streams(seed)
     train, held_out = collect(inputs.dataset, inputs.plant, inputs.teacher, inputs.camera, streams)
     with torch.random.fork_rng(devices=[]):
@@ -102,8 +108,12 @@ def train_model(name: str, seed: int, inputs: TrainingInputs) -> tuple[MotionMod
         trainer = {"jepa": _train_jepa, "supervised": _train_supervised, "autoencoder": _train_autoencoder}
         if isinstance(model.stem, KeypointStem):
             model.stem.calibrate(train.frame[::2, ::5].flatten(0, 1))
-        log = trainer[name](model, inputs, train, held_out, streams)
+        log = trainer[name](model, inputs, train, held_out, streams, scratch)
     return model.eval(), log
+
+
+def _stage_path(scratch: Path | None, stage: str) -> Path | None:
+    return None if scratch is None else scratch / f"{stage}.safetensors"
 
 
 def _features(model: MotionModel, data: Trajectories) -> torch.Tensor:
@@ -172,7 +182,12 @@ def _tag(stage: str, rows: list[dict[str, float | int]]) -> Log:
 
 
 def _train_jepa(
-    model: MotionModel, inputs: TrainingInputs, train: Trajectories, held_out: Trajectories, streams: Streams
+    model: MotionModel,
+    inputs: TrainingInputs,
+    train: Trajectories,
+    held_out: Trajectories,
+    streams: Streams,
+    scratch: Path | None,
 ) -> Log:
     config, dim = inputs.training, inputs.model.embedding_dim
     batches = _Batches(model, train)
@@ -216,18 +231,24 @@ def _train_jepa(
             config.learning_rate,
             generator,
             after_step=jepa.update_target,
+            checkpoint=_stage_path(scratch, "encoder"),
         ),
     )
     trained.requires_grad_(False)
     model.encoder.whiten(batches.embed_all().flatten(0, 1))
     z = batches.embed_all()
     _set_calibration(model, z, generator)
-    log += _train_predictor_and_actor(model, inputs, batches, z, generator)
+    log += _train_predictor_and_actor(model, inputs, batches, z, generator, scratch)
     return log + _diagnose(model, held_out, z, train)
 
 
 def _train_predictor_and_actor(
-    model: MotionModel, inputs: TrainingInputs, batches: _Batches, z: torch.Tensor, generator: torch.Generator
+    model: MotionModel,
+    inputs: TrainingInputs,
+    batches: _Batches,
+    z: torch.Tensor,
+    generator: torch.Generator,
+    scratch: Path | None,
 ) -> Log:
     """Trains a predictor and an actor on the finished embeddings, both starting from least squares."""
     config, gap = inputs.training, inputs.model.gap_steps
@@ -241,8 +262,7 @@ def _train_predictor_and_actor(
     # Whitening blows noise up to full scale: a dimension counts by the share that can be predicted.
     weight = (1 - unexplained).clamp(0, 1) / z.flatten(0, 1).var(dim=0)
     horizon = config.actor_rollout_steps
-    both = nn.ModuleList((predictor, actor))
-    average = WeightAverage(both)
+    average = WeightAverage(nn.ModuleList((predictor, actor)))
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         row = torch.randint(0, len(z), (config.actor_batch_size, 1), generator=generator)
@@ -258,9 +278,15 @@ def _train_predictor_and_actor(
         return {"prediction": prediction, "imitation": imitation, "total": prediction + imitation}
 
     log = fit(
-        both, batch_loss, config.num_steps_actor, config.learning_rate, generator, after_step=average.update
+        average,
+        batch_loss,
+        config.num_steps_actor,
+        config.learning_rate,
+        generator,
+        after_step=average.update,
+        checkpoint=_stage_path(scratch, "predictor"),
     )
-    average.apply()
+    average.adopt()
     return _tag("predictor", log)
 
 
@@ -290,7 +316,12 @@ def _diagnose(model: MotionModel, held_out: Trajectories, z: torch.Tensor, train
 
 
 def _train_supervised(
-    model: MotionModel, inputs: TrainingInputs, train: Trajectories, held_out: Trajectories, streams: Streams
+    model: MotionModel,
+    inputs: TrainingInputs,
+    train: Trajectories,
+    held_out: Trajectories,
+    streams: Streams,
+    scratch: Path | None,
 ) -> Log:
     """Imitates the teacher end to end; no prediction."""
     config, batches = inputs.training, _Batches(model, train)
@@ -302,11 +333,18 @@ def _train_supervised(
         imitation = (model.actor(z) - batches.teacher_command[row[:, 0], steps[:, -1]]).square().mean()
         return {"imitation": imitation, "total": imitation}
 
-    return _train_baseline(model, model, inputs, batches, batch_loss, "supervised", train, held_out, streams)
+    return _train_baseline(
+        model, model, inputs, batches, batch_loss, "supervised", train, held_out, streams, scratch
+    )
 
 
 def _train_autoencoder(
-    model: MotionModel, inputs: TrainingInputs, train: Trajectories, held_out: Trajectories, streams: Streams
+    model: MotionModel,
+    inputs: TrainingInputs,
+    train: Trajectories,
+    held_out: Trajectories,
+    streams: Streams,
+    scratch: Path | None,
 ) -> Log:
     """Reconstructs the two frames; an actor is then trained on the embedding."""
     config, batches = inputs.training, _Batches(model, train)
@@ -322,7 +360,9 @@ def _train_autoencoder(
         return {"reconstruction": error, "total": error}
 
     both = nn.ModuleList((model, decoder))
-    return _train_baseline(both, model, inputs, batches, batch_loss, "autoencoder", train, held_out, streams)
+    return _train_baseline(
+        both, model, inputs, batches, batch_loss, "autoencoder", train, held_out, streams, scratch
+    )
 
 
 def _train_baseline(
@@ -335,12 +375,21 @@ def _train_baseline(
     train: Trajectories,
     held_out: Trajectories,
     streams: Streams,
+    scratch: Path | None,
 ) -> Log:
     """Trains a baseline's encoder, whitens it like the JEPA's, and trains its actor on what came out."""
     config, gap = inputs.training, inputs.model.gap_steps
     generator = streams.torch_generator(f"train-{name}")
     log = _tag(
-        "encoder", fit(trained, batch_loss, config.num_steps_baseline, config.learning_rate, generator)
+        "encoder",
+        fit(
+            trained,
+            batch_loss,
+            config.num_steps_baseline,
+            config.learning_rate,
+            generator,
+            checkpoint=_stage_path(scratch, "encoder"),
+        ),
     )
     trained.requires_grad_(False)
     model.encoder.whiten(batches.embed_all().flatten(0, 1))
@@ -358,12 +407,13 @@ def _train_baseline(
         return {"imitation": imitation, "total": imitation}
 
     rows = fit(
-        model.actor,
+        average,
         actor_loss,
         config.num_steps_actor,
         config.learning_rate,
         generator,
         after_step=average.update,
+        checkpoint=_stage_path(scratch, "actor"),
     )
-    average.apply()
+    average.adopt()
     return log + _tag("actor", rows) + _diagnose(model, held_out, z, train)

@@ -48,7 +48,7 @@ class Toy:
             raise SemcomError(f"scenario toy can't be trained in mode {mode}: it takes central")
         return [TrainingJob("net", seed, f"{config.gain:g}-{seed}", config)]
 
-    def train(self, job: TrainingJob) -> Trained:
+    def train(self, job: TrainingJob, scratch: Path | None) -> Trained:
         self.trained.append(job.key)
         weight = Streams(job.seed).torch_generator("weight")
         return Trained({"w": job.config.gain * torch.randn(3, generator=weight)}, [{"epoch": 0, "loss": 1.0}])
