@@ -33,7 +33,7 @@ from scenarios.control.methods import (
     StateReceiver,
     StateSender,
 )
-from scenarios.control.training import MotionModel
+from scenarios.control.models import MotionModel
 from scenarios.control.world import ControlWorld
 from semcom.codecs.catalogue import CodecConfig, make_codec
 from semcom.codecs.entropy import EntropyCodedScalarCodec
@@ -123,7 +123,9 @@ def make_shared(
                 continue
             if key not in shared:
                 streams = Streams(setting.seed)
-                model = MotionModel(config.training_inputs(), streams, with_predictor=name == "jepa")
+                model = MotionModel(
+                    config.model, config.camera, config.plant, streams, with_predictor=name == "jepa"
+                )
                 load_into(model, models[key], f"the checkpoint of {name}, seed {setting.seed}")
                 shared[key] = model.eval().requires_grad_(False)
                 shared[f"{key}/version"] = model_version(model.state_dict())

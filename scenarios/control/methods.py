@@ -12,10 +12,9 @@ from typing import Literal
 import numpy as np
 import torch
 
-from scenarios.control.models import Observation
+from scenarios.control.models import MotionModel, Observation
 from scenarios.control.plant import COMMAND_DIM, STATE_DIM, PlantConfig, next_state
 from scenarios.control.teacher import LqrTeacher, TeacherConfig
-from scenarios.control.training import MotionModel
 from scenarios.control.world import View
 from semcom.contracts import Codec, SemcomError
 

@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from scenarios.control.camera import CameraConfig
-from scenarios.control.plant import COMMAND_DIM
+from scenarios.control.plant import COMMAND_DIM, PlantConfig
 from semcom.encoders import ConvEncoder, KeypointStem, MlpEncoder
+from semcom.predictors import FilmPredictor
 from semcom.rng import Streams
 
 
@@ -140,6 +141,34 @@ class SkipMlp(nn.Module):
         solution = torch.linalg.lstsq(rows, target.double()).solution
         self.linear.weight.copy_(solution[:-1].T)
         self.linear.bias.copy_(solution[-1])
+
+
+class MotionModel(nn.Module):
+    """A stem, a motion encoder and an actor, and for the JEPA a predictor: what gets deployed.
+
+    calibration [4096, D]: training embeddings, from which codecs learn their ranges and symbol models.
+    """
+
+    calibration: torch.Tensor
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        camera: CameraConfig,
+        plant: PlantConfig,
+        streams: Streams,
+        *,
+        with_predictor: bool,
+    ) -> None:
+        super().__init__()
+        self.stem, num_features = make_stem(model, camera, streams)
+        self.command_scale_n = plant.max_force_n / 4
+        self.encoder = MotionEncoder(num_features, model, self.command_scale_n)
+        self.actor = SkipMlp(model.embedding_dim, COMMAND_DIM, model.hidden_dim)
+        self.predictor = (
+            FilmPredictor(model.embedding_dim, COMMAND_DIM, model.hidden_dim) if with_predictor else None
+        )
+        self.register_buffer("calibration", torch.zeros(4096, model.embedding_dim))
 
 
 class FrameDecoder(nn.Module):

@@ -10,12 +10,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+from scenarios.control.batches import Batches
 from scenarios.control.camera import CameraConfig
 from scenarios.control.dataset import DatasetConfig, Trajectories, collect
-from scenarios.control.models import FrameDecoder, ModelConfig, MotionEncoder, SkipMlp, Window, make_stem
+from scenarios.control.diagnosis import diagnose
+from scenarios.control.models import FrameDecoder, ModelConfig, MotionModel, SkipMlp
 from scenarios.control.plant import COMMAND_DIM, PlantConfig
 from scenarios.control.teacher import TeacherConfig
-from semcom.diagnostics import check_collapse
 from semcom.distances import DISTANCES
 from semcom.encoders import KeypointStem
 from semcom.jepa import InverseDynamics, Jepa
@@ -23,7 +24,7 @@ from semcom.predictors import FilmPredictor, rollout
 from semcom.regularizers import SigReg, VicReg
 from semcom.rng import Streams
 from semcom.targets import EmaTarget, StopGradientTarget
-from semcom.train import WeightAverage, fit
+from semcom.train import BatchLoss, WeightAverage, fit
 
 Log = list[dict[str, float | int | str]]
 
@@ -70,26 +71,48 @@ class TrainingInputs:
     training: TrainingConfig
 
 
-class MotionModel(nn.Module):
-    """A stem, a motion encoder and an actor, and for the JEPA a predictor: what gets deployed."""
+@dataclass(frozen=True)
+class _Task:
+    """One model in training: its data, its random stream, and where its stages leave their checkpoints."""
 
-    calibration: torch.Tensor
+    model: MotionModel
+    inputs: TrainingInputs
+    train: Trajectories
+    held_out: Trajectories
+    batches: Batches
+    generator: torch.Generator
+    scratch: Path | None
 
-    def __init__(self, inputs: TrainingInputs, streams: Streams, *, with_predictor: bool) -> None:
-        super().__init__()
-        model = inputs.model
-        self.stem, num_features = make_stem(model, inputs.camera, streams)
-        self.command_scale_n = inputs.plant.max_force_n / 4
-        self.encoder = MotionEncoder(num_features, model, self.command_scale_n)
-        self.actor = SkipMlp(model.embedding_dim, COMMAND_DIM, model.hidden_dim)
-        self.predictor = (
-            FilmPredictor(model.embedding_dim, COMMAND_DIM, model.hidden_dim) if with_predictor else None
+    def fit(
+        self,
+        stage: str,
+        module: nn.Module,
+        batch_loss: BatchLoss,
+        num_steps: int,
+        after_step: Callable[[int], None] | None = None,
+    ) -> Log:
+        """Runs one stage; returns its log."""
+        rows = fit(
+            module,
+            batch_loss,
+            num_steps,
+            self.inputs.training.learning_rate,
+            self.generator,
+            after_step=after_step,
+            checkpoint=None if self.scratch is None else self.scratch / f"{stage}.safetensors",
         )
-        # Training embeddings, from which codecs learn their ranges and symbol models.
-        self.register_buffer("calibration", torch.zeros(_NUM_CALIBRATION, model.embedding_dim))
+        return [{"stage": stage, **row} for row in rows]
 
-
-_NUM_CALIBRATION = 4096
+    def finish_encoder(self) -> torch.Tensor:
+        """Freezes stem and encoder, whitens, and picks the calibration; returns all embeddings [N, T', D]."""
+        self.model.stem.requires_grad_(False)
+        self.model.encoder.requires_grad_(False)
+        self.model.encoder.whiten(self.batches.embed_all().flatten(0, 1))
+        z = self.batches.embed_all()
+        calibration = self.model.calibration
+        pick = torch.randint(0, z.shape[0] * z.shape[1], (len(calibration),), generator=self.generator)
+        calibration.copy_(z.flatten(0, 1)[pick])
+        return z
 
 
 def train_model(
@@ -104,93 +127,21 @@ def train_model(
     with torch.random.fork_rng(devices=[]):
         # torch.nn draws its starting weights from the process-wide generator.
         torch.manual_seed(streams.seed(f"weights-{name}"))
-        model = MotionModel(inputs, streams, with_predictor=name == "jepa")
-        trainer = {"jepa": _train_jepa, "supervised": _train_supervised, "autoencoder": _train_autoencoder}
+        model = MotionModel(inputs.model, inputs.camera, inputs.plant, streams, with_predictor=name == "jepa")
         if isinstance(model.stem, KeypointStem):
             model.stem.calibrate(train.frame[::2, ::5].flatten(0, 1))
-        log = trainer[name](model, inputs, train, held_out, streams, scratch)
+        generator = streams.torch_generator(f"train-{name}")
+        task = _Task(model, inputs, train, held_out, Batches(model, train), generator, scratch)
+        trainer = {"jepa": _train_jepa, "supervised": _train_supervised, "autoencoder": _train_autoencoder}
+        z, log = trainer[name](task)
+        log.append({"stage": "held_out", "step": 0, **diagnose(model, z, train, held_out)})
     return model.eval(), log
 
 
-def _stage_path(scratch: Path | None, stage: str) -> Path | None:
-    return None if scratch is None else scratch / f"{stage}.safetensors"
-
-
-def _features(model: MotionModel, data: Trajectories) -> torch.Tensor:
-    """Returns the stem's features [N, T, F] of every frame; only a fixed stem may be run ahead like this."""
-    with torch.no_grad():
-        return torch.stack([model.stem(frames) for frames in data.frame])
-
-
-class _Batches:
-    """Draws windows of features (or of frames, where the stem is still trained) with their commands."""
-
-    def __init__(self, model: MotionModel, data: Trajectories) -> None:
-        self.model = model
-        self.is_fixed = not any(p.requires_grad for p in model.stem.parameters())
-        self.source = _features(model, data) if self.is_fixed else data.frame
-        self.command = data.command / model.command_scale_n
-        self.teacher_command = data.teacher_command / model.command_scale_n
-        self.frame = data.frame
-
-    def indices(
-        self, size: int, length: int, generator: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draws `size` windows of `length` steps: trajectory [size, 1] and step [size, length] indices."""
-        row = torch.randint(0, len(self.source), (size, 1), generator=generator)
-        start = torch.randint(0, self.source.shape[1] - length + 1, (size, 1), generator=generator)
-        return row, start + torch.arange(length)
-
-    def window(self, row: torch.Tensor, step: torch.Tensor) -> Window:
-        """Returns the features and commands of the indexed windows."""
-        part = self.source[row, step]
-        if not self.is_fixed:
-            part = self.model.stem(part.flatten(0, 1)).unflatten(0, row.shape[:1] + step.shape[1:])
-        return Window(part, self.command[row, step])
-
-    @torch.no_grad()
-    def embed_all(self) -> torch.Tensor:
-        """Returns the embeddings [N, T - gap, D] of all trajectories."""
-        steps = torch.arange(self.source.shape[1])[None]
-        return torch.cat(
-            [self.model.encoder(self.window(torch.tensor([[n]]), steps)) for n in range(len(self.source))]
-        )
-
-
-def _linear_probe(
-    z: torch.Tensor, state: torch.Tensor, z_held_out: torch.Tensor, state_held_out: torch.Tensor
-) -> dict[str, float]:
-    """R^2 of a linear probe from the whitened embedding, before quantisation, on held-out trajectories."""
-    flat, flat_held_out = z.flatten(0, 1).double(), z_held_out.flatten(0, 1).double()
-    goal, goal_held_out = state.flatten(0, 1).double(), state_held_out.flatten(0, 1).double()
-    one = torch.ones(len(flat), 1, dtype=torch.float64)
-    solution = torch.linalg.lstsq(torch.cat((flat, one), dim=1), goal).solution
-    error = flat_held_out @ solution[:-1] + solution[-1] - goal_held_out
-    share = error.square().mean(dim=0) / goal_held_out.var(dim=0, correction=0)
-    names = ("position", "velocity", "angle", "rate")
-    return {f"probe_r2_{name}": 1 - float(s) for name, s in zip(names, share, strict=True)}
-
-
-def _set_calibration(model: MotionModel, z: torch.Tensor, generator: torch.Generator) -> None:
-    flat = z.flatten(0, 1)
-    pick = torch.randint(0, len(flat), (_NUM_CALIBRATION,), generator=generator)
-    model.calibration.copy_(flat[pick])
-
-
-def _tag(stage: str, rows: list[dict[str, float | int]]) -> Log:
-    return [{"stage": stage, **row} for row in rows]
-
-
-def _train_jepa(
-    model: MotionModel,
-    inputs: TrainingInputs,
-    train: Trajectories,
-    held_out: Trajectories,
-    streams: Streams,
-    scratch: Path | None,
-) -> Log:
+def _train_jepa(task: _Task) -> tuple[torch.Tensor, Log]:
+    """Trains encoder and first predictor together; on the finished embeddings, predictor and actor."""
+    model, inputs, batches = task.model, task.inputs, task.batches
     config, dim = inputs.training, inputs.model.embedding_dim
-    batches = _Batches(model, train)
     targets: dict[str, Callable[[], EmaTarget | StopGradientTarget | None]] = {
         "joint": lambda: None,
         "stop_gradient": lambda: StopGradientTarget(model.encoder),
@@ -221,38 +172,15 @@ def _train_jepa(
         condition = window.command[:, inputs.model.gap_steps :]
         return jepa.loss(window, condition, max(1, num_rollout), config.num_starts, generator)
 
-    generator = streams.torch_generator("train-jepa")
-    log = _tag(
-        "encoder",
-        fit(
-            trained,
-            batch_loss,
-            config.num_steps,
-            config.learning_rate,
-            generator,
-            after_step=jepa.update_target,
-            checkpoint=_stage_path(scratch, "encoder"),
-        ),
-    )
-    trained.requires_grad_(False)
-    model.encoder.whiten(batches.embed_all().flatten(0, 1))
-    z = batches.embed_all()
-    _set_calibration(model, z, generator)
-    log += _train_predictor_and_actor(model, inputs, batches, z, generator, scratch)
-    return log + _diagnose(model, held_out, z, train)
+    log = task.fit("encoder", trained, batch_loss, config.num_steps, jepa.update_target)
+    z = task.finish_encoder()
+    return z, log + _train_predictor_and_actor(task, z)
 
 
-def _train_predictor_and_actor(
-    model: MotionModel,
-    inputs: TrainingInputs,
-    batches: _Batches,
-    z: torch.Tensor,
-    generator: torch.Generator,
-    scratch: Path | None,
-) -> Log:
+def _train_predictor_and_actor(task: _Task, z: torch.Tensor) -> Log:
     """Trains a predictor and an actor on the finished embeddings, both starting from least squares."""
-    config, gap = inputs.training, inputs.model.gap_steps
-    predictor, actor = model.predictor, model.actor
+    config, gap, batches = task.inputs.training, task.inputs.model.gap_steps, task.batches
+    predictor, actor = task.model.predictor, task.model.actor
     assert predictor is not None
     command, teacher_command = batches.command[:, gap:], batches.teacher_command[:, gap:]
     unexplained = predictor.fit_linear(
@@ -277,126 +205,47 @@ def _train_predictor_and_actor(
         imitation = (actor(predicted.detach()) - teacher_command[row, steps]).square().mean()
         return {"prediction": prediction, "imitation": imitation, "total": prediction + imitation}
 
-    log = fit(
-        average,
-        batch_loss,
-        config.num_steps_actor,
-        config.learning_rate,
-        generator,
-        after_step=average.update,
-        checkpoint=_stage_path(scratch, "predictor"),
-    )
+    log = task.fit("predictor", average, batch_loss, config.num_steps_actor, average.update)
     average.adopt()
-    return _tag("predictor", log)
+    return log
 
 
-@torch.no_grad()
-def _diagnose(model: MotionModel, held_out: Trajectories, z: torch.Tensor, train: Trajectories) -> Log:
-    """Measures held-out embeddings: RankMe, deviations, linear probe, prediction against the identity."""
-    batches = _Batches(model, held_out)
-    z_held_out = batches.embed_all()
-    gap = model.encoder.gap_steps
-    before, after = z_held_out[:, :-1].flatten(0, 1), z_held_out[:, 1:].flatten(0, 1)
-    if model.predictor is None:
-        report = check_collapse(z_held_out.flatten(0, 1))
-    else:
-        predicted = model.predictor(before, batches.command[:, gap:-1].flatten(0, 1))
-        report = check_collapse(z_held_out.flatten(0, 1), predicted, after, before)
-    row: dict[str, float | int | str] = {
-        "stage": "held_out",
-        "step": 0,
-        "rank_me": report.rank_me,
-        "std_min": report.std_min,
-        "std_median": report.std_median,
-        **_linear_probe(z, train.state[:, gap:], z_held_out, held_out.state[:, gap:]),
-    }
-    if report.error_ratio is not None:
-        row["error_ratio"] = report.error_ratio
-    return [row]
-
-
-def _train_supervised(
-    model: MotionModel,
-    inputs: TrainingInputs,
-    train: Trajectories,
-    held_out: Trajectories,
-    streams: Streams,
-    scratch: Path | None,
-) -> Log:
+def _train_supervised(task: _Task) -> tuple[torch.Tensor, Log]:
     """Imitates the teacher end to end; no prediction."""
-    config, batches = inputs.training, _Batches(model, train)
-    length = inputs.model.gap_steps + 1
+    model, batches, config = task.model, task.batches, task.inputs.training
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        row, steps = batches.indices(config.baseline_batch_size, length, generator)
+        row, steps = batches.indices(config.baseline_batch_size, model.encoder.gap_steps + 1, generator)
         z = model.encoder(batches.window(row, steps))[:, 0]
         imitation = (model.actor(z) - batches.teacher_command[row[:, 0], steps[:, -1]]).square().mean()
         return {"imitation": imitation, "total": imitation}
 
-    return _train_baseline(
-        model, model, inputs, batches, batch_loss, "supervised", train, held_out, streams, scratch
-    )
+    return _train_baseline(task, model, batch_loss)
 
 
-def _train_autoencoder(
-    model: MotionModel,
-    inputs: TrainingInputs,
-    train: Trajectories,
-    held_out: Trajectories,
-    streams: Streams,
-    scratch: Path | None,
-) -> Log:
+def _train_autoencoder(task: _Task) -> tuple[torch.Tensor, Log]:
     """Reconstructs the two frames; an actor is then trained on the embedding."""
-    config, batches = inputs.training, _Batches(model, train)
-    decoder = FrameDecoder(inputs.model.embedding_dim, inputs.camera, inputs.model.hidden_dim)
-    length = inputs.model.gap_steps + 1
-    deviation = train.frame[:, ::5].float().std() / 255
+    model, batches, config = task.model, task.batches, task.inputs.training
+    decoder = FrameDecoder(model.encoder.embedding_dim, task.inputs.camera, task.inputs.model.hidden_dim)
+    deviation = task.train.frame[:, ::5].float().std() / 255
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        row, steps = batches.indices(config.baseline_batch_size, length, generator)
+        row, steps = batches.indices(config.baseline_batch_size, model.encoder.gap_steps + 1, generator)
         z = model.encoder(batches.window(row, steps))[:, 0]
         frames = batches.frame[row, steps[:, [0, -1]]].float().flatten(1) / 255
         error = ((decoder(z) - frames) / deviation).square().mean()
         return {"reconstruction": error, "total": error}
 
-    both = nn.ModuleList((model, decoder))
-    return _train_baseline(
-        both, model, inputs, batches, batch_loss, "autoencoder", train, held_out, streams, scratch
-    )
+    return _train_baseline(task, nn.ModuleList((model, decoder)), batch_loss)
 
 
-def _train_baseline(
-    trained: nn.Module,
-    model: MotionModel,
-    inputs: TrainingInputs,
-    batches: _Batches,
-    batch_loss: Callable[[int, torch.Generator], dict[str, torch.Tensor]],
-    name: str,
-    train: Trajectories,
-    held_out: Trajectories,
-    streams: Streams,
-    scratch: Path | None,
-) -> Log:
+def _train_baseline(task: _Task, trained: nn.Module, batch_loss: BatchLoss) -> tuple[torch.Tensor, Log]:
     """Trains a baseline's encoder, whitens it like the JEPA's, and trains its actor on what came out."""
-    config, gap = inputs.training, inputs.model.gap_steps
-    generator = streams.torch_generator(f"train-{name}")
-    log = _tag(
-        "encoder",
-        fit(
-            trained,
-            batch_loss,
-            config.num_steps_baseline,
-            config.learning_rate,
-            generator,
-            checkpoint=_stage_path(scratch, "encoder"),
-        ),
-    )
-    trained.requires_grad_(False)
-    model.encoder.whiten(batches.embed_all().flatten(0, 1))
-    z = batches.embed_all()
-    _set_calibration(model, z, generator)
-    flat, goal = z.flatten(0, 1), batches.teacher_command[:, gap:].flatten(0, 1)
-    model.actor = SkipMlp(inputs.model.embedding_dim, COMMAND_DIM, inputs.model.hidden_dim)
+    model, config, gap = task.model, task.inputs.training, task.inputs.model.gap_steps
+    log = task.fit("encoder", trained, batch_loss, config.num_steps_baseline)
+    z = task.finish_encoder()
+    flat, goal = z.flatten(0, 1), task.batches.teacher_command[:, gap:].flatten(0, 1)
+    model.actor = SkipMlp(model.encoder.embedding_dim, COMMAND_DIM, task.inputs.model.hidden_dim)
     model.actor.fit_linear(flat, goal)
     average = WeightAverage(model.actor)
 
@@ -406,14 +255,6 @@ def _train_baseline(
         imitation = (model.actor(flat[pick]) - goal[pick]).square().mean()
         return {"imitation": imitation, "total": imitation}
 
-    rows = fit(
-        average,
-        actor_loss,
-        config.num_steps_actor,
-        config.learning_rate,
-        generator,
-        after_step=average.update,
-        checkpoint=_stage_path(scratch, "actor"),
-    )
+    log += task.fit("actor", average, actor_loss, config.num_steps_actor, average.update)
     average.adopt()
-    return log + _tag("actor", rows) + _diagnose(model, held_out, z, train)
+    return z, log
