@@ -37,9 +37,14 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 class Progress(Protocol):
-    """Shows how far a stage of `total` items is; the stage yields a function that counts n more."""
+    """Shows how far a stage of `total` items is; the stage yields a function that counts n more.
+
+    warn: for what a training logged in its rows under "warning".
+    """
 
     def stage(self, name: str, total: int) -> AbstractContextManager[Callable[[int], None]]: ...
+
+    def warn(self, text: str) -> None: ...
 
 
 class BarProgress:
@@ -61,6 +66,10 @@ class BarProgress:
         with Bars(*columns, console=self.console) as bars:
             task = bars.add_task(name, total=total)
             yield partial(bars.advance, task)
+
+    def warn(self, text: str) -> None:
+        """Writes a warning above the bars."""
+        self.console.print(f"warning: {text}", style="yellow", markup=False, highlight=False)
 
 
 class LineProgress:
@@ -84,6 +93,10 @@ class LineProgress:
         self.write(f"{name}: 0/{total}")
         yield advance
 
+    def warn(self, text: str) -> None:
+        """Writes a warning."""
+        self.write(f"warning: {text}")
+
 
 def pending_points(folder: RunFolder, points: Iterable[Point]) -> list[Point]:
     """Lists the points whose records are not in the folder yet, each once."""
@@ -106,6 +119,9 @@ def _train(
             def save(index: int, trained: Trained) -> None:
                 job = missing[index]
                 folder.save_training(job.model, job.key, job.seed, trained.tensors, trained.log)
+                for row in trained.log:
+                    if text := row.get("warning"):
+                        progress.warn(f"{job.model}, seed {job.seed}: {text}")
                 advance(1)
 
             # The workers of a cluster that was joined may not see this folder.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from scenarios.control.dataset import Trajectories
-from scenarios.control.models import MotionModel, Window
+from scenarios.control.models import MotionModel, Window, stem_window
 
 
 def _features(model: MotionModel, data: Trajectories) -> torch.Tensor:
@@ -33,12 +33,14 @@ class Batches:
         start = torch.randint(0, self.source.shape[1] - length + 1, (size, 1), generator=generator)
         return row, start + torch.arange(length)
 
+    def raw_window(self, row: torch.Tensor, step: torch.Tensor) -> Window:
+        """Returns the indexed windows: features of a fixed stem, or frames for one that is still trained."""
+        return Window(self.source[row, step], self.command[row, step])
+
     def window(self, row: torch.Tensor, step: torch.Tensor) -> Window:
         """Returns the features and commands of the indexed windows."""
-        part = self.source[row, step]
-        if not self.is_fixed:
-            part = self.model.stem(part.flatten(0, 1)).unflatten(0, row.shape[:1] + step.shape[1:])
-        return Window(part, self.command[row, step])
+        window = self.raw_window(row, step)
+        return window if self.is_fixed else stem_window(self.model.stem, window)
 
     @torch.no_grad()
     def embed_all(self) -> torch.Tensor:

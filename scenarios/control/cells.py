@@ -79,10 +79,14 @@ def resolve(config: ControlConfig, point: Point) -> Setting:
     """Fills in from the configuration what a point's axes leave open."""
     axes, told = point.axes, config.evaluation
     method = METHODS[point.method]
-    steps = round(float(axes.get("update_interval_ms", 0)) / 1e3 / config.plant.step_s)
-    steps = steps or (1 if point.method == "state-feedback" else told.update_interval_steps)
-    if method.event_triggered:
+    steps = told.update_interval_steps
+    if "update_interval_ms" in axes:
+        steps = round(float(axes["update_interval_ms"]) / 1e3 / config.plant.step_s)
+    if method.event_triggered or point.method == "state-feedback":
         steps = 1
+    codec = config.codec
+    if method.source == "embedding" and "codec" in axes:
+        codec = codec_config(str(axes["codec"]))
     link: LinkConfig = config.link
     if point.method in REFERENCES:
         link = IdealConfig()
@@ -90,7 +94,13 @@ def resolve(config: ControlConfig, point: Point) -> Setting:
         link = config.link if isinstance(config.link, NrConfig) else NrConfig()
     elif point.result == "erasure":
         link = ErasureConfig(probability=float(axes["erasure_probability"]))
+    elif point.result == "horizon":
+        # The age of the last update is known only where none is lost.
+        link = ErasureConfig(probability=0.0)
     scheduler: SchedulerConfig = PeriodicConfig(interval_steps=steps)
+    if isinstance(link, NrConfig):
+        # Devices that send in phase would starve each other of a carrier that they share.
+        scheduler = RoundRobinConfig(min_interval_steps=steps)
     if "scheduler" in axes:
         kinds: dict[str, SchedulerConfig] = {
             "round-robin": RoundRobinConfig(min_interval_steps=steps),
@@ -104,9 +114,11 @@ def resolve(config: ControlConfig, point: Point) -> Setting:
         interval_steps=steps,
         link=link,
         scheduler=scheduler,
-        codec=codec_config(str(axes["codec"])) if "codec" in axes else config.codec,
+        codec=codec,
         num_devices=int(axes.get("num_devices", told.num_episodes)),
-        threshold_n=float(axes.get("event_threshold_n", told.event_threshold_n)),
+        threshold_n=float(axes.get("event_threshold_n", told.event_threshold_n))
+        if method.event_triggered
+        else 0.0,
         model_key="" if method.model is None else training_job(config, method.model, point.seed).key,
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from channels.catalogue import ChannelConfig, LinkConfig
@@ -19,6 +21,11 @@ from scenarios.control.training import TrainingConfig, TrainingInputs
 from semcom.codecs.catalogue import CodecConfig
 from semcom.contracts import SemcomError
 
+Interval = Annotated[int, Field(ge=1, le=1000)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Threshold = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+NumDevices = Annotated[int, Field(ge=1, le=65_536)]
+
 
 class SharingConfig(BaseModel):
     """How many devices share the uplink in the third result, and which of them.
@@ -28,14 +35,16 @@ class SharingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    num_devices_semantic: tuple[int, ...] = Field((512, 6144), description="devices that send embeddings")
-    num_devices_frames: tuple[int, ...] = Field(
+    num_devices_semantic: tuple[NumDevices, ...] = Field(
+        (512, 6144), description="devices that send embeddings"
+    )
+    num_devices_frames: tuple[NumDevices, ...] = Field(
         (64, 128, 160, 192), description="devices that send raw frames"
     )
     schedulers: tuple[str, ...] = Field(("round-robin", "max-snr", "age"), description="schedulers compared")
     methods: tuple[str, ...] = Field(("jepa", "raw-frames"), description="methods compared")
     interval_steps_semantic: int = Field(4, ge=1, description="least steps between a device's embeddings")
-    interval_steps_frames: int = Field(2, ge=1, description="least steps between a device's raw frames")
+    interval_steps_frames: int = Field(4, ge=1, description="least steps between a device's raw frames")
 
 
 class EvaluationConfig(BaseModel):
@@ -48,24 +57,28 @@ class EvaluationConfig(BaseModel):
     group_size: int = Field(256, ge=1, description="devices batched together; part of the result's identity")
     update_interval_steps: int = Field(4, ge=1, le=1000, description="steps between updates in a sweep")
     methods: tuple[str, ...] = Field(tuple(METHODS), description="methods compared")
-    interval_steps: tuple[int, ...] = Field((1, 2, 4, 6, 8, 15), description="update intervals, in steps")
+    interval_steps: tuple[Interval, ...] = Field(
+        (1, 2, 4, 6, 8, 15), description="update intervals, in steps"
+    )
     codecs: tuple[str, ...] = Field(
         ("uniform-4", "uniform-6", "uniform-8", "entropy-4", "entropy-6", "entropy-8"),
         description="codecs that jepa is tried with",
     )
-    codec_interval_steps: tuple[int, ...] = Field((2, 4, 8), description="intervals at which they are tried")
-    erasures: tuple[float, ...] = Field((0.0, 0.1, 0.3), description="erasure probabilities")
-    erasure_interval_steps: tuple[int, ...] = Field(
+    codec_interval_steps: tuple[Interval, ...] = Field(
+        (2, 4, 8), description="intervals at which they are tried"
+    )
+    erasures: tuple[Probability, ...] = Field((0.0, 0.1, 0.3), description="erasure probabilities")
+    erasure_interval_steps: tuple[Interval, ...] = Field(
         (1, 2, 4, 8, 15), description="intervals at which they are tried"
     )
     erasure_methods: tuple[str, ...] = Field(
         ("jepa", "supervised", "hold-last"), description="methods that meet erasures"
     )
-    event_thresholds_n: tuple[float, ...] = Field(
+    event_thresholds_n: tuple[Threshold, ...] = Field(
         (0.5, 1.0, 2.0, 4.0), description="thresholds of jepa-event, N"
     )
-    event_threshold_n: float = Field(1.0, ge=0, description="threshold of jepa-event in a sweep, N")
-    horizon_steps: tuple[int, ...] = Field(
+    event_threshold_n: Threshold = Field(1.0, description="threshold of jepa-event in a sweep, N")
+    horizon_steps: tuple[Interval, ...] = Field(
         (4, 15), description="update intervals over which the prediction error is followed, in steps"
     )
     sharing: SharingConfig = SharingConfig()
@@ -143,6 +156,21 @@ def check(config: ControlConfig) -> None:
     for name in told.sharing.schedulers:
         if name not in shared:
             raise SemcomError(f"evaluation.sharing.schedulers holds {name!r}: it takes {', '.join(shared)}")
+    if not told.methods:
+        raise SemcomError(f"evaluation.methods is empty: name one of {', '.join(METHODS)}")
+    intervals = {
+        "update_interval_steps": (told.update_interval_steps,),
+        "interval_steps": told.interval_steps,
+        "codec_interval_steps": told.codec_interval_steps,
+        "erasure_interval_steps": told.erasure_interval_steps,
+        "horizon_steps": told.horizon_steps,
+    }
+    for key, steps in intervals.items():
+        if max(steps, default=0) > told.num_steps:
+            raise SemcomError(
+                f"evaluation.{key} = {max(steps)} is longer than an episode of evaluation.num_steps = "
+                f"{told.num_steps}: shorten it or lengthen the episode"
+            )
     needed = config.model.gap_steps + config.training.num_starts + config.training.rollout_steps
     if config.dataset.num_steps < needed or (
         config.dataset.num_steps < config.model.gap_steps + config.training.actor_rollout_steps + 2
@@ -157,13 +185,18 @@ def check(config: ControlConfig) -> None:
 
 def codec_name(codec: CodecConfig) -> str:
     """Names a codec as records do: uniform-8, entropy-4, float16."""
-    return f"{codec.kind}-{codec.bits}" if codec.kind in ("uniform", "entropy") else codec.kind
+    return f"{codec.kind}-{codec.bits}" if codec.kind in _WITH_BITS else codec.kind
+
+
+_WITH_BITS = ("uniform", "entropy")
 
 
 def codec_config(name: str) -> CodecConfig:
     """Reads a codec's name back. Raises SemcomError for one that there is not."""
     kind, _, bits = name.partition("-")
     try:
+        if bool(bits) != (kind in _WITH_BITS):
+            raise ValueError
         return CodecConfig.model_validate({"kind": kind, **({"bits": int(bits)} if bits else {})})
     except ValueError as error:
         raise SemcomError(

@@ -2,12 +2,61 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
+from torch import nn
 
 from scenarios.control.batches import Batches
 from scenarios.control.dataset import Trajectories
-from scenarios.control.models import MotionModel
-from semcom.diagnostics import check_collapse
+from semcom.diagnostics import CollapseWarning, check_collapse, error_ratio
+
+
+@torch.no_grad()
+def collapse_row(batches: Batches, predictor: nn.Module | None) -> dict[str, float | int | str]:
+    """Measures the encoder's embeddings as they are: RankMe, deviations, prediction against the identity.
+
+    batches: held-out data. To be called before whitening, which gives any embedding unit variance. With a
+    predictor, "warning" holds what there is to warn of; without one (the baselines) nothing was to be kept
+    from collapsing.
+    """
+    z = batches.embed_all()
+    before, after = z[:, :-1].flatten(0, 1), z[:, 1:].flatten(0, 1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", CollapseWarning)
+        if predictor is None:
+            report = check_collapse(z.flatten(0, 1))
+        else:
+            gap = batches.model.encoder.gap_steps
+            predicted = predictor(before, batches.command[:, gap:-1].flatten(0, 1))
+            report = check_collapse(z.flatten(0, 1), predicted, after, before)
+    row: dict[str, float | int | str] = {
+        "rank_me": report.rank_me,
+        "std_min": report.std_min,
+        "std_median": report.std_median,
+    }
+    if report.error_ratio is not None:
+        texts = [str(warning.message) for warning in caught if warning.category is CollapseWarning]
+        row |= {"error_ratio": report.error_ratio, "warning": "; ".join(texts)}
+    return row
+
+
+@torch.no_grad()
+def deployed_row(
+    batches: Batches, z_train: torch.Tensor, train: Trajectories, held_out: Trajectories
+) -> dict[str, float]:
+    """Measures what is deployed, the whitened embedding: a linear probe, and the predictor if there is one.
+
+    batches: held-out data. z_train [N, T - gap, D]: the training embeddings, to which the probe is fitted.
+    """
+    model, gap = batches.model, batches.model.encoder.gap_steps
+    z = batches.embed_all()
+    row = linear_probe(z_train, train.state[:, gap:], z, held_out.state[:, gap:])
+    if model.predictor is not None:
+        before, after = z[:, :-1].flatten(0, 1), z[:, 1:].flatten(0, 1)
+        predicted = model.predictor(before, batches.command[:, gap:-1].flatten(0, 1))
+        row["error_ratio"] = error_ratio(predicted, after, before)
+    return row
 
 
 def linear_probe(
@@ -22,31 +71,3 @@ def linear_probe(
     share = error.square().mean(dim=0) / goal_held_out.var(dim=0, correction=0)
     names = ("position", "velocity", "angle", "rate")
     return {f"probe_r2_{name}": 1 - float(s) for name, s in zip(names, share, strict=True)}
-
-
-@torch.no_grad()
-def diagnose(
-    model: MotionModel, z: torch.Tensor, train: Trajectories, held_out: Trajectories
-) -> dict[str, float]:
-    """Measures held-out embeddings: RankMe, deviations, linear probe, prediction against the identity.
-
-    z [N, T - gap, D]: the training embeddings, to which the probe is fitted.
-    """
-    batches = Batches(model, held_out)
-    z_held_out = batches.embed_all()
-    gap = model.encoder.gap_steps
-    before, after = z_held_out[:, :-1].flatten(0, 1), z_held_out[:, 1:].flatten(0, 1)
-    if model.predictor is None:
-        report = check_collapse(z_held_out.flatten(0, 1))
-    else:
-        predicted = model.predictor(before, batches.command[:, gap:-1].flatten(0, 1))
-        report = check_collapse(z_held_out.flatten(0, 1), predicted, after, before)
-    row = {
-        "rank_me": report.rank_me,
-        "std_min": report.std_min,
-        "std_median": report.std_median,
-        **linear_probe(z, train.state[:, gap:], z_held_out, held_out.state[:, gap:]),
-    }
-    if report.error_ratio is not None:
-        row["error_ratio"] = report.error_ratio
-    return row

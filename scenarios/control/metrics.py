@@ -54,6 +54,7 @@ def make_records(
         record("padding_bits", count["padding_bits"].sum() / sent, "bit"),
         record("packets_per_step", count["packets_sent"].sum() / num / num_steps, "1"),
         record("packet_loss", 1 - count["packets_delivered"].sum() / sent, "1"),
+        record("packets_unsent", count["packets_offered"].sum() - count["packets_sent"].sum(), "1"),
         record("packets_refused", count["packets_refused"].sum(), "1"),
     ]
     if isinstance(setting.link, NrConfig):

@@ -20,12 +20,15 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    embedding_dim: int = Field(8, ge=2, le=1024, multiple_of=2, description="dimensions of an embedding")
+    embedding_dim: int = Field(10, ge=2, le=1024, multiple_of=2, description="dimensions of an embedding")
     stem: Literal["keypoints", "conv"] = Field("keypoints", description="keypoints: fixed; conv: trained")
-    num_filters: int = Field(32, ge=1, le=1024, description="filters of the keypoint stem")
+    num_filters: int = Field(64, ge=1, le=1024, description="filters of the keypoint stem")
     conv_width: int = Field(64, ge=4, le=256, description="channels of the conv stem's first stage")
     hidden_dim: int = Field(128, ge=8, le=4096, description="hidden units of predictor, actor and heads")
-    readout_dim: int = Field(64, ge=8, le=4096, description="hidden units of the readout of one frame")
+    readout: Literal["linear", "mlp"] = Field(
+        "linear", description="from a frame's features to its embedding"
+    )
+    readout_dim: int = Field(64, ge=8, le=4096, description="hidden units of an mlp readout")
     gap_steps: int = Field(5, ge=1, le=50, description="steps between the two frames of an observation")
     rate_gain: float = Field(5.0, gt=0, description="gain of the difference of the two frames' embeddings")
 
@@ -65,7 +68,9 @@ class MotionEncoder(nn.Module):
     """A Siamese encoder: z_t = [e_t, c (e_t - e_(t-g))] + C u_(t-g..t-1), then whitened.
 
     One frame shows positions only. The difference of two shows velocities, but late: with explicit Euler
-    it is their mean over the steps before, so the commands applied since are added by a linear map. `whiten`
+    it is their mean over the steps before, so the commands applied since are added by a linear map. A linear
+    readout e is the default: one that bends finds functions of the cart's position that are easier to predict
+    than the pole's angle, and may leave that out. `whiten`
     fits an affine map on training embeddings after training, so that every dimension of z has the same
     scale, which makes them equally fine under one quantiser.
     """
@@ -79,7 +84,12 @@ class MotionEncoder(nn.Module):
         self.gap_steps = model.gap_steps
         self.rate_gain = model.rate_gain
         self.command_scale_n = command_scale_n
-        self.readout = MlpEncoder(num_features, model.embedding_dim // 2, model.readout_dim)
+        half = model.embedding_dim // 2
+        self.readout = (
+            nn.Linear(num_features, half)
+            if model.readout == "linear"
+            else MlpEncoder(num_features, half, model.readout_dim)
+        )
         self.past = nn.Linear(model.gap_steps * COMMAND_DIM, model.embedding_dim, bias=False)
         nn.init.zeros_(self.past.weight)
         self.register_buffer("center", torch.zeros(model.embedding_dim))
@@ -110,6 +120,24 @@ class MotionEncoder(nn.Module):
         scale = (eigenvalues + floor * eigenvalues[-1]).rsqrt()
         self.center.copy_(center)
         self.whitening.copy_(vectors * scale)
+
+
+def stem_window(stem: nn.Module, window: Window) -> Window:
+    """Replaces the frames [B, W, C, H, W'] of a window by the stem's features of them."""
+    features = stem(window.features.flatten(0, 1)).unflatten(0, window.features.shape[:2])
+    return Window(features, window.command)
+
+
+class FrameMotionEncoder(nn.Module):
+    """A stem in training and its motion encoder as one, so that a target follows both."""
+
+    def __init__(self, stem: nn.Module, encoder: MotionEncoder) -> None:
+        super().__init__()
+        self.stem, self.encoder = stem, encoder
+
+    def forward(self, window: Window) -> torch.Tensor:
+        """Maps a window of frames [B, W, C, H, W'] to the embeddings [B, W - g, D]."""
+        return self.encoder(stem_window(self.stem, window))
 
 
 class SkipMlp(nn.Module):

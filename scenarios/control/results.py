@@ -26,7 +26,9 @@ def _ordered(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def _part(records: pd.DataFrame, result: str) -> pd.DataFrame:
-    return _ordered(records[records["result"] == result]).dropna(axis="columns", how="all")
+    part = _ordered(records[records["result"] == result])
+    unused = [axis for axis in part.columns if axis != "value" and part[axis].isna().all()]
+    return part.drop(columns=unused)
 
 
 def draw_figures(records: pd.DataFrame, folder: Path) -> list[Path]:

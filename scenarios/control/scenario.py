@@ -14,7 +14,7 @@ from nodes.simulation import simulate
 from scenarios.contracts import Point, Trained, TrainingJob
 from scenarios.control.cells import make_cell, make_shared, resolve, training_job
 from scenarios.control.config import PAPER, TINY, ControlConfig, check, codec_name
-from scenarios.control.methods import METHODS
+from scenarios.control.methods import METHODS, REFERENCES
 from scenarios.control.metrics import make_records
 from scenarios.control.training import train_model
 from semcom.contracts import Record, SemcomError
@@ -75,9 +75,9 @@ class ControlScenario:
         ) -> None:
             at: dict[str, float | int | str] = {
                 "update_interval_ms": round(1e3 * config.plant.step_s * steps, 6),
-                "codec": codec_name(config.codec),
-                **(link or configured),
+                "codec": codec_name(config.codec) if METHODS[method].source == "embedding" else "none",
             }
+            at |= {"link": "ideal"} if method in REFERENCES else link or configured
             points.extend(Point(result, method, seed, at | axes) for seed in seeds)
 
         for method in told.methods:
@@ -98,7 +98,7 @@ class ControlScenario:
                 if steps in told.interval_steps:
                     add("rate", method, steps)
                 if steps in told.horizon_steps:
-                    add("horizon", method, steps)
+                    add("horizon", method, steps, {"link": "erasure", "erasure_probability": 0.0})
                 if steps in told.codec_interval_steps and method == "jepa":
                     for codec in told.codecs:
                         add("codec", method, steps, codec=codec)
@@ -109,8 +109,12 @@ class ControlScenario:
             for method in sharing.methods:
                 frames = METHODS[method].source == "frames"
                 steps = sharing.interval_steps_frames if frames else sharing.interval_steps_semantic
+                event: dict[str, float | int | str] = {}
+                if METHODS[method].event_triggered:
+                    steps, event = 1, {"event_threshold_n": told.event_threshold_n}
                 for num in sharing.num_devices_frames if frames else sharing.num_devices_semantic:
-                    add("sharing", method, steps, {"link": "nr"}, scheduler=scheduler, num_devices=num)
+                    shared = {"scheduler": scheduler, "num_devices": num, **event}
+                    add("sharing", method, steps, {"link": "nr"}, **shared)
         return points
 
     def sweep_points(self, config: ControlConfig, seeds: Sequence[int]) -> list[Point]:

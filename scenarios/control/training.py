@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,8 +14,8 @@ from torch import nn
 from scenarios.control.batches import Batches
 from scenarios.control.camera import CameraConfig
 from scenarios.control.dataset import DatasetConfig, Trajectories, collect
-from scenarios.control.diagnosis import diagnose
-from scenarios.control.models import FrameDecoder, ModelConfig, MotionModel, SkipMlp
+from scenarios.control.diagnosis import collapse_row, deployed_row
+from scenarios.control.models import FrameDecoder, FrameMotionEncoder, ModelConfig, MotionModel, SkipMlp
 from scenarios.control.plant import COMMAND_DIM, PlantConfig
 from scenarios.control.teacher import TeacherConfig
 from semcom.distances import DISTANCES
@@ -44,14 +45,14 @@ class TrainingConfig(BaseModel):
     rollout_steps: int = Field(10, ge=1, le=100, description="longest rollout that trains the encoder")
     actor_rollout_steps: int = Field(15, ge=1, le=100, description="horizon of predictor and actor")
     num_starts: int = Field(3, ge=1, le=100, description="starting points of rollouts in a window")
-    distance: str = Field("l2", pattern="^(cosine|l2|smooth_l1|l1)$", description="cosine, l2, smooth_l1, l1")
-    target: str = Field(
-        "joint", pattern="^(joint|stop_gradient|ema)$", description="joint, stop_gradient, ema"
+    distance: Literal["cosine", "l2", "smooth_l1", "l1"] = Field("l2", description="distance of prediction")
+    target: Literal["joint", "stop_gradient", "ema"] = Field(
+        "joint", description="joint: gradients pass the target too"
     )
     ema_momentum: float = Field(0.99, ge=0, le=1, description="momentum of an EMA target at the start")
-    regularizer: str = Field("vicreg", pattern="^(vicreg|sigreg)$", description="vicreg or sigreg")
+    regularizer: Literal["vicreg", "sigreg"] = Field("vicreg", description="what keeps z from collapsing")
     variance_weight: float = Field(2.0, ge=0, description="weight of VICReg's variance term")
-    covariance_weight: float = Field(0.1, ge=0, description="weight of VICReg's covariance term")
+    covariance_weight: float = Field(0.05, ge=0, description="weight of VICReg's covariance term")
     sigreg_weight: float = Field(0.05, ge=0, description="weight of SIGReg")
     inverse_weight: float = Field(1.0, ge=0, description="weight of the inverse dynamics term")
     context_noise_std: float = Field(
@@ -103,16 +104,20 @@ class _Task:
         )
         return [{"stage": stage, **row} for row in rows]
 
-    def finish_encoder(self) -> torch.Tensor:
-        """Freezes stem and encoder, whitens, and picks the calibration; returns all embeddings [N, T', D]."""
+    def finish_encoder(self, predictor: nn.Module | None = None) -> tuple[torch.Tensor, Log]:
+        """Freezes stem and encoder, diagnoses, whitens, and picks the calibration.
+
+        Returns all training embeddings [N, T', D] and the row of diagnostics.
+        """
         self.model.stem.requires_grad_(False)
         self.model.encoder.requires_grad_(False)
+        row = collapse_row(Batches(self.model, self.held_out), predictor)
         self.model.encoder.whiten(self.batches.embed_all().flatten(0, 1))
         z = self.batches.embed_all()
         calibration = self.model.calibration
         pick = torch.randint(0, z.shape[0] * z.shape[1], (len(calibration),), generator=self.generator)
         calibration.copy_(z.flatten(0, 1)[pick])
-        return z
+        return z, [{"stage": "embedding", "step": 0, **row}]
 
 
 def train_model(
@@ -134,7 +139,8 @@ def train_model(
         task = _Task(model, inputs, train, held_out, Batches(model, train), generator, scratch)
         trainer = {"jepa": _train_jepa, "supervised": _train_supervised, "autoencoder": _train_autoencoder}
         z, log = trainer[name](task)
-        log.append({"stage": "held_out", "step": 0, **diagnose(model, z, train, held_out)})
+        row = deployed_row(Batches(model, held_out), z, train, held_out)
+        log.append({"stage": "held_out", "step": 0, **row})
     return model.eval(), log
 
 
@@ -142,14 +148,15 @@ def _train_jepa(task: _Task) -> tuple[torch.Tensor, Log]:
     """Trains encoder and first predictor together; on the finished embeddings, predictor and actor."""
     model, inputs, batches = task.model, task.inputs, task.batches
     config, dim = inputs.training, inputs.model.embedding_dim
+    online = model.encoder if batches.is_fixed else FrameMotionEncoder(model.stem, model.encoder)
     targets: dict[str, Callable[[], EmaTarget | StopGradientTarget | None]] = {
         "joint": lambda: None,
-        "stop_gradient": lambda: StopGradientTarget(model.encoder),
-        "ema": lambda: EmaTarget(model.encoder, config.ema_momentum, 1.0, config.num_steps),
+        "stop_gradient": lambda: StopGradientTarget(online),
+        "ema": lambda: EmaTarget(online, config.ema_momentum, 1.0, config.num_steps),
     }
     predictor = FilmPredictor(dim, COMMAND_DIM, inputs.model.hidden_dim)
     jepa = Jepa(
-        model.encoder,
+        online,
         predictor,
         VicReg(config.variance_weight, config.covariance_weight)
         if config.regularizer == "vicreg"
@@ -160,7 +167,6 @@ def _train_jepa(task: _Task) -> tuple[torch.Tensor, Log]:
         inverse_weight=config.inverse_weight,
         context_noise_std=config.context_noise_std,
     )
-    trained = nn.ModuleList((jepa, model.stem))
     length = inputs.model.gap_steps + config.num_starts + config.rollout_steps
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
@@ -168,13 +174,13 @@ def _train_jepa(task: _Task) -> tuple[torch.Tensor, Log]:
         # Rollouts grow from 3 steps, and the dynamics may bend only once a linear latent space has formed.
         num_rollout = int(min(config.rollout_steps, 3 + 2 * progress * (config.rollout_steps - 3)))
         predictor.nonlinearity = min(1.0, max(0.0, (progress - 0.4) / 0.1))
-        window = batches.window(*batches.indices(config.batch_size, length, generator))
+        window = batches.raw_window(*batches.indices(config.batch_size, length, generator))
         condition = window.command[:, inputs.model.gap_steps :]
         return jepa.loss(window, condition, max(1, num_rollout), config.num_starts, generator)
 
-    log = task.fit("encoder", trained, batch_loss, config.num_steps, jepa.update_target)
-    z = task.finish_encoder()
-    return z, log + _train_predictor_and_actor(task, z)
+    log = task.fit("encoder", jepa, batch_loss, config.num_steps, jepa.update_target)
+    z, row = task.finish_encoder(predictor.requires_grad_(False))
+    return z, log + row + _train_predictor_and_actor(task, z)
 
 
 def _train_predictor_and_actor(task: _Task, z: torch.Tensor) -> Log:
@@ -243,7 +249,8 @@ def _train_baseline(task: _Task, trained: nn.Module, batch_loss: BatchLoss) -> t
     """Trains a baseline's encoder, whitens it like the JEPA's, and trains its actor on what came out."""
     model, config, gap = task.model, task.inputs.training, task.inputs.model.gap_steps
     log = task.fit("encoder", trained, batch_loss, config.num_steps_baseline)
-    z = task.finish_encoder()
+    z, row = task.finish_encoder()
+    log += row
     flat, goal = z.flatten(0, 1), task.batches.teacher_command[:, gap:].flatten(0, 1)
     model.actor = SkipMlp(model.encoder.embedding_dim, COMMAND_DIM, task.inputs.model.hidden_dim)
     model.actor.fit_linear(flat, goal)

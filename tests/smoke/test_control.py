@@ -37,7 +37,7 @@ def test_uplink_bits_are_counted_to_the_bit(folder):
     jepa = rate[rate["method"] == "jepa"]
     assert set(jepa["codec"]) == {"uniform-8"}
     bits = dict(zip(jepa["update_interval_ms"], jepa["value"], strict=True))
-    assert bits == {20.0: 64 + 8 * 8, 80.0: (64 + 8 * 8) / 4}
+    assert bits == {20.0: 64 + 10 * 8, 80.0: (64 + 10 * 8) / 4}
 
 
 def test_the_identity_predictor_is_hold_last(folder):
