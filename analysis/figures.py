@@ -225,6 +225,8 @@ def add_legend(figure: Figure, axes: Sequence[Axes]) -> None:
     }
     # References close the list; the sort is stable.
     named = dict(sorted(named.items(), key=lambda item: _is_reference(item[1])))
+    if not named:
+        return
     with matplotlib.rc_context(STYLE):
         if len(axes) == 1 and len(named) <= 4:
             axes[0].legend(named.values(), named.keys())

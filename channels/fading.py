@@ -72,7 +72,7 @@ def los_probability(
 class IndoorFactoryConfig(BaseModel):
     """The factory hall of TS-JEPA (arXiv 2406.04853), with TR 38.901's InF-DH path loss."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Literal["indoor_factory"] = "indoor_factory"
     carrier_hz: float = Field(3.75e9, ge=0.5e9, le=100e9, description="carrier frequency")
@@ -187,7 +187,7 @@ class IndoorFactoryChannel:
 class UmiConfig(BaseModel):
     """An urban microcell of TR 38.901 (street canyon), one station and its devices around it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Literal["umi"] = "umi"
     carrier_hz: float = Field(3.5e9, ge=0.5e9, le=100e9, description="carrier frequency")

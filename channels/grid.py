@@ -29,7 +29,7 @@ SUBCARRIERS_PER_RESOURCE_BLOCK = 12
 class GridConfig(BaseModel):
     """The carrier that the devices of one cell share."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     numerology: int = Field(1, ge=0, le=2, description="mu: the subcarrier spacing is 15 kHz x 2^mu")
     bandwidth_hz: float = Field(20e6, gt=0, description="channel bandwidth, one of TS 38.101-1 table 5.3.2-1")

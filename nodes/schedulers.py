@@ -28,7 +28,7 @@ _NEVER = -(1 << 62)
 class PeriodicConfig(BaseModel):
     """Every device at a fixed interval, whatever the resources: for dedicated links."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Literal["periodic"] = "periodic"
     interval_steps: int = Field(1, ge=1, description="steps from one update of a device to its next")
@@ -40,7 +40,7 @@ class PeriodicConfig(BaseModel):
 class RoundRobinConfig(BaseModel):
     """Shared resources, to the devices that have waited longest."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Literal["round-robin"] = "round-robin"
     min_interval_steps: int = Field(1, ge=1, description="least steps from one grant of a device to its next")
@@ -49,7 +49,7 @@ class RoundRobinConfig(BaseModel):
 class MaxSnrConfig(BaseModel):
     """Shared resources, to the devices with the best channel."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Literal["max-snr"] = "max-snr"
     min_interval_steps: int = Field(1, ge=1, description="least steps from one grant of a device to its next")
@@ -58,7 +58,7 @@ class MaxSnrConfig(BaseModel):
 class AgeConfig(BaseModel):
     """Shared resources, by age of information and a Lyapunov virtual queue."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Literal["age"] = "age"
     min_interval_steps: int = Field(1, ge=1, description="least steps from one grant of a device to its next")

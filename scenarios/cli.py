@@ -180,11 +180,13 @@ def run_command(
     from semcom.records import RunFolder
 
     numbers, path = _seeds(preset, seeds), out or Path("runs") / scenario
+    # Whatever is refused is refused before a folder is made.
+    points, hired = chosen.points(config, numbers), Cluster(_workers(workers), address)
     with RunFolder.create(
         path, scenario=scenario, preset=preset, config=plain(config), seeds=numbers
     ) as folder:
-        if pending_points(folder, chosen.points(config, numbers)):
-            with Cluster(_workers(workers), address) as cluster:
+        if pending_points(folder, points):
+            with hired as cluster:
                 run_experiment(chosen, config, numbers, cluster, folder, _progress())
     _report(chosen, path)
 
@@ -215,12 +217,15 @@ def sweep_command(
     path = out or Path("runs") / f"{scenario}-sweep"
     if twice := axes.keys() & parse_overrides(assignments or []).keys():
         raise SemcomError(f"{min(twice)} is both an axis and a setting: keep one of them")
-    sweep_cells(config, axes)  # refuses a bad value before a folder is made
+    # Whatever is refused is refused before a folder is made.
+    for _, cell_config in sweep_cells(config, axes):
+        chosen.sweep_points(cell_config, numbers)
+    hired = Cluster(_workers(workers), address)
     with RunFolder.create(
         path, scenario=scenario, preset=preset, config=plain(config), seeds=numbers, axes=list(axes)
     ) as folder:
         if pending_cells(chosen, config, axes, numbers, folder):
-            with Cluster(_workers(workers), address) as cluster:
+            with hired as cluster:
                 run_sweep(chosen, config, axes, numbers, cluster, folder, _progress())
     _report(chosen, path)
 

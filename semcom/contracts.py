@@ -37,20 +37,6 @@ class Predictor(Protocol):
     def __call__(self, context: torch.Tensor, condition: torch.Tensor) -> torch.Tensor: ...
 
 
-@dataclass(frozen=True)
-class BitCount:
-    """Where the bits of a batch of N packets go; every field is an array [N].
-
-    header_bits + payload_bits is what the link is asked to carry, padding_bits is what the link adds
-    to fill its transport blocks, and entropy_bits is the codec's own estimate of the payload's
-    information (equal to payload_bits where the codec does no entropy coding).
-    """
-
-    header_bits: np.ndarray
-    payload_bits: np.ndarray
-    entropy_bits: np.ndarray
-
-
 @runtime_checkable
 class Codec(Protocol):
     """Turns embeddings into real bytes and back.

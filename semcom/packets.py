@@ -58,7 +58,7 @@ class Packet(NamedTuple):
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Packet:
-        """Reads a packet; its step comes back modulo 4096 (see `unwrap_step`).
+        """Reads a packet; its step comes back modulo 4096.
 
         Raises SemcomError for a truncated packet (fewer than 8 bytes) and for a corrupt one (CRC).
         """
@@ -90,17 +90,6 @@ def pack_packets(
         crc = binascii.crc_hqx(payload, binascii.crc_hqx(fields, _CRC_START))
         packets.append(fields + crc.to_bytes(2, "big") + payload)
     return packets
-
-
-def unwrap_step(wrapped: int, now: int) -> int:
-    """Returns the latest step at or before `now` that is `wrapped` modulo 4096.
-
-    Raises SemcomError if there is none, that is if the packet would come from the future.
-    """
-    step = now - (now - wrapped) % STEP_MODULUS
-    if step < 0:
-        raise SemcomError(f"packet of step {wrapped} was received at step {now}, before it was sent")
-    return step
 
 
 def model_version(state_dict: Mapping[str, torch.Tensor]) -> int:

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,12 +25,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from semcom.contracts import Record, SemcomError
+from semcom.files import TEMPORARY, unwritable, write_atomically
 from semcom.provenance import device, source_commit, versions
 
 FORMAT = 1
 COLUMNS = ("scenario", "method", "seed", "metric", "value", "unit", "num_samples", "result")
 
-_TEMPORARY = ".part-"
 _FINISHED = b"semcom.finished"
 
 
@@ -71,34 +71,13 @@ def load_into(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], wher
     for name, tensor in tensors.items():
         if name not in expected:
             raise SemcomError(f"{where}: tensor {name} {list(tensor.shape)} is not in the model: {remedy}")
+        if not bool(torch.isfinite(tensor).all()):
+            raise SemcomError(f"{where}: tensor {name} holds NaN or infinity: delete it, and train again")
     module.load_state_dict(dict(tensors))
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _unwritable(path: Path, error: OSError) -> SemcomError:
-    reason = error.strerror or str(error)
-    return SemcomError(f"{path} can't be written ({reason}): give --out a folder that can be")
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Writes a file whole or not at all: write(temporary file beside it), then one rename.
-
-    Raises SemcomError if the place can't be written; what stood at `path` is then still there.
-    """
-    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
-    try:
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -137,7 +116,13 @@ def _read_manifest(path: Path) -> dict[str, Any] | None:
             f"{path} has run-folder format {manifest['semcom_format']}, this version reads {FORMAT}: "
             "use the version that wrote it, or another folder"
         )
+    for key, kind in _MANIFEST_TYPES.items():
+        if not isinstance(manifest.get(key), kind):
+            raise SemcomError(f"{path / 'manifest.json'} has no proper {key}: restore it")
     return manifest
+
+
+_MANIFEST_TYPES = {"scenario": str, "axes": list, "config": dict, "seeds": list, "sessions": list}
 
 
 def _hold(path: Path) -> int:
@@ -164,6 +149,7 @@ class RunFolder:
         self.path = path
         self.manifest = manifest
         self._lock: int | None = None
+        self._stamped = False
         self._started = time.monotonic()
         self.records, self.finished = self._read_records()
 
@@ -186,9 +172,9 @@ class RunFolder:
         """
         try:
             path.mkdir(parents=True, exist_ok=True)
-            names = [entry.name for entry in path.iterdir() if not entry.name.startswith(_TEMPORARY)]
+            names = [entry.name for entry in path.iterdir() if not entry.name.startswith(TEMPORARY)]
         except OSError as error:
-            raise _unwritable(path, error) from error
+            raise unwritable(path, error) from error
         wanted = json.loads(json.dumps({"scenario": scenario, "axes": sorted(axes), "config": config}))
         lock = _hold(path)
         try:
@@ -253,22 +239,30 @@ class RunFolder:
                 self._lock = None
 
     def _begin(self, seeds: Sequence[int]) -> None:
-        for leftover in [*self.path.glob(f"{_TEMPORARY}*"), *self.path.glob(f"*/{_TEMPORARY}*")]:
+        for leftover in [*self.path.glob(f"{TEMPORARY}*"), *self.path.glob(f"*/{TEMPORARY}*")]:
             with suppress(OSError):
                 leftover.unlink()
         self.manifest["seeds"] = sorted({*self.manifest["seeds"], *(int(seed) for seed in seeds)})
-        self.manifest |= {"commit": source_commit(), "device": device(), "versions": versions()}
-        session = {"started": _now(), "commit": self.manifest["commit"], "wall_time_s": 0.0}
-        self.manifest["sessions"] = [*self.manifest["sessions"], session]
+        if "commit" not in self.manifest:
+            self._stamp()
         self._write_manifest()
         settings = {key: self.manifest[key] for key in ("scenario", "preset", "axes", "config")}
         text = "# What this folder holds, for the reader: changing it changes nothing.\n"
         text += yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
         write_atomically(self.path / "config.yaml", lambda file: _write_text(file, text))
 
+    def _stamp(self) -> None:
+        """Notes where results come from, once a session has some: one that adds none leaves no trace."""
+        if not self._stamped:
+            self._stamped = True
+            self.manifest |= {"commit": source_commit(), "device": device(), "versions": versions()}
+            session = {"started": _now(), "commit": self.manifest["commit"], "wall_time_s": 0.0}
+            self.manifest["sessions"] = [*self.manifest["sessions"], session]
+
     def _write_manifest(self) -> None:
         sessions = self.manifest["sessions"]
-        sessions[-1]["wall_time_s"] = round(time.monotonic() - self._started, 1)
+        if self._stamped:
+            sessions[-1]["wall_time_s"] = round(time.monotonic() - self._started, 1)
         self.manifest["wall_time_s"] = round(sum(session["wall_time_s"] for session in sessions), 1)
         text = json.dumps(self.manifest, indent=2) + "\n"
         write_atomically(self.path / "manifest.json", lambda file: _write_text(file, text))
@@ -281,8 +275,12 @@ class RunFolder:
         missing = [name for name in COLUMNS if name not in table.column_names]
         if missing:
             raise SemcomError(f"{path} has no column {missing[0]}: it is no file of records")
-        finished = json.loads((table.schema.metadata or {}).get(_FINISHED, b"[]"))
-        return table.to_pandas(), frozenset(finished)
+        finished = (table.schema.metadata or {}).get(_FINISHED)
+        if finished is None:
+            raise SemcomError(
+                f"{path} has lost its list of finished points (another program wrote it): restore it"
+            )
+        return table.to_pandas(), frozenset(json.loads(finished))
 
     def is_finished(self, result: str, method: str, seed: int, axes: Mapping[str, Any]) -> bool:
         """Tells whether the records of this operating point are in the folder."""
@@ -323,6 +321,7 @@ class RunFolder:
         table = table.replace_schema_metadata(metadata)
         write_atomically(self.path / "records.parquet", lambda file: pq.write_table(table, file))
         self.records, self.finished = records, finished
+        self._stamp()
         self._write_manifest()
 
     def checkpoint_path(self, model: str, key: str) -> Path:
@@ -335,7 +334,7 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _unwritable(path, error) from error
+            raise unwritable(path, error) from error
         return path
 
     def has_checkpoint(self, model: str, key: str) -> bool:
@@ -362,12 +361,13 @@ class RunFolder:
         try:
             path.parent.mkdir(exist_ok=True)
         except OSError as error:
-            raise _unwritable(path.parent, error) from error
+            raise unwritable(path.parent, error) from error
         # safetensors refuses tensors that share memory or have gaps.
         whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         metadata = {"semcom_format": str(FORMAT), "model": model, "key": key, "seed": str(seed)}
         write_atomically(path, lambda file: save_file(whole, file, metadata))
         shutil.rmtree(path.with_suffix(".partial"), ignore_errors=True)
+        self._stamp()
         return path
 
     def _add_log(self, log: pd.DataFrame, key: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from semcom.contracts import SemcomError
+from semcom.files import write_atomically
 
 BatchLoss = Callable[[int, torch.Generator], Mapping[str, torch.Tensor]]
 Log = list[dict[str, float | int]]
@@ -81,10 +81,9 @@ def save_state(
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value.contiguous() for name, value in state.items()}
     tensors["generator"] = generator.get_state()
-    partial = path.with_suffix(".partial")
     state = {"state": json.dumps({"step": step, "log": log})}
-    save_file({name: t.clone() for name, t in tensors.items()}, partial, state)
-    os.replace(partial, path)
+    whole = {name: tensor.clone() for name, tensor in tensors.items()}
+    write_atomically(path, lambda file: save_file(whole, file, state))
 
 
 def load_state(

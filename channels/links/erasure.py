@@ -15,7 +15,7 @@ from semcom.rng import Streams
 class ErasureConfig(BaseModel):
     """A link that loses each packet independently."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Literal["erasure"] = "erasure"
     probability: float = Field(0.1, ge=0, le=1, description="probability that a packet is lost")

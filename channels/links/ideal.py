@@ -15,7 +15,7 @@ from semcom.rng import Streams
 class IdealConfig(BaseModel):
     """A link without losses and without a radio."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Literal["ideal"] = "ideal"
 

@@ -19,7 +19,7 @@ from semcom.rng import Streams
 class NrConfig(BaseModel):
     """A PUSCH with link adaptation, at the system level (no bits are encoded)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Literal["nr"] = "nr"
     mcs_table: Literal[1, 2] = Field(1, description="MCS table of TS 38.214, 5.1.3.1 (1: 64-QAM, 2: 256-QAM)")

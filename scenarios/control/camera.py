@@ -11,7 +11,7 @@ from scenarios.control.plant import PlantConfig
 class CameraConfig(BaseModel):
     """The camera's picture: size, colours, field of view and noise."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     height_px: int = Field(32, ge=8, le=512, description="rows of a frame")
     width_px: int = Field(64, ge=8, le=512, description="columns of a frame")

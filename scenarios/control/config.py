@@ -33,7 +33,7 @@ class SharingConfig(BaseModel):
     The link is `nr`: that of the configuration if it is one, else with its default settings.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     num_devices_semantic: tuple[NumDevices, ...] = Field(
         (512, 6144), description="devices that send embeddings"
@@ -50,7 +50,7 @@ class SharingConfig(BaseModel):
 class EvaluationConfig(BaseModel):
     """Which operating points the results are made of, and how long and often each is simulated."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     num_episodes: int = Field(64, ge=1, le=65_536, description="episodes (devices) per seed and point")
     num_steps: int = Field(200, ge=2, le=100_000, description="control steps of an episode")
@@ -87,7 +87,7 @@ class EvaluationConfig(BaseModel):
 class ControlConfig(BaseModel):
     """Everything that the control scenario can be told."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     plant: PlantConfig = PlantConfig()
     teacher: TeacherConfig = TeacherConfig()

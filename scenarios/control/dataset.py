@@ -9,6 +9,7 @@ steps and rolled forward with the true dynamics in between, plus white explorati
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,13 +17,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from scenarios.control.camera import CameraConfig, add_noise, render
 from scenarios.control.plant import PlantConfig, is_inside, next_state, start_states
 from scenarios.control.teacher import LqrTeacher, TeacherConfig
+from semcom.contracts import SemcomError
 from semcom.rng import Streams
+
+NonNegative = Annotated[float, Field(ge=0)]
+_MAX_BATCHES = 50
 
 
 class DatasetConfig(BaseModel):
     """How much is collected, and how the teacher is disturbed while it is."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     num_trajectories: int = Field(300, ge=8, le=100_000, description="training trajectories")
     num_held_out: int = Field(40, ge=4, le=10_000, description="trajectories kept for diagnostics")
@@ -31,11 +36,15 @@ class DatasetConfig(BaseModel):
     start_velocity_m_s: float = Field(0.3, ge=0, description="starting cart speed, in m/s")
     start_angle_rad: float = Field(0.15, ge=0, description="starting |theta|, in rad")
     start_rate_rad_s: float = Field(0.4, ge=0, description="starting angular rate, in rad/s")
-    refresh_steps: tuple[int, ...] = Field((2, 4, 8, 16), description="steps between the teacher's looks")
-    state_error_std: tuple[float, float, float, float] = Field(
+    refresh_steps: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(
+        (2, 4, 8, 16), min_length=1, description="steps between the teacher's looks"
+    )
+    state_error_std: tuple[NonNegative, NonNegative, NonNegative, NonNegative] = Field(
         (0.02, 0.15, 0.02, 0.15), description="error of a look: m, m/s, rad, rad/s"
     )
-    exploration_std_n: tuple[float, ...] = Field((0.5, 1.0, 2.0), description="white exploration force, N")
+    exploration_std_n: tuple[NonNegative, ...] = Field(
+        (0.5, 1.0, 2.0), min_length=1, description="white exploration force, N"
+    )
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,11 @@ def _collect(
         inside = is_inside(state, plant).all(dim=1)
         parts.append((state[inside], command[inside], teacher_command[inside]))
         num_kept, batch = num_kept + int(inside.sum()), batch + 1
+        if batch == _MAX_BATCHES and num_kept < num_wanted:
+            raise SemcomError(
+                f"{num_kept} of {batch * num_wanted} trajectories stay within the plant's limits: lower "
+                "dataset.start_*, dataset.exploration_std_n or dataset.num_steps"
+            )
     state, command, teacher_command = (torch.cat(p)[:num_wanted] for p in zip(*parts, strict=True))
     frames = []
     for index, trajectory in enumerate(state):

@@ -18,7 +18,7 @@ from semcom.rng import Streams
 class ModelConfig(BaseModel):
     """Sizes of the networks; the baselines share all that they can with the JEPA."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     embedding_dim: int = Field(10, ge=2, le=1024, multiple_of=2, description="dimensions of an embedding")
     stem: Literal["keypoints", "conv"] = Field("keypoints", description="keypoints: fixed; conv: trained")

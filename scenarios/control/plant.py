@@ -20,7 +20,7 @@ COMMAND_DIM = 1
 class PlantConfig(BaseModel):
     """The cart-pole's physics, limits, disturbance and starting states."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     step_s: float = Field(0.02, gt=0, le=0.1, description="control step in seconds")
     gravity_m_s2: float = Field(9.8, gt=0, description="gravity in m/s^2")

@@ -50,6 +50,8 @@ def draw_figures(records: pd.DataFrame, folder: Path) -> list[Path]:
 
 def _draw_intervals(rate: pd.DataFrame, folder: Path) -> list[Path]:
     timed = rate[(rate["method"] != "jepa-event") & (rate["method"] != "state-feedback")]
+    if timed.empty:
+        return []
     figure, axes = new_figure("page", num_columns=2)
     for panel, metric, label in zip(
         axes, ("control_score", "survival"), ("Control score", "Survival"), strict=True
@@ -62,8 +64,10 @@ def _draw_intervals(rate: pd.DataFrame, folder: Path) -> list[Path]:
 
 
 def _draw_bits(rate: pd.DataFrame, folder: Path) -> list[Path]:
-    figure, axes = new_figure("column")
     sending = _versus_bits(rate[rate["method"].isin(_SENDING)])
+    if sending.empty:
+        return []
+    figure, axes = new_figure("column")
     draw_lines(axes[0], sending, "uplink_bits_per_step", "control_score", order=_ORDER)
     _draw_ceiling(axes[0], rate, "control_score")
     axes[0].set_xscale("log")
@@ -105,7 +109,10 @@ def _draw_horizon(horizon: pd.DataFrame, folder: Path) -> list[Path]:
     intervals = sorted(horizon["update_interval_ms"].unique())
     figure, axes = new_figure("page", height_in=2.2, num_columns=len(intervals))
     # A logarithmic axis has no place for an error of zero: a true state just received.
-    shown = horizon[horizon["value"] > 0]
+    shown = _with_survivors(horizon)
+    shown = shown[shown["value"] != 0]
+    if shown.empty:
+        return []
     for panel, interval in zip(axes, intervals, strict=True):
         part = shown[shown["update_interval_ms"] == interval]
         if len(part):
@@ -115,6 +122,12 @@ def _draw_horizon(horizon: pd.DataFrame, folder: Path) -> list[Path]:
         _label(panel, "Time since the last update (ms)", "NMAE of the command")
     add_legend(figure, axes)
     return save(figure, folder, "nmae_vs_horizon")
+
+
+def _with_survivors(horizon: pd.DataFrame) -> pd.DataFrame:
+    """Leaves out the methods of which no seed survived; where only some did, the mean is not a number."""
+    some = horizon.groupby(["method", "update_interval_ms"])["value"].transform(lambda v: v.notna().any())
+    return horizon[some.astype(bool)]
 
 
 def _draw_sharing(sharing: pd.DataFrame, folder: Path) -> list[Path]:
@@ -164,7 +177,7 @@ def make_tables(records: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
         if not len(perfect):
             return part
         at = perfect["update_interval_ms"].isin(intervals) | (perfect["method"] == "state-feedback")
-        return pd.concat([part, perfect[at].dropna(axis="columns", how="all").drop(columns="codec")])
+        return pd.concat([part, perfect[at].drop(columns=["codec", "link"], errors="ignore")])
 
     def by_interval(part: pd.DataFrame, metric: str, rows: list[str]) -> pd.DataFrame:
         table = pivot(part[part["metric"] == metric], rows, "update_interval_ms")
@@ -203,8 +216,7 @@ def make_tables(records: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
         part = horizon[horizon["update_interval_ms"] == interval]
         ages = sorted(part["horizon_ms"].unique())
         part = part[part["horizon_ms"].isin(ages[:: max(1, round(len(ages) / 5))])]
-        # A method without a survivor has no error to show.
-        part = part[part["value"].notna()]
+        part = _with_survivors(part)
         title = f"NMAE by time since the last update (ms), one every {interval:g} ms, survivors only"
         if len(part):
             tables.append((title, pivot(part, ["method"], "horizon_ms")))

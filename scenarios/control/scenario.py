@@ -38,7 +38,8 @@ class ControlScenario:
         if mode != "central":
             raise SemcomError(f"mode = {mode!r}: the control scenario trains in mode central only, so far")
         check(config)
-        used = (*config.evaluation.methods, *config.evaluation.sharing.methods)
+        sharing = config.evaluation.sharing
+        used = (*config.evaluation.methods, *(sharing.methods if sharing.schedulers else ()))
         names = {METHODS[method].model for method in used}
         return [
             training_job(config, name, seed)

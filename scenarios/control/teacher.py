@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.linalg import solve_discrete_are
 
 from scenarios.control.plant import PlantConfig, linear_dynamics
+from semcom.contracts import SemcomError
+
+Cost = Annotated[float, Field(ge=0)]
 
 
 class TeacherConfig(BaseModel):
     """The weights of the quadratic cost sum x' Q x + u' R u, with Q diagonal."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    state_cost: tuple[float, float, float, float] = Field(
+    state_cost: tuple[Cost, Cost, Cost, Cost] = Field(
         (100.0, 1.0, 10.0, 0.5), description="Q's diagonal: x, x_dot, theta, theta_dot"
     )
     command_cost: float = Field(0.02, gt=0, description="R, per N^2")
@@ -56,11 +61,19 @@ def lqr_gain(
 
     Returns:
         The gain K [1, 4] of u = -K x and the cost-to-go P [4, 4] (Anderson and Moore, 1990, ch. 2).
+
+    Raises SemcomError where there is none: costs of zero, or a command held too long.
     """
     a, b = linear_dynamics(plant)
     q, r, cross = held_cost(a, b, np.diag(teacher.state_cost), np.array([[teacher.command_cost]]), hold_steps)
     a_n, b_n = held_dynamics(a, b, hold_steps)
-    p = solve_discrete_are(a_n, b_n, q, r, s=cross)
+    try:
+        p = solve_discrete_are(a_n, b_n, q, r, s=cross)
+    except (np.linalg.LinAlgError, ValueError) as error:
+        raise SemcomError(
+            f"no LQR for commands that are held for {hold_steps} steps ({error}): shorten the update "
+            "interval, or raise teacher.state_cost"
+        ) from error
     gain = np.linalg.solve(r + b_n.T @ p @ b_n, b_n.T @ p @ a_n + cross.T)
     return gain, p
 

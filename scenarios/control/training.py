@@ -33,7 +33,7 @@ Log = list[dict[str, float | int | str]]
 class TrainingConfig(BaseModel):
     """How the models are trained; the baselines get the same data and batches as the JEPA."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     num_steps: int = Field(1800, ge=10, le=1_000_000, description="steps that train the JEPA's encoder")
     num_steps_actor: int = Field(1800, ge=10, le=1_000_000, description="steps for predictor and actor")

@@ -23,7 +23,7 @@ AnyCodec = Float32Codec | Float16Codec | UniformScalarCodec | EntropyCodedScalar
 class CodecConfig(BaseModel):
     """Which codec turns embeddings into bits, and how finely."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Literal["float32", "float16", "uniform", "entropy"] = Field(
         default="uniform", description="the codec: float32, float16, uniform or entropy"

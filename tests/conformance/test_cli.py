@@ -305,7 +305,7 @@ def test_a_missing_package_is_one_line(
 def test_a_fault_of_the_program_keeps_its_traceback(
     toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(toy, "train", lambda job: 1 / 0)
+    monkeypatch.setattr(toy, "train", lambda job, scratch: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main([*RUN, "--out", str(tmp_path / "run")])
 

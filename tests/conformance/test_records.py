@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from semcom.contracts import Record, SemcomError
-from semcom.records import COLUMNS, FinishedPoint, RunFolder, load_into, write_atomically
+from semcom.files import write_atomically
+from semcom.records import COLUMNS, FinishedPoint, RunFolder, load_into
 
 CONFIG = {"codec": {"bits": 8}, "weights": [1.0, 2.0]}
 
@@ -52,8 +55,10 @@ def test_records_have_the_columns_and_come_back(tmp_path: Path):
 def test_the_manifest_says_what_was_run(tmp_path: Path):
     with create(tmp_path / "run") as folder:
         folder.add([point()])
-    with create(tmp_path / "run", seeds=[2, 1]):
-        pass
+    with create(tmp_path / "run", seeds=[2, 1]) as folder:
+        folder.add([point(seed=1)])
+    with create(tmp_path / "run"):
+        pass  # a session that adds nothing is no source of what is there
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["seeds"] == [0, 1, 2]
     assert manifest["config"] == CONFIG
@@ -253,3 +258,42 @@ def test_a_checkpoint_that_fits_is_loaded():
     assert not torch.equal(source.weight, target.weight)
     load_into(target, source.state_dict(), "checkpoint x")
     assert torch.equal(source.weight, target.weight)
+
+
+def test_records_that_another_program_wrote_are_refused(tmp_path: Path):
+    with create(tmp_path / "run") as folder:
+        folder.add([point()])
+    path = tmp_path / "run" / "records.parquet"
+    pd.read_parquet(path).to_parquet(path)
+    with pytest.raises(SemcomError, match="lost its list of finished points"):
+        create(tmp_path / "run")
+
+
+@pytest.mark.parametrize("change", [{"seeds": 3}, {"sessions": None}, {"config": [1]}, {"axes": "x"}])
+def test_a_damaged_manifest_is_named(tmp_path: Path, change: dict[str, Any]):
+    with create(tmp_path / "run") as folder:
+        folder.add([point()])
+    path = tmp_path / "run" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    for use in (RunFolder.open, create):
+        with pytest.raises(SemcomError, match=rf"manifest.json has no proper {next(iter(change))}"):
+            use(tmp_path / "run")
+
+
+def test_weights_that_are_no_numbers_are_refused():
+    module = torch.nn.Linear(1, 1)
+    tensors = {"weight": torch.full((1, 1), torch.nan), "bias": torch.zeros(1)}
+    with pytest.raises(SemcomError, match="the checkpoint: tensor weight holds NaN or infinity"):
+        load_into(module, tensors, "the checkpoint")
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_old_file(tmp_path: Path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail(file: Path) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device")
+
+    with pytest.raises(SemcomError, match="can't be written .*No space left"):
+        write_atomically(path, fail)
+    assert path.read_text() == "old"

@@ -9,6 +9,7 @@ import torch
 from control_setups import CONFIG, trained
 
 from channels.links.erasure import ErasureConfig
+from channels.links.nr import NrConfig
 from nodes.cluster import Cluster
 from nodes.simulation import StationHost, simulate
 from scenarios.contracts import Point
@@ -60,16 +61,20 @@ def test_a_killed_actor_changes_nothing(cluster, victim):
             np.testing.assert_array_equal(ours[name], values, err_msg=name)
 
 
-@pytest.mark.parametrize("probability", [0.0, 0.4])
-@pytest.mark.parametrize("scheduler", [None, "round-robin"])
-def test_the_device_s_copy_believes_what_the_base_station_does(monkeypatch, probability, scheduler):
+@pytest.mark.parametrize(
+    ("link", "axes", "loses"),
+    [
+        (ErasureConfig(probability=0.0), {}, False),
+        (ErasureConfig(probability=0.4), {}, True),
+        (NrConfig(), {"scheduler": "round-robin", "num_devices": 10}, True),
+    ],
+)
+def test_the_device_s_copy_believes_what_the_base_station_does(monkeypatch, link, axes, loses):
     """Losses and steps without a grant included: after each downlink both expect the same next step."""
     senders, stations, compared = [], [], []
-    axes = {"update_interval_ms": 40.0, "event_threshold_n": 0.3}
-    if scheduler:
-        axes |= {"scheduler": scheduler, "num_devices": 10}
-    config = CONFIG.model_copy(update={"link": ErasureConfig(probability=probability)})
-    setting = resolve(config, Point("sharing" if scheduler else "rate", "jepa-event", 0, axes))
+    config = CONFIG.model_copy(update={"link": link})
+    point = Point("sharing" if axes else "rate", "jepa-event", 0, {"event_threshold_n": 0.3, **axes})
+    setting = resolve(config, point)
     init, advance, host_init = EventSender.__init__, EventSender.feedback, StationHost.__init__
 
     def noted(self, *arguments):
@@ -99,7 +104,7 @@ def test_the_device_s_copy_believes_what_the_base_station_does(monkeypatch, prob
     sent, delivered = (outcome.counters[f"packets_{name}"].sum() for name in ("sent", "delivered"))
     assert sum(compared) > 200
     assert 10 < delivered <= sent < 10 * 30
-    assert (delivered < sent) == (probability > 0 and not scheduler) or scheduler
+    assert (delivered < sent) == loses
 
 
 def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
