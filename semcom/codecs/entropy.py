@@ -15,7 +15,6 @@ from torch import nn
 from semcom.codecs.scalar import UniformQuantiser
 from semcom.contracts import SemcomError
 
-_MAX_MEASURED_ROWS = 4096
 # constriction rounds probabilities to multiples of 2^-24, and keeps at least 8 bits of its range
 # below that, so a symbol costs at most this much more than its ideal length.
 _PROBABILITY_STEP = 2.0**-24
@@ -97,7 +96,6 @@ class EntropyCodedScalarCodec(nn.Module):
     codec_id = 4
     name = "entropy"
     counts: torch.Tensor
-    measured_mean_bits: torch.Tensor
 
     def __init__(self, embedding_dim: int, bits: int) -> None:
         super().__init__()
@@ -105,7 +103,6 @@ class EntropyCodedScalarCodec(nn.Module):
         self.bits = bits
         self.quantiser = UniformQuantiser(embedding_dim, bits)
         self.register_buffer("counts", torch.zeros(embedding_dim, 1 << bits, dtype=torch.int32))
-        self.register_buffer("measured_mean_bits", torch.tensor(0.0))
         self._cached_models: _Models | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -113,14 +110,11 @@ class EntropyCodedScalarCodec(nn.Module):
         return {**self.__dict__, "_cached_models": None}
 
     def fit(self, z: torch.Tensor) -> None:
-        """Learns the ranges, the symbols' probabilities and the mean payload from embeddings z [N, D]."""
+        """Learns the ranges and the symbols' probabilities from embeddings z [N, D]."""
         self.quantiser.fit(z)
         symbols = self.quantiser.quantise(z.detach().to(self.counts.device))
         for dimension in range(self.embedding_dim):
             self.counts[dimension] = torch.bincount(symbols[:, dimension], minlength=1 << self.bits)
-        rows = torch.linspace(0, len(z) - 1, min(len(z), _MAX_MEASURED_ROWS), dtype=torch.float64)
-        payloads = self._encode_symbols(symbols[rows.round().long().to(symbols.device)])
-        self.measured_mean_bits.fill_(8 * sum(map(len, payloads)) / len(payloads))
 
     def _models(self) -> _Models:
         cached = self._cached_models
@@ -187,11 +181,6 @@ class EntropyCodedScalarCodec(nn.Module):
         """Returns the bits that no payload exceeds: every dimension at its least likely symbol."""
         self.quantiser.check_fitted()
         return 8 * math.ceil(self._models().max_bits / 8)
-
-    def mean_payload_bits(self) -> float:
-        """Returns the mean payload in bits, measured by `fit` on the training embeddings (4096 at most)."""
-        self.quantiser.check_fitted()
-        return float(self.measured_mean_bits)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Returns the quantised z [N, D], float32; in training mode with the gradient of z."""
