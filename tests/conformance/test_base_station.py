@@ -32,8 +32,9 @@ class TamperingLink:
 
     name = "tampering"
 
-    def __init__(self, tamper: Callable[[bytes], bytes | None]) -> None:
+    def __init__(self, tamper: Callable[[bytes], bytes | None], num_sent: int | None = None) -> None:
         self.tamper = tamper
+        self.num_sent = num_sent
 
     def resource_share(self, sinr: np.ndarray | None, packet_bits: int, num_devices: int) -> np.ndarray:
         return np.zeros(num_devices)
@@ -46,10 +47,11 @@ class TamperingLink:
         step: int,
         streams: Streams,
     ) -> Delivery:
-        payloads = [self.tamper(packet) for packet in packets]
+        sent = np.arange(len(packets)) < (len(packets) if self.num_sent is None else self.num_sent)
+        payloads = [self.tamper(packet) if s else None for packet, s in zip(packets, sent, strict=True)]
         return Delivery(
             ok=np.array([payload is not None for payload in payloads]),
-            sent=np.ones(len(packets), dtype=bool),
+            sent=sent,
             payloads=payloads,
             channel_uses=np.full(len(packets), 10),
             airtime_s=np.full(len(packets), 1e-3),
@@ -115,6 +117,21 @@ def test_bits_and_packets_are_counted_exactly():
     for name, values in expected.items():
         np.testing.assert_array_equal(outcome[name], values, err_msg=name)
     assert HEADER_BITS == 64
+
+
+def test_a_packet_that_found_no_resources_costs_no_bits_and_is_no_loss():
+    cell = station(TamperingLink(lambda packet: packet, num_sent=1))
+    cell.first_grants()
+    down = cell.serve(0, [uplink_of([0, 2], 0, cell.receiver.model_version)])
+    assert down.delivered.tolist() == [True, False, False, False]
+    outcome = cell.outcome()
+    assert outcome["packets_offered"].tolist() == [1, 0, 1, 0]
+    for name in ("packets_sent", "packets_delivered"):
+        assert outcome[name].tolist() == [1, 0, 0, 0]
+    assert outcome["packets_erased"].sum() == 0
+    assert outcome["header_bits"].tolist() == [64, 0, 0, 0]
+    assert outcome["payload_bits"].tolist() == [192, 0, 0, 0]
+    assert outcome["entropy_bits"].tolist() == [191.5, 0, 0, 0]
 
 
 @pytest.mark.parametrize(

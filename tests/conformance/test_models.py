@@ -103,8 +103,8 @@ def test_keypoints_follow_a_bright_patch_pixel_by_pixel():
     still, right, down = stem.keypoints(picture).unflatten(1, (16, 2))
     # Three cells of the halved picture, in coordinates over 32 columns (-1 to 1) and 16 rows (-1/2 to 1/2).
     moved = torch.tensor([[3 * 2 / 31, 3 / 15]]).expand(16, 2)
-    torch.testing.assert_close(right - still, moved * torch.tensor([1.0, 0.0]), atol=0.02, rtol=0)
-    torch.testing.assert_close(down - still, moved * torch.tensor([0.0, 1.0]), atol=0.02, rtol=0)
+    torch.testing.assert_close(right - still, moved * torch.tensor([1.0, 0.0]), atol=0.01, rtol=0)
+    torch.testing.assert_close(down - still, moved * torch.tensor([0.0, 1.0]), atol=0.01, rtol=0)
 
 
 def test_many_frames_give_what_each_gives_alone():
