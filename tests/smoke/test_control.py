@@ -48,6 +48,14 @@ def test_the_identity_predictor_is_hold_last(folder):
         assert score["identity-predictor", interval] == score["hold-last", interval]
 
 
+def test_devices_that_share_the_uplink_send_as_often_as_they_may(folder):
+    records = pd.read_parquet(folder / "records.parquet")
+    sharing = records[(records["result"] == "sharing") & (records["metric"] == "packets_per_step")]
+    # Every fourth step, from the first on, on a carrier that has room for all of them.
+    assert sharing["value"].tolist() == [0.25] * len(sharing)
+    assert len(sharing) == 4
+
+
 def test_figures_are_redrawn_from_the_records(folder):
     for figure in (folder / "figures").iterdir():
         figure.unlink()

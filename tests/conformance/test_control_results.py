@@ -1,0 +1,69 @@
+"""The control scenario's tables and figures, from records made by hand."""
+
+import pandas as pd
+
+from scenarios.control.results import draw_figures, make_tables
+
+
+def records(*rows: dict[str, object]) -> pd.DataFrame:
+    fixed = {
+        "scenario": "control",
+        "seed": 0,
+        "unit": "1",
+        "num_samples": 4,
+        "codec": "uniform-8",
+        "link": "erasure",
+    }
+    return pd.DataFrame([{**fixed, **row} for row in rows])
+
+
+def horizon(method: str, seed: int, value: float, age_ms: float) -> dict[str, object]:
+    return {"result": "horizon", "method": method, "seed": seed, "metric": "nmae", "value": value,
+            "update_interval_ms": 80.0, "horizon_ms": age_ms}  # fmt: skip
+
+
+def rate(method: str, interval: float, **values: float) -> list[dict[str, object]]:
+    return [
+        {"result": "rate", "method": method, "metric": metric, "value": value, "update_interval_ms": interval}
+        for metric, value in values.items()
+    ]
+
+
+def test_a_seed_without_a_survivor_is_not_left_out_in_silence(tmp_path):
+    some = records(
+        *(horizon("jepa", seed, value, age) for seed, value in enumerate((0.1, 0.3)) for age in (0.0, 20.0)),
+        *(horizon("supervised", seed, value, age)
+          for seed, value in enumerate((0.2, float("nan"))) for age in (0.0, 20.0)),
+        *(horizon("autoencoder", seed, float("nan"), age) for seed in (0, 1) for age in (0.0, 20.0)),
+    )  # fmt: skip
+    [(title, table)] = make_tables(some)
+    assert "survivors" in title
+    cells = table.set_index("method")["20.0"]
+    assert cells.index.tolist() == ["jepa", "supervised"]
+    assert cells["jepa"].startswith("0.2")
+    assert cells["supervised"] == "nan"
+    assert {path.name for path in draw_figures(some, tmp_path)} == {
+        "nmae_vs_horizon.pdf",
+        "nmae_vs_horizon.png",
+    }
+
+
+def test_the_reference_lines_stand_below_the_tables_of_codecs_erasures_and_sharing():
+    score = {"control_score": 0.5, "survival": 1.0, "uplink_bits_per_step": 10.0}
+    rows = [row for method in ("jepa", "state-hold", "true-model") for row in rate(method, 80.0, **score)]
+    rows += rate("state-feedback", 20.0, **score)
+    rows += [row | {"result": "codec", "codec": "uniform-4"} for row in rate("jepa", 80.0, **score)]
+    rows += [row | {"result": "erasure", "erasure_probability": 0.1} for row in rate("jepa", 80.0, **score)]
+    rows += [
+        row | {"result": "sharing", "scheduler": "age", "num_devices": 8}
+        for row in rate("jepa", 80.0, **score)
+    ]
+    tables = dict(make_tables(records(*rows)))
+    for title in (
+        "jepa: control score by codec and update interval (ms)",
+        "With erasures: control score by update interval (ms)",
+        "Devices that share the uplink",
+    ):
+        assert tables[title]["method"].tolist() == ["jepa", "state-hold", "true-model", "state-feedback"], (
+            title
+        )
