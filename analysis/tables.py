@@ -55,8 +55,8 @@ def pivot(
     for row in summary.to_dict("records"):
         # NaN is unequal to itself: as a key it would open a new line each time.
         key = tuple("" if pd.isna(row[name]) else row[name] for name in rows)
-        table.setdefault(key, {})[str(row[columns])] = format_interval(row["mean"], row["half_width"])
-    heads = [str(head) for head in summary[columns].unique()]
+        table.setdefault(key, {})[to_text(row[columns])] = format_interval(row["mean"], row["half_width"])
+    heads = [to_text(head) for head in summary[columns].unique()]
     lines = [[*key, *(cells.get(head, "") for head in heads)] for key, cells in table.items()]
     return pd.DataFrame(lines, columns=[*rows, *heads])
 

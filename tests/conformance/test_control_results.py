@@ -38,7 +38,7 @@ def test_a_seed_without_a_survivor_is_not_left_out_in_silence(tmp_path):
     )  # fmt: skip
     [(title, table)] = make_tables(some)
     assert "survivors" in title
-    cells = table.set_index("method")["20.0"]
+    cells = table.set_index("method")["20"]
     assert cells.index.tolist() == ["jepa", "supervised"]
     assert cells["jepa"].startswith("0.2")
     assert cells["supervised"] == "nan"
