@@ -36,7 +36,7 @@ class SharingConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     num_devices_semantic: tuple[NumDevices, ...] = Field(
-        (512, 6144), description="devices that send embeddings"
+        (512, 3072), description="devices that send embeddings"
     )
     num_devices_frames: tuple[NumDevices, ...] = Field(
         (64, 128, 160, 192), description="devices that send raw frames"
