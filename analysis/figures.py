@@ -113,7 +113,7 @@ def draw_lines(
     records: rows of records.parquet; those without a number at x are left out. x of text is put in its
     order of appearance. order: which values of `by`, and in which order (so that a method looks alike
     in all figures); labels: their names in the legend. band: shade the interval instead of error bars.
-    Raises ValueError if no record is left to draw.
+    The first line lies on top. Raises ValueError if no record is left to draw.
     """
     chosen = records[(records["metric"] == metric) & records[x].notna()]
     if chosen.empty:
@@ -129,7 +129,8 @@ def draw_lines(
             continue
         at = line[x].map(positions) if words else line[x]
         line = line.assign(at=at.astype(float)).sort_values("at")
-        style = series_style(index)
+        # The first series lies on top: where lines coincide, it is the one to be seen.
+        style = {**series_style(index), "zorder": 3 - index / len(names)}
         label = labels.get(name, str(name))
         if band:
             axes.plot(line["at"], line["mean"], label=label, **style)
