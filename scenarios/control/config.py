@@ -36,10 +36,10 @@ class SharingConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     num_devices_semantic: tuple[NumDevices, ...] = Field(
-        (512, 3072), description="devices that send embeddings"
+        (256, 2560), description="devices that send embeddings"
     )
     num_devices_frames: tuple[NumDevices, ...] = Field(
-        (64, 128, 160, 192), description="devices that send raw frames"
+        (128, 160, 192), description="devices that send raw frames"
     )
     schedulers: tuple[str, ...] = Field(("round-robin", "max-snr", "age"), description="schedulers compared")
     methods: tuple[str, ...] = Field(("jepa", "raw-frames"), description="methods compared")
