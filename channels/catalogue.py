@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import BaseModel, Field
 
-from channels.fading import IndoorFactoryChannel, IndoorFactoryConfig, UmiChannel, UmiConfig
+from channels.block_fading import BlockFadingChannel, BlockFadingConfig
+from channels.delay_profiles import DelayProfileConfig, make_delay_profile_channel
 from channels.grid import ResourceGrid
+from channels.indoor_factory import IndoorFactoryChannel, IndoorFactoryConfig
 from channels.links.erasure import ErasureConfig, ErasureLink
 from channels.links.ideal import IdealConfig, IdealLink
 from channels.links.nr import NrConfig, NrLink
+from channels.system_level import CellConfig, HallConfig, make_system_level_channel
 from semcom.contracts import Channel, Link
 from semcom.rng import Streams
 
 LinkConfig = Annotated[IdealConfig | ErasureConfig | NrConfig, Field(discriminator="kind")]
-ChannelConfig = Annotated[IndoorFactoryConfig | UmiConfig, Field(discriminator="kind")]
+ChannelConfig = Annotated[
+    IndoorFactoryConfig | BlockFadingConfig | DelayProfileConfig | CellConfig | HallConfig,
+    Field(discriminator="model"),
+]
 
 LINKS: dict[str, type[BaseModel]] = {"ideal": IdealConfig, "erasure": ErasureConfig, "nr": NrConfig}
-CHANNELS: dict[str, type[BaseModel]] = {"indoor_factory": IndoorFactoryConfig, "umi": UmiConfig}
+CHANNELS: dict[str, type[BaseModel]] = {
+    name: config
+    for config in (IndoorFactoryConfig, BlockFadingConfig, DelayProfileConfig, CellConfig, HallConfig)
+    for name in get_args(config.model_fields["model"].annotation)
+}
 
 
 def make_link(config: LinkConfig, grid: ResourceGrid, step_s: float, tx_power_dbm: float) -> Link:
@@ -49,9 +59,15 @@ def make_channel(
 
     The power and the noise are those of the occupied bandwidth, so `sinr` is per resource element.
     """
-    size = (num_devices, num_steps, step_s, grid.num_resource_blocks, grid.occupied_bandwidth_hz)
+    num_blocks, bandwidth_hz = grid.num_resource_blocks, grid.occupied_bandwidth_hz
     match config:
         case IndoorFactoryConfig():
-            return IndoorFactoryChannel(config, *size, streams)
-        case UmiConfig():
-            return UmiChannel(config, *size, streams)
+            return IndoorFactoryChannel(
+                config, num_devices, num_steps, step_s, num_blocks, bandwidth_hz, streams
+            )
+        case BlockFadingConfig():
+            return BlockFadingChannel(config, num_devices, num_blocks, streams)
+        case DelayProfileConfig():
+            return make_delay_profile_channel(config, num_devices, step_s, num_blocks, bandwidth_hz, streams)
+        case CellConfig() | HallConfig():
+            return make_system_level_channel(config, num_devices, step_s, num_blocks, bandwidth_hz, streams)

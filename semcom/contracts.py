@@ -86,11 +86,21 @@ class Channel(Protocol):
     float32 [K, num_resource_blocks], with the device's power spread evenly over the carrier (a device
     that uses n of N resource blocks radiates n/N of it). It is a pure function of the step, so that a
     restarted cell sees the same radio.
+
+    `response(step, devices, frequency_hz, time_s)` gives the complex response behind it, complex64
+    [N, M, S, F]: of the N listed devices to the base station's M antennas, at the S times after the
+    step's beginning and the F frequencies from the carrier's centre, float64 [N, F]. It is scaled so that
+    noise and interference have unit power at each antenna and resource element:
+    sinr(step)[k, r] = sum_m |response|^2 at time 0 and the centre of resource block r.
     """
 
     num_devices: int
 
     def sinr(self, step: int) -> np.ndarray: ...
+
+    def response(
+        self, step: int, devices: np.ndarray, frequency_hz: np.ndarray, time_s: np.ndarray
+    ) -> np.ndarray: ...
 
 
 @runtime_checkable

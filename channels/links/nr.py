@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from channels.fading import dbm_to_w
+from channels.budget import dbm_to_w
 from channels.grid import ResourceGrid
 from channels.links.transport_tables import effective_sinr, transport_tables
 from semcom.contracts import Delivery, SemcomError

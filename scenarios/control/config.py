@@ -7,8 +7,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from channels.catalogue import ChannelConfig, LinkConfig
-from channels.fading import IndoorFactoryConfig
 from channels.grid import GridConfig
+from channels.indoor_factory import IndoorFactoryConfig
 from channels.links.erasure import ErasureConfig
 from nodes.schedulers import SCHEDULERS
 from scenarios.control.camera import CameraConfig

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from channels.catalogue import CHANNELS, ChannelConfig, make_channel
 from channels.grid import GridConfig, ResourceGrid
+from channels.response import resource_block_centres_hz
 from channels.sionna_scope import sionna_scope
 from semcom.contracts import Channel
 from semcom.rng import Streams
@@ -17,16 +18,21 @@ GRID = ResourceGrid(GridConfig())
 NUM_DEVICES = 9
 STREAMS = Streams(7)
 # Uniform placement and random line of sight, so that each random part of a channel is exercised.
-VARIED = {
-    "indoor_factory": {"placement": "uniform", "line_of_sight": "random"},
+VARIED: dict[str, dict[str, float | str]] = {
+    "indoor-factory": {"placement": "uniform", "line_of_sight": "random"},
     "umi": {"indoor_probability": 0.3, "num_base_station_antennas": 2},
+    "rician": {"num_base_station_antennas": 2},
+    "tdl-c": {"num_base_station_antennas": 2},
+    "cdl-c": {"num_base_station_antennas": 2},
+    "inf-sh": {"num_base_station_antennas": 2},
 }
 
 every_channel = pytest.mark.parametrize("name", CHANNELS)
+every_fading_channel = pytest.mark.parametrize("name", [name for name in CHANNELS if name != "awgn"])
 
 
 def channel_of(name: str, streams: Streams = STREAMS) -> Channel:
-    config = TypeAdapter(ChannelConfig).validate_python({"kind": name, **VARIED[name]})
+    config = TypeAdapter(ChannelConfig).validate_python({"model": name, **VARIED.get(name, {})})
     return make_channel(config, GRID, NUM_DEVICES, num_steps=50, step_s=0.02, streams=streams)
 
 
@@ -66,6 +72,26 @@ def test_sinr_has_the_promised_shape_and_type(name):
 
 
 @every_channel
+def test_the_response_has_the_promised_shape_and_is_what_the_sinr_says(name):
+    channel = channel_of(name)
+    devices = np.array([7, 2, 2])
+    centres_hz = resource_block_centres_hz(GRID.num_resource_blocks, GRID.occupied_bandwidth_hz)
+    frequency_hz = np.stack([centres_hz[:4], centres_hz[10:14], centres_hz[:4]])
+    for step in (0, 3):
+        h = channel.response(step, devices, frequency_hz, np.array([0.0, 3e-4]))
+        assert h.dtype == np.complex64
+        num_antennas = int(VARIED.get(name, {}).get("num_base_station_antennas", 1))
+        assert h.shape == (3, num_antennas, 2, 4)
+        power = (np.abs(h[:, :, 0]) ** 2).sum(axis=1)
+        sinr = channel.sinr(step)
+        np.testing.assert_allclose(power[0], sinr[7, :4], rtol=1e-4)
+        np.testing.assert_allclose(power[1], sinr[2, 10:14], rtol=1e-4)
+        np.testing.assert_array_equal(power[2], (np.abs(h[2, :, 0]) ** 2).sum(axis=0))
+        again = channel_of(name).response(step, devices, frequency_hz, np.array([0.0, 3e-4]))
+        np.testing.assert_array_equal(again, h)
+
+
+@every_channel
 def test_sinr_is_a_pure_function_of_the_step(name):
     steps = (0, 1, 5, 17)
     channel = channel_of(name)
@@ -75,10 +101,10 @@ def test_sinr_is_a_pure_function_of_the_step(name):
     for step in reversed(steps):
         np.testing.assert_array_equal(again.sinr(step), forward[step])
     for one, other in pairwise(steps):
-        assert (forward[one] != forward[other]).any()
+        assert (forward[one] != forward[other]).any() or name == "awgn"
 
 
-@every_channel
+@every_fading_channel
 def test_a_new_seed_replicate_or_cell_gives_a_new_channel(name):
     reference = channel_of(name).sinr(0)
     for streams in (Streams(8), Streams(7, replicate=1), Streams(7, cell=1)):
@@ -130,9 +156,11 @@ def test_the_scope_seeds_inside_and_restores_after_an_error():
 @pytest.mark.parametrize(
     "settings",
     [
-        {"kind": "umi", "min_distance_m": 50, "max_distance_m": 40},
-        {"kind": "indoor_factory", "base_station_height_m": 1.0},
-        {"kind": "indoor_factory", "snr_db": 3},
+        {"model": "umi", "min_distance_m": 50, "max_distance_m": 40},
+        {"model": "rma", "carrier_hz": 60e9},
+        {"model": "indoor-factory", "base_station_height_m": 1.0},
+        {"model": "indoor-factory", "snr_db": 3},
+        {"model": "tdl-f"},
     ],
 )
 def test_a_wrong_configuration_is_refused(settings):

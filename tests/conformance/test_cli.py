@@ -212,7 +212,7 @@ def test_records_and_manifest_are_enough_to_plot_and_show(
 
 def test_list_names_everything_there_is(toy: Toy, semcom: Callable[..., str]):
     printed = semcom("list")
-    for name in ("toy", "control", "nr", "erasure", "indoor_factory", "round-robin", "entropy"):
+    for name in ("toy", "control", "nr", "erasure", "indoor-factory", "round-robin", "entropy"):
         assert f"  {name} " in printed
     settings = semcom("list", "toy")
     for part in ("gain", "1.0", "a number from 0 to 10", "what the weights start from", "one of low, high"):
