@@ -9,7 +9,7 @@ import numpy as np
 
 from nodes.contracts import Downlink, Receiver, Uplink
 from nodes.schedulers import Scheduler
-from semcom.contracts import Channel, Link, SemcomError
+from semcom.contracts import Channel, Link, RadioState, SemcomError
 from semcom.packets import HEADER_BITS, STEP_MODULUS, Packet
 from semcom.rng import Streams
 
@@ -117,6 +117,12 @@ class BaseStation:
             self._radio = (step, self.channel.sinr(step))
         return self._radio[1]
 
+    def _radio_state(self, step: int, devices: np.ndarray) -> RadioState | None:
+        channel, sinr = self.channel, self._sinr(step)
+        if channel is None or sinr is None:
+            return None
+        return RadioState(sinr[devices], lambda rows, *at: channel.response(step, devices[rows], *at))
+
     def _grant(self, step: int) -> np.ndarray:
         share = sinr = None
         if self.scheduler.shares_resources:
@@ -131,10 +137,7 @@ class BaseStation:
         devices, packets = self._by_priority(uplinks)
         if not packets:
             return devices, []
-        sinr = self._sinr(step)
-        delivery = self.link.transmit(
-            packets, devices, None if sinr is None else sinr[devices], step, self.streams
-        )
+        delivery = self.link.transmit(packets, devices, self._radio_state(step, devices), step, self.streams)
         accepted: dict[int, bytes] = {}
         corrupt, refused = [], []
         for device, data in zip(devices.tolist(), delivery.payloads, strict=True):

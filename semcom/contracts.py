@@ -6,7 +6,7 @@ M antennas, F subcarriers, N packets.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -103,6 +103,18 @@ class Channel(Protocol):
     ) -> np.ndarray: ...
 
 
+@dataclass(frozen=True)
+class RadioState:
+    """What N packets meet on the air in one step; row n is the device that sends the n-th packet.
+
+    sinr: linear, float32 [N, num_resource_blocks]. response(rows, frequency_hz, time_s) asks the channel
+    for the complex response behind it, complex64 [n, M, S, F], for n of the rows, int64 (see Channel).
+    """
+
+    sinr: np.ndarray
+    response: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+
 @runtime_checkable
 class Link(Protocol):
     """Carries packets over the air within one step.
@@ -110,9 +122,9 @@ class Link(Protocol):
     `resource_share(sinr, packet_bits, num_devices)` is asked by the scheduler: the share of one step's
     resources that a packet of that many bits takes for each device, float64 [K] (0 where the link is not
     shared; infinity where the device can't send it at all). `transmit` carries one packet for each listed
-    device, in the order of their priority, until the step's resources are spent; `sinr` [N,
-    num_resource_blocks] and the Delivery's arrays follow that order. The links that know no radio
-    (ideal, erasure) ignore `sinr`, which may then be None.
+    device, in the order of their priority, until the step's resources are spent; the rows of `radio` and
+    the Delivery's arrays follow that order. The links that know no radio (ideal, erasure) ignore `sinr`
+    and `radio`, which may then be None.
     """
 
     name: str
@@ -123,7 +135,7 @@ class Link(Protocol):
         self,
         packets: Sequence[bytes],
         devices: np.ndarray,
-        sinr: np.ndarray | None,
+        radio: RadioState | None,
         step: int,
         streams: Streams,
     ) -> Delivery: ...

@@ -13,7 +13,7 @@ from torch import nn
 from channels.links.erasure import ErasureConfig, ErasureLink
 from nodes.contracts import CellSpec
 from nodes.schedulers import PeriodicConfig, SchedulerConfig
-from semcom.contracts import Delivery, Link, SemcomError
+from semcom.contracts import Delivery, Link, RadioState, SemcomError
 from semcom.packets import model_version
 from semcom.rng import Streams
 
@@ -103,6 +103,11 @@ class ToyChannel:
         uniform = self._streams.uniform("sinr", range(self.num_devices), step, (2,)).numpy()
         return (-8 * np.log1p(-uniform)).astype(np.float32)
 
+    def response(
+        self, step: int, devices: np.ndarray, frequency_hz: np.ndarray, time_s: np.ndarray
+    ) -> np.ndarray:
+        raise AssertionError("the toy link asks for no response")
+
 
 class ToyLink:
     """A shared carrier of `capacity_bits` x log2(1 + SINR) bits; every packet that fits arrives."""
@@ -120,10 +125,11 @@ class ToyLink:
         self,
         packets: Sequence[bytes],
         devices: np.ndarray,
-        sinr: np.ndarray | None,
+        radio: RadioState | None,
         step: int,
         streams: Streams,
     ) -> Delivery:
+        sinr = None if radio is None else radio.sinr
         num_bits = np.array([8 * len(packet) for packet in packets])
         share = np.array([self.resource_share(sinr, int(n), 0)[i] for i, n in enumerate(num_bits)])
         assert share.sum() <= 1 + 1e-9, "the scheduler granted more than a step holds"

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from semcom.contracts import Delivery
+from semcom.contracts import Delivery, RadioState
 from semcom.rng import Streams
 
 
@@ -25,7 +25,7 @@ class ErasureLink:
     """Loses a packet when its device's own uniform number u of this step has u < p.
 
     Losses are independent over devices and steps. At equal streams the packets lost at p are among
-    those lost at p' > p, so curves over p compare like with like. It knows no radio: `sinr` is
+    those lost at p' > p, so curves over p compare like with like. It knows no radio: `radio` is
     ignored, no resources are shared, and channel uses, airtime, energy and padding are all 0.
     """
 
@@ -42,7 +42,7 @@ class ErasureLink:
         self,
         packets: Sequence[bytes],
         devices: np.ndarray,
-        sinr: np.ndarray | None,
+        radio: RadioState | None,
         step: int,
         streams: Streams,
     ) -> Delivery:

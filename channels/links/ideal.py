@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from semcom.contracts import Delivery
+from semcom.contracts import Delivery, RadioState
 from semcom.rng import Streams
 
 
@@ -40,7 +40,7 @@ class IdealLink:
         self,
         packets: Sequence[bytes],
         devices: np.ndarray,
-        sinr: np.ndarray | None,
+        radio: RadioState | None,
         step: int,
         streams: Streams,
     ) -> Delivery:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from channels.budget import dbm_to_w
 from channels.grid import ResourceGrid
 from channels.links.transport_tables import effective_sinr, transport_tables
-from semcom.contracts import Delivery, SemcomError
+from semcom.contracts import Delivery, RadioState, SemcomError
 from semcom.rng import Streams
 
 
@@ -93,16 +93,16 @@ class NrLink:
         self,
         packets: Sequence[bytes],
         devices: np.ndarray,
-        sinr: np.ndarray | None,
+        radio: RadioState | None,
         step: int,
         streams: Streams,
     ) -> Delivery:
         """Sends N packets of one step in their order, the i-th from devices[i]; see Delivery.
 
-        sinr: linear [N, R]. Packets for which no resources are left are not sent and cost nothing.
-        Raises SemcomError if sinr is missing or has another shape.
+        Packets for which no resources are left are not sent and cost nothing. Raises SemcomError if
+        the radio's state is missing or its SINR has another shape than [N, R].
         """
-        sinr = self._checked(sinr, len(packets))
+        sinr = self._checked(None if radio is None else radio.sinr, len(packets))
         packet_bits = np.array([8 * len(packet) for packet in packets], dtype=np.int64)
         plan = self.plan(sinr, packet_bits)
         allocation = self.grid.allocate(plan.num_rb_slots, self.step_s)

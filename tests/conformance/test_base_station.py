@@ -19,7 +19,7 @@ from toy_cells import (
 from nodes.base_station import COUNTERS, BaseStation
 from nodes.contracts import Uplink
 from nodes.schedulers import PeriodicConfig, RoundRobinConfig, make_scheduler
-from semcom.contracts import Delivery, Link
+from semcom.contracts import Delivery, Link, RadioState
 from semcom.packets import HEADER_BITS, Packet, pack_packets
 from semcom.rng import Streams
 
@@ -43,7 +43,7 @@ class TamperingLink:
         self,
         packets: Sequence[bytes],
         devices: np.ndarray,
-        sinr: np.ndarray | None,
+        radio: RadioState | None,
         step: int,
         streams: Streams,
     ) -> Delivery:

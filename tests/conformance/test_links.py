@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
+from radio_states import still_radio
 
 from channels.catalogue import LINKS, LinkConfig, make_link
 from channels.grid import GridConfig, ResourceGrid
@@ -40,7 +41,7 @@ def sinr_of(num_rows: int = NUM_PACKETS) -> np.ndarray:
 
 
 def send(link: Link, step: int = 0, streams: Streams = STREAMS) -> Delivery:
-    return link.transmit(packets_of(), np.arange(NUM_PACKETS), sinr_of(), step, streams)
+    return link.transmit(packets_of(), np.arange(NUM_PACKETS), still_radio(sinr_of(), GRID), step, streams)
 
 
 def assert_same(one: Delivery, other: Delivery) -> None:
@@ -78,7 +79,7 @@ def test_a_delivery_has_the_promised_shapes_and_types(name):
 
 @every_link
 def test_nothing_to_send_gives_an_empty_delivery(name):
-    delivery = link_of(name).transmit([], np.arange(0), sinr_of(0), 0, STREAMS)
+    delivery = link_of(name).transmit([], np.arange(0), still_radio(sinr_of(0), GRID), 0, STREAMS)
     assert delivery.payloads == []
     assert delivery.ok.shape == delivery.energy_j.shape == (0,)
 
@@ -126,11 +127,11 @@ def test_nr_rows_share_only_the_resource_blocks():
     link, packets = link_of("nr"), packets_of()
     # On a flat channel it does not matter which resource blocks a packet gets.
     flat = np.repeat(sinr_of()[:, :1], GRID.num_resource_blocks, axis=1)
-    together = link.transmit(packets, np.arange(NUM_PACKETS), flat, 0, STREAMS)
+    together = link.transmit(packets, np.arange(NUM_PACKETS), still_radio(flat, GRID), 0, STREAMS)
     assert together.sent.all()
     assert 0.02 < 1 - together.ok.mean() < 0.9
     chosen = np.arange(NUM_PACKETS)[::-7]
-    alone = link.transmit([packets[i] for i in chosen], chosen, flat[chosen], 0, STREAMS)
+    alone = link.transmit([packets[i] for i in chosen], chosen, still_radio(flat[chosen], GRID), 0, STREAMS)
     for field in ("ok", "sent", "channel_uses", "airtime_s", "energy_j", "padding_bits"):
         np.testing.assert_array_equal(getattr(alone, field), getattr(together, field)[chosen])
 
@@ -140,7 +141,7 @@ def test_nr_without_a_matching_sinr_is_refused_in_one_line():
     with pytest.raises(SemcomError, match="needs the SINR"):
         link.resource_share(None, 160, 3)
     with pytest.raises(SemcomError, match="same grid"):
-        link.transmit([b"a"], np.arange(1), np.ones((1, 7), np.float32), 0, Streams(0))
+        link.transmit([b"a"], np.arange(1), still_radio(np.ones((1, 7), np.float32), GRID), 0, Streams(0))
 
 
 @pytest.mark.parametrize("settings", [{"kind": "erasure", "probability": 1.01}, {"kind": "ideal", "loss": 1}])

@@ -5,6 +5,7 @@ from math import sqrt
 import numpy as np
 import pytest
 import torch
+from radio_states import still_radio
 
 from analysis import theory
 from channels.catalogue import make_link
@@ -46,7 +47,9 @@ def loss_rate(link: NrLink, packet_bits: int, snr_db: float, num_devices: int, n
     packets, devices = [bytes(packet_bits // 8)] * num_devices, np.arange(num_devices)
     lost = 0
     for step in range(num_steps):
-        delivery = link.transmit(packets, devices, flat(num_devices, snr_db), step, Streams(11))
+        delivery = link.transmit(
+            packets, devices, still_radio(flat(num_devices, snr_db), GRID), step, Streams(11)
+        )
         assert delivery.sent.all()
         lost += int((~delivery.ok).sum())
     return lost / (num_devices * num_steps)
@@ -110,7 +113,7 @@ def test_nr_fails_on_the_resource_blocks_that_it_was_given():
     link = nr_link(step_s=0.5)
     sinr = flat(400, 15.0)
     sinr[:, 7] = 1e-2
-    delivery = link.transmit([bytes(20)] * 400, np.arange(400), sinr, 0, Streams(2))
+    delivery = link.transmit([bytes(20)] * 400, np.arange(400), still_radio(sinr, GRID), 0, Streams(2))
     plan = link.plan(sinr, np.full(400, 160))
     first = np.cumsum(plan.num_rb_slots) - plan.num_rb_slots
     faded = ((7 - first) % 51) < plan.num_rb_slots
@@ -120,9 +123,9 @@ def test_nr_fails_on_the_resource_blocks_that_it_was_given():
 
 
 def test_a_margin_buys_reliability_with_resources():
-    packets, devices, sinr = [bytes(500)] * 200, np.arange(200), flat(200, 3.2)
-    plain = nr_link(step_s=0.5).transmit(packets, devices, sinr, 0, Streams(2))
-    careful = nr_link(step_s=0.5, margin_db=3.0).transmit(packets, devices, sinr, 0, Streams(2))
+    packets, devices, radio = [bytes(500)] * 200, np.arange(200), still_radio(flat(200, 3.2), GRID)
+    plain = nr_link(step_s=0.5).transmit(packets, devices, radio, 0, Streams(2))
+    careful = nr_link(step_s=0.5, margin_db=3.0).transmit(packets, devices, radio, 0, Streams(2))
     assert careful.ok.all()
     assert not plain.ok.all()
     assert (careful.channel_uses > plain.channel_uses).all()
@@ -224,7 +227,11 @@ def test_shares_up_to_one_are_all_sent_and_no_more():
     assert 10 < num_fitting < 390
     for num_packets, everything in ((num_fitting, True), (num_fitting + 1, False)):
         delivery = link.transmit(
-            [bytes(100)] * num_packets, np.arange(num_packets), sinr[:num_packets], 0, Streams(1)
+            [bytes(100)] * num_packets,
+            np.arange(num_packets),
+            still_radio(sinr[:num_packets], GRID),
+            0,
+            Streams(1),
         )
         assert delivery.sent.all() == everything
         assert delivery.sent[:num_fitting].all()
@@ -237,7 +244,7 @@ def test_shares_up_to_one_are_all_sent_and_no_more():
 def test_the_cost_of_a_packet_by_hand():
     # 32,768 bits at 25 dB: MCS 27 holds 38,936 bits in a slot; 43 resource blocks are enough.
     link = nr_link(step_s=0.001)
-    delivery = link.transmit([bytes(4096)] * 3, np.arange(3), flat(3, 25.0), 0, Streams(1))
+    delivery = link.transmit([bytes(4096)] * 3, np.arange(3), still_radio(flat(3, 25.0), GRID), 0, Streams(1))
     assert delivery.sent.tolist() == [True, True, False]
     assert delivery.channel_uses.tolist() == [43 * RE_PER_RB, 43 * RE_PER_RB, 0]
     np.testing.assert_allclose(delivery.airtime_s, [0.0005, 0.0005, 0])
