@@ -101,17 +101,18 @@ class ResourceGrid:
         """Number of RB-slots in a step: R x slots_per_step(step_s)."""
         return self.num_resource_blocks * self.slots_per_step(step_s)
 
-    def allocate(self, num_rb_slots: np.ndarray, step_s: float) -> Allocation:
+    def allocate(self, num_rb_slots: np.ndarray, step_s: float, taken: int = 0) -> Allocation:
         """Gives N packets, in their order, the next free RB-slots of one step.
 
-        num_rb_slots: int64 [N], what each packet needs. A packet that no longer fits is left out and
+        num_rb_slots: int64 [N], what each packet needs. taken: RB-slots at the step's beginning that are
+        given away already. A packet that no longer fits is left out and
         the next one is asked. The RB-slots are handed out block by block and slot after slot, and a
         request may run on into the next slot, so nothing is lost at a slot's end: packets are all
         sent exactly when their requests add up to no more than the step holds.
         """
         needs = np.asarray(num_rb_slots, dtype=np.int64)
         sent = np.zeros(needs.shape, dtype=bool)
-        free = self.rb_slots_per_step(step_s)
+        free = self.rb_slots_per_step(step_s) - taken
         waiting = np.flatnonzero(needs <= free)
         while waiting.size:
             admitted = np.cumsum(needs[waiting]) <= free
@@ -121,7 +122,7 @@ class ResourceGrid:
             waiting = waiting[prefix:]
             waiting = waiting[needs[waiting] <= free]
         granted = np.where(sent, needs, 0)
-        first = np.where(sent, np.cumsum(granted) - granted, -1)
+        first = np.where(sent, taken + np.cumsum(granted) - granted, -1)
         return Allocation(sent=sent, first=first, num_rb_slots=granted)
 
     def resource_block_mask(self, first: np.ndarray, count: np.ndarray) -> np.ndarray:

@@ -80,8 +80,8 @@ def test_erasures_at_the_ends_are_certain(probability, ok):
 def test_nr_loses_transport_blocks_at_sionnas_rate(packet_bits, snr_db):
     num_devices, num_steps = 2000, 20
     link = nr_link(step_s=0.5)
-    plan = link.plan(flat(1, snr_db), np.array([packet_bits]))
-    mcs, num_rb = int(link.mcs_index(plan)[0]), int(plan.last_rb[0])
+    plan = link.planner.plan(flat(1, snr_db), np.array([packet_bits]))
+    mcs, num_rb = int(link.planner.mcs_index(plan)[0]), int(plan.last_rb[0])
     assert plan.num_blocks[0] == 1
     expected = sionna_tbler(mcs, snr_db, num_rb)
     assert 0.001 < expected <= 0.1
@@ -95,8 +95,12 @@ def test_nr_loses_transport_blocks_at_sionnas_rate(packet_bits, snr_db):
 def test_nr_loses_a_packet_when_any_of_its_transport_blocks_fails():
     num_devices, num_steps, packet_bits, snr_db = 100, 60, 40_000, 3.2
     link = nr_link(step_s=1.0)
-    plan = link.plan(flat(1, snr_db), np.array([packet_bits]))
-    mcs, last_rb, num_blocks = int(link.mcs_index(plan)[0]), int(plan.last_rb[0]), int(plan.num_blocks[0])
+    plan = link.planner.plan(flat(1, snr_db), np.array([packet_bits]))
+    mcs, last_rb, num_blocks = (
+        int(link.planner.mcs_index(plan)[0]),
+        int(plan.last_rb[0]),
+        int(plan.num_blocks[0]),
+    )
     assert num_blocks > 2
     survives = (1 - sionna_tbler(mcs, snr_db, 51)) ** (num_blocks - 1) * (
         1 - sionna_tbler(mcs, snr_db, last_rb)
@@ -114,12 +118,56 @@ def test_nr_fails_on_the_resource_blocks_that_it_was_given():
     sinr = flat(400, 15.0)
     sinr[:, 7] = 1e-2
     delivery = link.transmit([bytes(20)] * 400, np.arange(400), still_radio(sinr, GRID), 0, Streams(2))
-    plan = link.plan(sinr, np.full(400, 160))
+    plan = link.planner.plan(sinr, np.full(400, 160))
     first = np.cumsum(plan.num_rb_slots) - plan.num_rb_slots
     faded = ((7 - first) % 51) < plan.num_rb_slots
     assert 0 < faded.sum() < 100
     assert not delivery.ok[faded].any()
     assert delivery.ok[~faded].mean() > 0.85
+
+
+def test_harq_adds_up_the_sinr_and_pays_for_each_transmission():
+    # At an SNR where nearly every first transmission fails, the loss after two is that at twice the SNR.
+    num_devices, num_steps, mcs, packet_bits = 400, 20, 10, 800
+    snr_db = 0.25
+    once = nr_link(mcs_index=mcs)
+    plan = once.planner.plan(flat(1, snr_db), np.array([packet_bits]))
+    num_rb = int(plan.last_rb[0])
+    first, second, wrong = (sionna_tbler(mcs, snr_db + gain_db, num_rb) for gain_db in (0, 3.01, 3.51))
+    assert first > 0.99
+    assert 0.05 < second < 0.9
+    twice = nr_link(step_s=0.5, mcs_index=mcs, max_retransmissions=1)
+    sigma = sqrt(second * (1 - second) / (num_devices * num_steps))
+    rate = loss_rate(twice, packet_bits, snr_db, num_devices, num_steps)
+    assert abs(rate - second) < 4.5 * sigma
+    assert abs(rate - wrong) > 4.5 * sigma
+    packets = [bytes(packet_bits // 8)] * 50
+    radio = still_radio(flat(50, snr_db), GRID)
+    delivery = nr_link(step_s=0.5, mcs_index=mcs, max_retransmissions=15).transmit(
+        packets, np.arange(50), radio, 0, Streams(1)
+    )
+    assert delivery.ok.all()
+    assert (delivery.channel_uses >= 2 * num_rb * RE_PER_RB).mean() > 0.9
+    np.testing.assert_allclose(delivery.airtime_s / 0.0005, delivery.channel_uses / (num_rb * RE_PER_RB))
+
+
+def test_a_retransmission_that_no_longer_fits_is_a_loss():
+    # One slot of 51 resource blocks: the first transmissions leave no room for a second.
+    link = nr_link(step_s=0.0005, mcs_index=10, max_retransmissions=3)
+    num_rb = int(link.planner.plan(flat(1, 0.25), np.array([800])).last_rb[0])
+    num = 51 // num_rb
+    assert (num + 1) * num_rb > 51
+    radio = still_radio(flat(num, 0.25), GRID)
+    delivery = link.transmit([bytes(100)] * num, np.arange(num), radio, 0, Streams(1))
+    assert delivery.sent.all()
+    assert not delivery.ok.any()
+    assert (delivery.channel_uses == num_rb * RE_PER_RB).all()
+
+
+@pytest.mark.parametrize(("table", "mcs", "known"), [(1, 2, "3 to 27"), (2, 8, "9 to 27")])
+def test_an_mcs_without_error_rates_is_refused(table, mcs, known):
+    with pytest.raises(SemcomError, match=known):
+        nr_link(mcs_table=table, mcs_index=mcs)
 
 
 def test_a_margin_buys_reliability_with_resources():
@@ -151,7 +199,7 @@ def test_transport_block_sizes_by_hand(mcs, num_rb, tb_bits):
 def test_packets_take_the_fewest_resource_blocks_that_hold_them():
     link, tables = nr_link(), transport_tables(1, GRID.num_resource_blocks, RE_PER_RB)
     packet_bits = np.random.default_rng(1).integers(1, 120_000, 300)
-    plan = link.plan(10 ** np.random.default_rng(2).uniform(-1, 2.5, (300, 51)), packet_bits)
+    plan = link.planner.plan(10 ** np.random.default_rng(2).uniform(-1, 2.5, (300, 51)), packet_bits)
     full = (plan.num_blocks - 1) * tables.tb_bits[plan.row, -1]
     held = full + tables.tb_bits[plan.row, plan.last_rb]
     np.testing.assert_array_equal(held, plan.tb_bits)
@@ -180,7 +228,7 @@ def test_link_adaptation_is_sionnas_where_every_mcs_takes_the_same_resources():
 
     snr_db = np.arange(-8.0, 30.0, 0.5) + 0.02
     link = nr_link()
-    plan = link.plan(np.repeat(10 ** (snr_db[:, None] / 10), 51, axis=1), np.full(snr_db.size, 64))
+    plan = link.planner.plan(np.repeat(10 ** (snr_db[:, None] / 10), 51, axis=1), np.full(snr_db.size, 64))
     assert (plan.num_rb_slots == 1).all()
     with sionna_scope(0):
         adaptation = InnerLoopLinkAdaptation(PHYAbstraction(), bler_target=0.1)
@@ -190,7 +238,7 @@ def test_link_adaptation_is_sionnas_where_every_mcs_takes_the_same_resources():
             mcs_table_index=1,
             mcs_category=0,
         )
-    np.testing.assert_array_equal(link.mcs_index(plan), expected.numpy())
+    np.testing.assert_array_equal(link.planner.mcs_index(plan), expected.numpy())
     assert len(set(expected.tolist())) > 15
 
 
