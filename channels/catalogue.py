@@ -13,17 +13,23 @@ from channels.indoor_factory import IndoorFactoryChannel, IndoorFactoryConfig
 from channels.links.erasure import ErasureConfig, ErasureLink
 from channels.links.ideal import IdealConfig, IdealLink
 from channels.links.nr import NrConfig, NrLink
+from channels.links.nr_bit import NrBitConfig, NrBitLink
 from channels.system_level import CellConfig, HallConfig, make_system_level_channel
 from semcom.contracts import Channel, Link
 from semcom.rng import Streams
 
-LinkConfig = Annotated[IdealConfig | ErasureConfig | NrConfig, Field(discriminator="kind")]
+LinkConfig = Annotated[IdealConfig | ErasureConfig | NrConfig | NrBitConfig, Field(discriminator="kind")]
 ChannelConfig = Annotated[
     IndoorFactoryConfig | BlockFadingConfig | DelayProfileConfig | CellConfig | HallConfig,
     Field(discriminator="model"),
 ]
 
-LINKS: dict[str, type[BaseModel]] = {"ideal": IdealConfig, "erasure": ErasureConfig, "nr": NrConfig}
+LINKS: dict[str, type[BaseModel]] = {
+    "ideal": IdealConfig,
+    "erasure": ErasureConfig,
+    "nr": NrConfig,
+    "nr-bit": NrBitConfig,
+}
 CHANNELS: dict[str, type[BaseModel]] = {
     name: config
     for config in (IndoorFactoryConfig, BlockFadingConfig, DelayProfileConfig, CellConfig, HallConfig)
@@ -31,12 +37,17 @@ CHANNELS: dict[str, type[BaseModel]] = {
 }
 
 
+def uses_a_channel(config: LinkConfig) -> bool:
+    """Whether a link needs a channel, and its devices share the resources of a carrier."""
+    return isinstance(config, NrConfig | NrBitConfig)
+
+
 def make_link(config: LinkConfig, grid: ResourceGrid, step_s: float, tx_power_dbm: float) -> Link:
     """Makes the link that a configuration describes.
 
     grid, step_s and tx_power_dbm (a device's power over the whole carrier, as the channel has it) are
-    used by the links that know a radio. Sionna is imported only for `nr`. Raises SemcomError if a step
-    holds no slot.
+    used by the links that know a radio. Sionna is imported only for these. Raises SemcomError if a step
+    holds no slot, or for an MCS or a grid that the link can't do.
     """
     match config:
         case IdealConfig():
@@ -45,6 +56,8 @@ def make_link(config: LinkConfig, grid: ResourceGrid, step_s: float, tx_power_db
             return ErasureLink(config)
         case NrConfig():
             return NrLink(config, grid, step_s, tx_power_dbm)
+        case NrBitConfig():
+            return NrBitLink(config, grid, step_s, tx_power_dbm)
 
 
 def make_channel(

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from channels.multipath import MultipathChannel
+from channels.multipath import SPEED_OF_LIGHT_M_PER_S, MultipathChannel
 from channels.sionna_scope import sionna_scope
 from channels.system_level import omni_array
 from semcom.rng import Streams
@@ -46,7 +46,7 @@ class DelayProfileSource:
     """Sionna's TDL or CDL for K devices, each drawn once and then ageing: see MultipathChannel."""
 
     def __init__(self, config: DelayProfileConfig, num_devices: int, streams: Streams) -> None:
-        self.is_static = config.speed_m_per_s == 0
+        self.max_doppler_hz = config.speed_m_per_s * config.carrier_hz / SPEED_OF_LIGHT_M_PER_S
         self._num_devices = num_devices
         self._seed = streams.seed("delay-profile")
         with sionna_scope(self._seed):

@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from channels.budget import dbm_to_w, noise_power_w
-from channels.multipath import MultipathChannel
+from channels.multipath import SPEED_OF_LIGHT_M_PER_S, MultipathChannel
 from channels.sionna_scope import sionna_scope
 from semcom.rng import Streams
 
@@ -97,7 +97,7 @@ class SystemLevelSource:
     """
 
     def __init__(self, config: CellConfig | HallConfig, num_devices: int, streams: Streams) -> None:
-        self.is_static = config.speed_m_per_s == 0
+        self.max_doppler_hz = config.speed_m_per_s * config.carrier_hz / SPEED_OF_LIGHT_M_PER_S
         # The words of the streams' names stay, so that a seed keeps its channel from one version to the next.
         self._ray_seed = streams.seed("umi-rays")
         with sionna_scope(streams.seed("umi-topology")):

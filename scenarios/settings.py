@@ -334,12 +334,17 @@ def plain(config: BaseModel) -> dict[str, Any]:
 def apply_overrides(config: Config, overrides: Mapping[str, Any]) -> Config:
     """Returns a copy of a configuration with {dotted key: value} set, checked strictly.
 
-    Choosing another alternative of a part (link.kind=nr) drops the settings of the former one.
-    Raises SemcomError, in one line, for an unknown key (with its near miss), a value of the wrong type
-    or out of range (with what is allowed), and for settings that contradict each other.
+    Choosing another alternative of a part (link.kind=nr, or link=nr for short) drops the settings of the
+    former one. Raises SemcomError, in one line, for an unknown key (with its near miss), a value of the
+    wrong type or out of range (with what is allowed), and for settings that contradict each other.
     """
     model = type(config)
     known = [setting.key for setting in describe(model)]
+    tags = {key.rpartition(".")[0]: key for key in _tags(model)}
+    for part, key in tags.items():
+        if part in overrides and key in overrides:
+            raise SemcomError(f"{part} and {key} are the same setting: keep one of them")
+    overrides = {tags.get(key, key): value for key, value in overrides.items()}
     for key in overrides:
         if key not in known:
             inside = [name for name in known if name.startswith(f"{key}.")]
@@ -347,10 +352,9 @@ def apply_overrides(config: Config, overrides: Mapping[str, Any]) -> Config:
                 raise SemcomError(f"{key} is a group of settings: set one of {', '.join(inside)}")
             raise SemcomError(f"unknown key {key}: {_closest(key, known)}")
     data = plain(config)
-    for key in _tags(model):
-        *part, _ = key.split(".")
+    for part, key in tags.items():
         if key in overrides and overrides[key] != _get(data, key.split(".")):
-            _set(data, ".".join(part), {})
+            _set(data, part, {})
     for key, value in overrides.items():
         _set(data, key, value)
     given = ", ".join(f"{key} = {_shown(value)}" for key, value in overrides.items())

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from channels.catalogue import ChannelConfig, LinkConfig, make_channel, make_link
+from channels.catalogue import ChannelConfig, LinkConfig, make_channel, make_link, uses_a_channel
 from channels.grid import GridConfig, ResourceGrid
 from channels.links.erasure import ErasureConfig
 from channels.links.ideal import IdealConfig
@@ -91,14 +91,14 @@ def resolve(config: ControlConfig, point: Point) -> Setting:
     if point.method in REFERENCES:
         link = IdealConfig()
     elif point.result == "sharing":
-        link = config.link if isinstance(config.link, NrConfig) else NrConfig()
+        link = config.link if uses_a_channel(config.link) else NrConfig()
     elif point.result == "erasure":
         link = ErasureConfig(probability=float(axes["erasure_probability"]))
     elif point.result == "horizon":
         # The age of the last update is known only where none is lost.
         link = ErasureConfig(probability=0.0)
     scheduler: SchedulerConfig = PeriodicConfig(interval_steps=steps)
-    if isinstance(link, NrConfig):
+    if uses_a_channel(link):
         # Devices that send in phase would starve each other of a carrier that they share.
         scheduler = RoundRobinConfig(min_interval_steps=steps)
     if "scheduler" in axes:
@@ -162,7 +162,7 @@ def make_cell(config: ControlConfig, setting: Setting) -> CellSpec:
         make_receiver=partial(_make_receiver, config, setting),
         make_link=partial(_make_link, setting.link, config),
         make_channel=partial(_make_channel, config.channel, config.grid, setting.num_devices, told.num_steps,
-                             config.plant.step_s, streams) if isinstance(setting.link, NrConfig) else None,
+                             config.plant.step_s, streams) if uses_a_channel(setting.link) else None,
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from channels.links.nr import NrConfig
+from channels.catalogue import uses_a_channel
 from nodes.contracts import CellOutcome
 from scenarios.contracts import Point
 from scenarios.control.cells import Setting
@@ -57,7 +57,7 @@ def make_records(
         record("packets_unsent", count["packets_offered"].sum() - count["packets_sent"].sum(), "1"),
         record("packets_refused", count["packets_refused"].sum(), "1"),
     ]
-    if isinstance(setting.link, NrConfig):
+    if uses_a_channel(setting.link):
         records += [
             record("supported_devices", (score >= SUPPORTED_SCORE).sum(), "1"),
             record("age_of_information", step_ms * count["age_steps"].mean() / num_steps, "ms"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from pydantic import BaseModel
 
+from channels.catalogue import uses_a_channel
 from channels.links.erasure import ErasureConfig
 from nodes.simulation import simulate
 from scenarios.contracts import Point, Trained, TrainingJob
@@ -66,6 +67,8 @@ class ControlScenario:
         configured: dict[str, float | int | str] = {"link": config.link.kind}
         if isinstance(config.link, ErasureConfig):
             configured["erasure_probability"] = config.link.probability
+        if uses_a_channel(config.link):
+            configured["channel"] = config.channel.model
 
         def add(
             result: str,
@@ -106,6 +109,7 @@ class ControlScenario:
                 if steps in told.erasure_interval_steps and method in told.erasure_methods:
                     for probability in told.erasures:
                         add("erasure", method, steps, {"link": "erasure", "erasure_probability": probability})
+        carrier = config.link.kind if uses_a_channel(config.link) else "nr"
         for scheduler in sharing.schedulers:
             for method in sharing.methods:
                 frames = METHODS[method].source == "frames"
@@ -115,7 +119,7 @@ class ControlScenario:
                     steps, event = 1, {"event_threshold_n": told.event_threshold_n}
                 for num in sharing.num_devices_frames if frames else sharing.num_devices_semantic:
                     shared = {"scheduler": scheduler, "num_devices": num, **event}
-                    add("sharing", method, steps, {"link": "nr"}, **shared)
+                    add("sharing", method, steps, {"link": carrier}, **shared)
         return points
 
     def sweep_points(self, config: ControlConfig, seeds: Sequence[int]) -> list[Point]:

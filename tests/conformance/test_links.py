@@ -17,9 +17,15 @@ from semcom.rng import Streams
 GRID = ResourceGrid(GridConfig())
 STEP_S = 0.02
 STREAMS = Streams(7)
-NUM_PACKETS = 300
-LOSSY = {"erasure": {"probability": 0.3}, "nr": {"bler_target": 0.3}}
-UNSHARED = [name for name in LINKS if name != "nr"]
+# Bit for bit a packet takes a hundred times as long.
+NUM_PACKETS = {name: 40 if name == "nr-bit" else 300 for name in LINKS}
+LOSSY: dict[str, dict[str, float]] = {
+    "erasure": {"probability": 0.3},
+    "nr": {"bler_target": 0.3},
+    "nr-bit": {"bler_target": 0.3},
+}
+RADIO = ("nr", "nr-bit")
+UNSHARED = [name for name in LINKS if name not in RADIO]
 
 every_link = pytest.mark.parametrize("name", LINKS)
 
@@ -29,19 +35,20 @@ def link_of(name: str, **settings: float) -> Link:
     return make_link(config, GRID, STEP_S, tx_power_dbm=10.0)
 
 
-def packets_of(num_packets: int = NUM_PACKETS) -> list[bytes]:
+def packets_of(num_packets: int) -> list[bytes]:
     rng = np.random.default_rng(1)
     return [rng.bytes(size) for size in rng.integers(1, 40, num_packets)]
 
 
-def sinr_of(num_rows: int = NUM_PACKETS) -> np.ndarray:
+def sinr_of(num_rows: int) -> np.ndarray:
     """Frequency-selective and of any quality, from -10 to 30 dB."""
     sinr_db = np.random.default_rng(2).uniform(-10, 30, (num_rows, GRID.num_resource_blocks))
     return (10 ** (sinr_db / 10)).astype(np.float32)
 
 
 def send(link: Link, step: int = 0, streams: Streams = STREAMS) -> Delivery:
-    return link.transmit(packets_of(), np.arange(NUM_PACKETS), still_radio(sinr_of(), GRID), step, streams)
+    num = NUM_PACKETS[link.name]
+    return link.transmit(packets_of(num), np.arange(num), still_radio(sinr_of(num), GRID), step, streams)
 
 
 def assert_same(one: Delivery, other: Delivery) -> None:
@@ -56,6 +63,7 @@ def test_a_delivery_has_the_promised_shapes_and_types(name):
     assert isinstance(link, Link)
     assert link.name == name
     delivery = send(link)
+    num = NUM_PACKETS[name]
     for field, kind in {
         "ok": np.bool_,
         "sent": np.bool_,
@@ -65,14 +73,14 @@ def test_a_delivery_has_the_promised_shapes_and_types(name):
         "padding_bits": np.int64,
     }.items():
         values = getattr(delivery, field)
-        assert values.shape == (NUM_PACKETS,), field
+        assert values.shape == (num,), field
         assert values.dtype == kind, field
         assert (values >= 0).all(), field
     assert not (delivery.ok & ~delivery.sent).any()
-    for packet, payload, ok in zip(packets_of(), delivery.payloads, delivery.ok, strict=True):
+    for packet, payload, ok in zip(packets_of(num), delivery.payloads, delivery.ok, strict=True):
         assert payload == (packet if ok else None)
-    share = link.resource_share(sinr_of(), 160, NUM_PACKETS)
-    assert share.shape == (NUM_PACKETS,)
+    share = link.resource_share(sinr_of(num), 160, num)
+    assert share.shape == (num,)
     assert share.dtype == np.float64
     assert (share >= 0).all()
 
@@ -116,28 +124,31 @@ def test_a_pickled_link_is_the_same_link(name):
 
 @pytest.mark.parametrize("name", UNSHARED)
 def test_rows_are_independent_where_nothing_is_shared(name):
-    link, packets = link_of(name), packets_of()
+    link, packets = link_of(name), packets_of(NUM_PACKETS[name])
     together = send(link)
-    chosen = np.arange(NUM_PACKETS)[::-7]
+    chosen = np.arange(NUM_PACKETS[name])[::-7]
     alone = link.transmit([packets[i] for i in chosen], chosen, None, 0, STREAMS)
     np.testing.assert_array_equal(alone.ok, together.ok[chosen])
 
 
-def test_nr_rows_share_only_the_resource_blocks():
-    link, packets = link_of("nr"), packets_of()
+@pytest.mark.parametrize("name", RADIO)
+def test_rows_share_only_the_resource_blocks(name):
+    num = NUM_PACKETS[name]
+    link, packets = link_of(name), packets_of(num)
     # On a flat channel it does not matter which resource blocks a packet gets.
-    flat = np.repeat(sinr_of()[:, :1], GRID.num_resource_blocks, axis=1)
-    together = link.transmit(packets, np.arange(NUM_PACKETS), still_radio(flat, GRID), 0, STREAMS)
+    flat = np.repeat(sinr_of(num)[:, :1], GRID.num_resource_blocks, axis=1)
+    together = link.transmit(packets, np.arange(num), still_radio(flat, GRID), 0, STREAMS)
     assert together.sent.all()
     assert 0.02 < 1 - together.ok.mean() < 0.9
-    chosen = np.arange(NUM_PACKETS)[::-7]
+    chosen = np.arange(num)[::-7]
     alone = link.transmit([packets[i] for i in chosen], chosen, still_radio(flat[chosen], GRID), 0, STREAMS)
     for field in ("ok", "sent", "channel_uses", "airtime_s", "energy_j", "padding_bits"):
         np.testing.assert_array_equal(getattr(alone, field), getattr(together, field)[chosen])
 
 
-def test_nr_without_a_matching_sinr_is_refused_in_one_line():
-    link = link_of("nr")
+@pytest.mark.parametrize("name", RADIO)
+def test_a_radio_link_without_a_matching_sinr_is_refused_in_one_line(name):
+    link = link_of(name)
     with pytest.raises(SemcomError, match="needs the SINR"):
         link.resource_share(None, 160, 3)
     with pytest.raises(SemcomError, match="same grid"):

@@ -54,6 +54,7 @@ def applied(*assignments: str) -> Config:
     [
         ("codec.bits=4", "codec.bits", 4),
         ("codec.kind=entropy", "codec.kind", "entropy"),
+        ("link=erasure", "link.kind", "erasure"),
         ("ratio=1e-3", "ratio", 1e-3),  # text in YAML 1.1
         ("ratio=3", "ratio", 3.0),
         ("weights=[3, 4.5]", "weights", (3.0, 4.5)),
@@ -162,3 +163,8 @@ def test_every_listed_key_can_be_set_to_its_default():
     by_key = {row.key: row for row in listed}
     assert by_key["codec.bits"].description == "bits per dimension"
     assert by_key["link.probability"].only_with == "link.kind = erasure"
+
+
+def test_a_part_and_its_kind_are_not_both_given():
+    with pytest.raises(SemcomError, match=r"link and link\.kind are the same setting"):
+        applied("link=erasure", "link.kind=ideal")

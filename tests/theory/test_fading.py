@@ -237,3 +237,18 @@ def test_the_outdoor_cells_lose_what_their_line_of_sight_formula_says(model, sta
     loss_db = scenario.basic_pathloss[0, 0].numpy()[in_sight]
     assert in_sight.sum() > 100
     np.testing.assert_allclose(loss_db, expected, atol=0.02)
+
+
+@pytest.mark.parametrize(("model", "speed"), [("tdl-a", 20.0), ("cdl-d", 20.0)])
+def test_gains_between_the_sampled_instants_are_right(model, speed):
+    # 233 Hz turn by 0.7 rad in a slot: cubic in between, against each instant by itself.
+    config = DelayProfileConfig(model=model, speed_m_per_s=speed, snr_db=0.0)
+    channel = make_channel(config, GRID, 50, 10, 0.02, Streams(3))
+    devices, frequency_hz = np.arange(50), np.tile([-2e6, 3e6], (50, 1))
+    time_s = np.arange(14) * 0.5e-3 / 14
+    together = channel.response(3, devices, frequency_hz, time_s)
+    alone = np.concatenate(
+        [channel.response(3, devices, frequency_hz, time_s[i : i + 1]) for i in range(14)], axis=2
+    )
+    assert np.abs(together - alone).max() < 1e-3 * np.abs(alone).max()
+    assert np.abs(alone[:, :, :1] - alone).max() > 0.1
