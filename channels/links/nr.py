@@ -12,7 +12,7 @@ from channels.budget import dbm_to_w
 from channels.grid import ResourceGrid
 from channels.links.harq import HarqTrial
 from channels.links.transport_plan import TransportPlan, TransportPlanner
-from channels.links.transport_tables import effective_sinr
+from channels.links.transport_tables import ErrorRates, effective_sinr
 from semcom.contracts import Delivery, RadioState
 from semcom.rng import Streams
 
@@ -28,6 +28,10 @@ class NrConfig(BaseModel):
     bler_target: float = Field(0.1, gt=0, lt=1, description="error rate a transport block may have at most")
     margin_db: float = Field(
         0.0, ge=0, le=20, description="taken off the wideband SINR before the MCS is chosen"
+    )
+    error_rates: ErrorRates = Field(
+        "measured",
+        description="of code blocks: measured with Sionna PHY, or Sionna SYS's coarse table (docs/LOG.md)",
     )
     max_retransmissions: int = Field(
         0, ge=0, le=15, description="HARQ: how often a failed transport block is sent again within its step"
@@ -66,6 +70,8 @@ class NrLink:
             mcs_index=config.mcs_index,
             bler_target=config.bler_target,
             margin_db=config.margin_db,
+            error_rates=config.error_rates,
+            must_encode=False,
             link_name=self.name,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
@@ -14,6 +15,7 @@ from channels.budget import dbm_to_w
 from channels.grid import SUBCARRIERS_PER_RESOURCE_BLOCK, ResourceGrid
 from channels.links.harq import HarqTrial
 from channels.links.transport_plan import TransportPlan, TransportPlanner
+from channels.links.transport_tables import ErrorRates
 from channels.sionna_scope import sionna_scope
 from semcom.contracts import Delivery, RadioState, SemcomError
 from semcom.rng import Streams
@@ -36,6 +38,10 @@ class NrBitConfig(BaseModel):
     bler_target: float = Field(0.1, gt=0, lt=1, description="error rate a transport block may have at most")
     margin_db: float = Field(
         0.0, ge=0, le=20, description="taken off the wideband SINR before the MCS is chosen"
+    )
+    error_rates: ErrorRates = Field(
+        "measured",
+        description="of code blocks: measured with Sionna PHY, or Sionna SYS's coarse table (docs/LOG.md)",
     )
     max_retransmissions: int = Field(
         0, ge=0, le=15, description="HARQ: how often a failed transport block is sent again within its step"
@@ -85,6 +91,8 @@ class NrBitLink:
             mcs_index=config.mcs_index,
             bler_target=config.bler_target,
             margin_db=config.margin_db,
+            error_rates=config.error_rates,
+            must_encode=True,
             link_name=self.name,
         )
 
@@ -213,7 +221,9 @@ class _Chain:
         pusch.carrier.subcarrier_spacing = grid.subcarrier_spacing_hz / 1e3
         pusch.dmrs.additional_position = _DMRS_POSITIONS[grid.config.num_data_symbols]
         pusch.tb.mcs_table, pusch.tb.mcs_index = config.mcs_table, mcs
-        with sionna_scope(0):
+        with sionna_scope(0), warnings.catch_warnings():
+            # The sizes of TS 38.214 exceed the nominal rate now and then, as Sionna notes each time.
+            warnings.filterwarnings("ignore", message="Effective coderate", category=UserWarning)
             self._transmitter = PUSCHTransmitter(pusch, return_bits=False, precision="single", device="cpu")
             detector = LinearDetector(
                 "lmmse",

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from channels.grid import ResourceGrid
-from channels.links.transport_tables import TransportTables, effective_sinr, transport_tables
+from channels.links.transport_tables import (
+    ErrorRates,
+    TransportTables,
+    effective_sinr,
+    transport_tables,
+)
 from semcom.contracts import RadioState, SemcomError
 
 
@@ -37,7 +42,8 @@ class TransportPlanner:
     (EESM) less `margin_db`; if there is none, the lowest. It is the rule of Sionna's
     InnerLoopLinkAdaptation, except that each MCS is judged on the resource blocks that it would itself
     take: that block assumes the same number for all, too many for a small packet at a high MCS.
-    mcs_index fixes the MCS instead. The device knows the step's SINR (ideal channel state information).
+    mcs_index fixes the MCS instead. must_encode leaves out what Sionna can't encode. The device knows the
+    step's SINR (ideal channel state information).
 
     Raises SemcomError if a step holds no slot, or for an MCS of which Sionna has no error rates.
     """
@@ -51,13 +57,17 @@ class TransportPlanner:
         mcs_index: int | None,
         bler_target: float,
         margin_db: float,
+        error_rates: ErrorRates,
+        must_encode: bool,
         link_name: str,
     ) -> None:
         self.grid = grid
         self.rb_slots_per_step = grid.rb_slots_per_step(step_s)
         self.tables: TransportTables = transport_tables(
-            mcs_table, grid.num_resource_blocks, grid.re_per_rb_slot
+            mcs_table, grid.num_resource_blocks, grid.re_per_rb_slot, error_rates
         )
+        codable = self.tables.codable
+        self._usable = codable if must_encode else np.ones_like(codable)
         self._bler_target = bler_target
         self._margin = 10 ** (-margin_db / 10)
         self._link_name = link_name
@@ -106,10 +116,18 @@ class TransportPlanner:
         rows = np.arange(len(tables.mcs))[:, None]
         tbler = tables.tbler[rows, last_rb, index]
         tbler = np.where(num_blocks > 1, np.maximum(tbler, tables.tbler[rows, -1, index]), tbler)
-        within = tbler <= self._bler_target
-        row = np.where(within.any(axis=0), len(rows) - 1 - within[::-1].argmax(axis=0), 0)
+        usable = self._usable[rows, last_rb] & (self._usable[:, -1:] | (num_blocks == 1))
+        within = (tbler <= self._bler_target) & usable
+        lowest = usable.argmax(axis=0)
+        row = np.where(within.any(axis=0), len(rows) - 1 - within[::-1].argmax(axis=0), lowest)
         if self._fixed_row is not None:
             row = np.full(len(packet), self._fixed_row)
+            if not usable[row, packet].all():
+                raise SemcomError(
+                    f"link.mcs_index = {tables.mcs[self._fixed_row]} has too low a code rate for blocks this "
+                    "long (Sionna's LDPC code repeats no bits): take a higher MCS or a smaller "
+                    "grid.bandwidth_hz"
+                )
         blocks, last = num_blocks[row, packet], last_rb[row, packet]
         return TransportPlan(
             row=row,

@@ -15,6 +15,7 @@ import numpy as np
 
 from channels.links.error_rates import block_error_rate
 from channels.sionna_scope import sionna_scope
+from semcom.contracts import SemcomError
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +30,7 @@ _GRID_DB: dict[ErrorRates, tuple[float, float, float]] = {
 }
 # Of lower rates Sionna's code knows no repetition: base graphs 2 (short blocks) and 1 (longer than this).
 _LOWEST_RATE_BG2, _LOWEST_RATE_BG1, _LONGEST_BG2 = 1 / 5, 1 / 3, 3824
+_HIGHEST_RATE = 0.95
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,17 @@ def transport_tables(
 
     mcs_table: 1 or 2, TS 38.214 tables 5.1.3.1-1 and 5.1.3.1-2 (through 6.1.4.1). Block sizes follow
     TS 38.214, 5.1.3.2, as Sionna computes them; a block of C code blocks fails with 1 - (1 - BLER)^C.
-    error_rates: "sionna", those of Sionna's PHYAbstraction, whose tables have a point every 1.8 dB and
-    know MCS 3 to 27 of table 1 and 9 to 27 of table 2; or "measured", those of channels.links.error_rates
-    at the code blocks' own size and rate, for all MCS of rate 1/5 and more, the lowest of Sionna's code.
+    error_rates: "sionna", those of Sionna's PHYAbstraction, which has a point every 1.8 dB for MCS 3 to 27
+    of table 1; or "measured", those of channels.links.error_rates at the code blocks' own size and rate,
+    for all MCS of rate 1/5 and more, the lowest of Sionna's code. Raises SemcomError for "sionna" and
+    table 2: what Sionna ships as PUSCH table 2 are the error rates of another table's MCS.
     """
+    if error_rates == "sionna" and mcs_table == 2:
+        raise SemcomError(
+            "link.error_rates = sionna has no usable rates for link.mcs_table = 2: "
+            "set link.error_rates=measured"
+        )
+
     import torch
     from sionna.phy.nr.utils import calculate_tb_size, decode_mcs_index
     from sionna.sys import EESM
@@ -113,7 +122,8 @@ def transport_tables(
         )
         beta = EESM(precision="double", device="cpu").beta_tensor[mcs_table - 1, mcs.long()]
     real_rate = cb_bits * num_cb / coded_bits.numpy()
-    codable = real_rate >= np.where(cb_bits <= _LONGEST_BG2, _LOWEST_RATE_BG2, _LOWEST_RATE_BG1)
+    lowest_rate = np.where(cb_bits <= _LONGEST_BG2, _LOWEST_RATE_BG2, _LOWEST_RATE_BG1)
+    codable = (real_rate >= lowest_rate) & (real_rate <= _HIGHEST_RATE)
     if error_rates == "measured":
         snr_db = np.arange(*_GRID_DB[error_rates])
         bler = np.concatenate(

@@ -46,9 +46,14 @@ def sinr_of(num_rows: int) -> np.ndarray:
     return (10 ** (sinr_db / 10)).astype(np.float32)
 
 
-def send(link: Link, step: int = 0, streams: Streams = STREAMS) -> Delivery:
+def flat_sinr_of(num_rows: int) -> np.ndarray:
+    return np.repeat(sinr_of(num_rows)[:, :1], GRID.num_resource_blocks, axis=1)
+
+
+def send(link: Link, step: int = 0, streams: Streams = STREAMS, *, flat: bool = False) -> Delivery:
     num = NUM_PACKETS[link.name]
-    return link.transmit(packets_of(num), np.arange(num), still_radio(sinr_of(num), GRID), step, streams)
+    sinr = flat_sinr_of(num) if flat else sinr_of(num)
+    return link.transmit(packets_of(num), np.arange(num), still_radio(sinr, GRID), step, streams)
 
 
 def assert_same(one: Delivery, other: Delivery) -> None:
@@ -99,12 +104,13 @@ def test_the_same_seed_gives_the_same_delivery(name):
 
 @pytest.mark.parametrize("name", LOSSY)
 def test_a_new_seed_replicate_or_step_gives_a_new_delivery(name):
+    # On a flat channel the MCS is chosen close to its limit, so that luck decides now and then.
     link = link_of(name)
-    reference = send(link).ok
+    reference = send(link, flat=True).ok
     for other in (
-        send(link, streams=Streams(8)),
-        send(link, streams=Streams(7, replicate=1)),
-        send(link, step=1),
+        send(link, streams=Streams(8), flat=True),
+        send(link, streams=Streams(7, replicate=1), flat=True),
+        send(link, step=1, flat=True),
     ):
         assert (other.ok != reference).any()
 
@@ -136,7 +142,7 @@ def test_rows_share_only_the_resource_blocks(name):
     num = NUM_PACKETS[name]
     link, packets = link_of(name), packets_of(num)
     # On a flat channel it does not matter which resource blocks a packet gets.
-    flat = np.repeat(sinr_of(num)[:, :1], GRID.num_resource_blocks, axis=1)
+    flat = flat_sinr_of(num)
     together = link.transmit(packets, np.arange(num), still_radio(flat, GRID), 0, STREAMS)
     assert together.sent.all()
     assert 0.02 < 1 - together.ok.mean() < 0.9

@@ -22,8 +22,10 @@ RE_PER_RB = 144
 HALF_DB = 10**0.05
 
 
-def nr_link(step_s: float = 0.02, **settings: float) -> NrLink:
-    return NrLink(NrConfig.model_validate(settings), GRID, step_s, tx_power_dbm=10.0)
+def nr_link(step_s: float = 0.02, **settings: float | str) -> NrLink:
+    """A link with Sionna's error rates, which Sionna's own object is there to confirm, unless told."""
+    config = NrConfig.model_validate({"error_rates": "sionna", **settings})
+    return NrLink(config, GRID, step_s, tx_power_dbm=10.0)
 
 
 def flat(num_rows: int, snr_db: float) -> np.ndarray:
@@ -164,10 +166,18 @@ def test_a_retransmission_that_no_longer_fits_is_a_loss():
     assert (delivery.channel_uses == num_rb * RE_PER_RB).all()
 
 
-@pytest.mark.parametrize(("table", "mcs", "known"), [(1, 2, "3 to 27"), (2, 8, "9 to 27")])
-def test_an_mcs_without_error_rates_is_refused(table, mcs, known):
-    with pytest.raises(SemcomError, match=known):
-        nr_link(mcs_table=table, mcs_index=mcs)
+@pytest.mark.parametrize(
+    ("table", "mcs", "rates", "message"),
+    [
+        (1, 2, "sionna", "3 to 27"),
+        (1, 2, "measured", "3 to 28"),
+        (2, 1, "measured", "2 to 27"),
+        (2, 20, "sionna", "set link.error_rates=measured"),
+    ],
+)
+def test_an_mcs_without_error_rates_is_refused(table, mcs, rates, message):
+    with pytest.raises(SemcomError, match=message):
+        nr_link(mcs_table=table, mcs_index=mcs, error_rates=rates)
 
 
 def test_a_margin_buys_reliability_with_resources():
