@@ -13,7 +13,7 @@ from channels.indoor_factory import IndoorFactoryChannel, IndoorFactoryConfig
 from channels.links.erasure import ErasureConfig, ErasureLink
 from channels.links.ideal import IdealConfig, IdealLink
 from channels.links.nr import NrConfig, NrLink
-from channels.links.nr_bit import NrBitConfig, NrBitLink
+from channels.links.nr_bit import NrBitConfig, NrBitLink, check_pilots
 from channels.system_level import CellConfig, HallConfig, make_system_level_channel
 from semcom.contracts import Channel, Link
 from semcom.rng import Streams
@@ -40,6 +40,14 @@ CHANNELS: dict[str, type[BaseModel]] = {
 def uses_a_channel(config: LinkConfig) -> bool:
     """Whether a link needs a channel, and its devices share the resources of a carrier."""
     return isinstance(config, NrConfig | NrBitConfig)
+
+
+def check_link(config: LinkConfig, grid: ResourceGrid, step_s: float) -> None:
+    """Raises SemcomError for a link that can't work on this grid in steps this long; imports no Sionna."""
+    if uses_a_channel(config):
+        grid.slots_per_step(step_s)
+    if isinstance(config, NrBitConfig):
+        check_pilots(grid)
 
 
 def make_link(config: LinkConfig, grid: ResourceGrid, step_s: float, tx_power_dbm: float) -> Link:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from channels.budget import dbm_to_w
 from channels.grid import ResourceGrid
 from channels.links.harq import HarqTrial
 from channels.links.transport_plan import TransportPlan, TransportPlanner
-from channels.links.transport_tables import ErrorRates, effective_sinr
+from channels.links.transport_tables import ErrorRates, check_mcs, effective_sinr
 from semcom.contracts import Delivery, RadioState
 from semcom.rng import Streams
 
@@ -24,7 +24,7 @@ class NrConfig(BaseModel):
 
     kind: Literal["nr"] = "nr"
     mcs_table: Literal[1, 2] = Field(1, description="MCS table of TS 38.214, 5.1.3.1 (1: 64-QAM, 2: 256-QAM)")
-    mcs_index: int | None = Field(None, ge=0, le=27, description="one MCS for all, without link adaptation")
+    mcs_index: int | None = Field(None, ge=0, le=28, description="one MCS for all, without link adaptation")
     bler_target: float = Field(0.1, gt=0, lt=1, description="error rate a transport block may have at most")
     margin_db: float = Field(
         0.0, ge=0, le=20, description="taken off the wideband SINR before the MCS is chosen"
@@ -36,6 +36,11 @@ class NrConfig(BaseModel):
     max_retransmissions: int = Field(
         0, ge=0, le=15, description="HARQ: how often a failed transport block is sent again within its step"
     )
+
+    @model_validator(mode="after")
+    def _there_are_error_rates(self) -> NrConfig:
+        check_mcs(self.mcs_table, self.mcs_index, self.error_rates)
+        return self
 
 
 class NrLink:

@@ -9,13 +9,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from channels.budget import dbm_to_w
 from channels.grid import SUBCARRIERS_PER_RESOURCE_BLOCK, ResourceGrid
 from channels.links.harq import HarqTrial
 from channels.links.transport_plan import TransportPlan, TransportPlanner
-from channels.links.transport_tables import ErrorRates
+from channels.links.transport_tables import ErrorRates, check_mcs
 from channels.sionna_scope import sionna_scope
 from semcom.contracts import Delivery, RadioState, SemcomError
 from semcom.rng import Streams
@@ -34,7 +34,7 @@ class NrBitConfig(BaseModel):
 
     kind: Literal["nr-bit"] = "nr-bit"
     mcs_table: Literal[1, 2] = Field(1, description="MCS table of TS 38.214, 5.1.3.1 (1: 64-QAM, 2: 256-QAM)")
-    mcs_index: int | None = Field(None, ge=0, le=27, description="one MCS for all, without link adaptation")
+    mcs_index: int | None = Field(None, ge=0, le=28, description="one MCS for all, without link adaptation")
     bler_target: float = Field(0.1, gt=0, lt=1, description="error rate a transport block may have at most")
     margin_db: float = Field(
         0.0, ge=0, le=20, description="taken off the wideband SINR before the MCS is chosen"
@@ -51,6 +51,20 @@ class NrBitConfig(BaseModel):
     )
     num_bp_iterations: int = Field(20, ge=1, le=200, description="belief propagation steps of the decoder")
     demapper: Literal["app", "maxlog"] = Field("app", description="exact soft bits, or their approximation")
+
+    @model_validator(mode="after")
+    def _there_are_error_rates(self) -> NrBitConfig:
+        check_mcs(self.mcs_table, self.mcs_index, self.error_rates)
+        return self
+
+
+def check_pilots(grid: ResourceGrid) -> None:
+    """Raises SemcomError for a grid whose data symbols leave no standard DMRS."""
+    if grid.config.num_data_symbols not in _DMRS_POSITIONS:
+        raise SemcomError(
+            f"grid.num_data_symbols = {grid.config.num_data_symbols} leaves no DMRS pattern that the "
+            f"nr-bit link knows: use one of {', '.join(map(str, sorted(_DMRS_POSITIONS)))}, or link nr"
+        )
 
 
 class NrBitLink:
@@ -69,17 +83,13 @@ class NrBitLink:
     the step's first slot, as in `nr`, with the channel's own ageing within the slot. Cost is counted as
     there.
 
-    Raises SemcomError for a grid whose data symbols leave no standard DMRS.
+    Raises SemcomError as check_pilots does.
     """
 
     name = "nr-bit"
 
     def __init__(self, config: NrBitConfig, grid: ResourceGrid, step_s: float, tx_power_dbm: float) -> None:
-        if grid.config.num_data_symbols not in _DMRS_POSITIONS:
-            raise SemcomError(
-                f"grid.num_data_symbols = {grid.config.num_data_symbols} leaves no DMRS pattern that the "
-                f"nr-bit link knows: use one of {', '.join(map(str, sorted(_DMRS_POSITIONS)))}, or link nr"
-            )
+        check_pilots(grid)
         self.config = config
         self.grid = grid
         self.step_s = step_s

@@ -45,7 +45,7 @@ class TransportPlanner:
     mcs_index fixes the MCS instead. must_encode leaves out what Sionna can't encode. The device knows the
     step's SINR (ideal channel state information).
 
-    Raises SemcomError if a step holds no slot, or for an MCS of which Sionna has no error rates.
+    Raises SemcomError if a step holds no slot.
     """
 
     def __init__(
@@ -73,13 +73,7 @@ class TransportPlanner:
         self._link_name = link_name
         self._fixed_row: int | None = None
         if mcs_index is not None:
-            known = self.tables.mcs.tolist()
-            if mcs_index not in known:
-                raise SemcomError(
-                    f"link.mcs_index = {mcs_index} is out of range: table {mcs_table} has error rates for "
-                    f"{known[0]} to {known[-1]}"
-                )
-            self._fixed_row = known.index(mcs_index)
+            self._fixed_row = self.tables.mcs.tolist().index(mcs_index)
         self._cuts: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     def resource_share(self, sinr: np.ndarray | None, packet_bits: int, num_devices: int) -> np.ndarray:

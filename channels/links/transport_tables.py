@@ -15,13 +15,14 @@ import numpy as np
 
 from channels.links.error_rates import block_error_rate
 from channels.sionna_scope import sionna_scope
-from semcom.contracts import SemcomError
 
 if TYPE_CHECKING:
     import torch
 
 PUSCH = 0  # Sionna's MCS table category
 _NUM_MCS = {1: 29, 2: 28}
+# First and last MCS of which there are error rates, by where they come from and by MCS table.
+KNOWN_MCS = {("sionna", 1): (3, 27), ("measured", 1): (3, 28), ("measured", 2): (2, 27)}
 ErrorRates = Literal["sionna", "measured"]
 # Lowest SNR, end and step of the tables, dB; Sionna's own grid for Sionna's own error rates.
 _GRID_DB: dict[ErrorRates, tuple[float, float, float]] = {
@@ -31,6 +32,18 @@ _GRID_DB: dict[ErrorRates, tuple[float, float, float]] = {
 # Of lower rates Sionna's code knows no repetition: base graphs 2 (short blocks) and 1 (longer than this).
 _LOWEST_RATE_BG2, _LOWEST_RATE_BG1, _LONGEST_BG2 = 1 / 5, 1 / 3, 3824
 _HIGHEST_RATE = 0.95
+
+
+def check_mcs(mcs_table: int, mcs_index: int | None, error_rates: ErrorRates) -> None:
+    """Raises ValueError, for a configuration to pass on, where there are no error rates."""
+    known = KNOWN_MCS.get((error_rates, mcs_table))
+    if known is None:
+        raise ValueError(f"error_rates {error_rates} are not those of mcs_table {mcs_table}: take measured")
+    if mcs_index is not None and not known[0] <= mcs_index <= known[1]:
+        raise ValueError(
+            f"mcs_index {mcs_index} of mcs_table {mcs_table} has no {error_rates} error rates: "
+            f"take {known[0]} to {known[1]}"
+        )
 
 
 @dataclass(frozen=True)
@@ -86,14 +99,9 @@ def transport_tables(
     TS 38.214, 5.1.3.2, as Sionna computes them; a block of C code blocks fails with 1 - (1 - BLER)^C.
     error_rates: "sionna", those of Sionna's PHYAbstraction, which has a point every 1.8 dB for MCS 3 to 27
     of table 1; or "measured", those of channels.links.error_rates at the code blocks' own size and rate,
-    for all MCS of rate 1/5 and more, the lowest of Sionna's code. Raises SemcomError for "sionna" and
-    table 2: what Sionna ships as PUSCH table 2 are the error rates of another table's MCS.
+    for all MCS of rate 1/5 and more, the lowest of Sionna's code: KNOWN_MCS. Not for "sionna" and table
+    2: what Sionna ships as PUSCH table 2 are the error rates of another table's MCS.
     """
-    if error_rates == "sionna" and mcs_table == 2:
-        raise SemcomError(
-            "link.error_rates = sionna has no usable rates for link.mcs_table = 2: "
-            "set link.error_rates=measured"
-        )
 
     import torch
     from sionna.phy.nr.utils import calculate_tb_size, decode_mcs_index

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from channels.catalogue import ChannelConfig, LinkConfig
-from channels.grid import GridConfig
+from channels.catalogue import ChannelConfig, LinkConfig, check_link
+from channels.grid import GridConfig, ResourceGrid
 from channels.indoor_factory import IndoorFactoryConfig
 from channels.links.erasure import ErasureConfig
 from nodes.schedulers import SCHEDULERS
@@ -141,6 +141,7 @@ PAPER = ControlConfig(
 def check(config: ControlConfig) -> None:
     """Raises SemcomError for what one field alone doesn't show: unknown names, windows that don't fit."""
     told = config.evaluation
+    check_link(config.link, ResourceGrid(config.grid), config.plant.step_s)
     of_keys = {
         "methods": told.methods,
         "erasure_methods": told.erasure_methods,

@@ -5,6 +5,7 @@ from math import sqrt
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from radio_states import still_radio
 
 from analysis import theory
@@ -12,7 +13,8 @@ from channels.catalogue import make_link
 from channels.grid import FR1_RESOURCE_BLOCKS, GridConfig, ResourceGrid
 from channels.links.erasure import ErasureConfig
 from channels.links.nr import NrConfig, NrLink
-from channels.links.transport_tables import effective_sinr, transport_tables
+from channels.links.nr_bit import NrBitConfig
+from channels.links.transport_tables import KNOWN_MCS, effective_sinr, transport_tables
 from channels.sionna_scope import sionna_scope
 from semcom.contracts import SemcomError
 from semcom.rng import Streams
@@ -169,15 +171,23 @@ def test_a_retransmission_that_no_longer_fits_is_a_loss():
 @pytest.mark.parametrize(
     ("table", "mcs", "rates", "message"),
     [
-        (1, 2, "sionna", "3 to 27"),
-        (1, 2, "measured", "3 to 28"),
-        (2, 1, "measured", "2 to 27"),
-        (2, 20, "sionna", "set link.error_rates=measured"),
+        (1, 2, "sionna", "take 3 to 27"),
+        (1, 2, "measured", "take 3 to 28"),
+        (2, 1, "measured", "take 2 to 27"),
+        (2, 20, "sionna", "take measured"),
     ],
 )
 def test_an_mcs_without_error_rates_is_refused(table, mcs, rates, message):
-    with pytest.raises(SemcomError, match=message):
-        nr_link(mcs_table=table, mcs_index=mcs, error_rates=rates)
+    for config in (NrConfig, NrBitConfig):
+        with pytest.raises(ValidationError, match=message):
+            config.model_validate({"mcs_table": table, "mcs_index": mcs, "error_rates": rates})
+
+
+@pytest.mark.parametrize(("rates", "table"), KNOWN_MCS)
+def test_the_tables_hold_the_mcs_that_are_said_to_be_known(rates, table):
+    first, last = KNOWN_MCS[rates, table]
+    mcs = transport_tables(table, GRID.num_resource_blocks, RE_PER_RB, rates).mcs
+    assert mcs.tolist() == list(range(first, last + 1))
 
 
 def test_a_margin_buys_reliability_with_resources():
