@@ -8,8 +8,10 @@ import pytest
 import torch
 from control_setups import CONFIG, trained
 
+from channels.delay_profiles import DelayProfileConfig
 from channels.links.erasure import ErasureConfig
 from channels.links.nr import NrConfig
+from channels.links.nr_bit import NrBitConfig
 from nodes.cluster import Cluster
 from nodes.simulation import StationHost, simulate
 from scenarios.contracts import Point
@@ -40,6 +42,19 @@ def expected():
 def test_records_are_the_same_for_any_number_of_workers(cluster, expected, num_workers):
     with Cluster(num_workers) as of_that_size:
         assert SCENARIO.simulate(CONFIG, POINTS, trained(), of_that_size) == expected
+
+
+def test_bit_for_bit_records_are_the_same_for_any_number_of_workers(cluster):
+    channel = DelayProfileConfig(model="tdl-c", snr_db=6.0, num_base_station_antennas=2)
+    link = NrBitConfig(max_retransmissions=1)
+    config = CONFIG.model_copy(update={"link": link, "channel": channel})
+    points = [Point("rate", method, 0, {"update_interval_ms": 80.0}) for method in ("jepa", "supervised")]
+    expected = SCENARIO.simulate(config, points, trained(), Cluster())
+    value = {(record.method, record.metric): record.value for record in expected[0] + expected[1]}
+    assert 0 < value["jepa", "packet_loss"] < 1
+    for num_workers in (1, 3):
+        with Cluster(num_workers) as of_that_size:
+            assert SCENARIO.simulate(config, points, trained(), of_that_size) == expected
 
 
 @pytest.mark.parametrize("victim", ["device-0-1", "cell-0"])

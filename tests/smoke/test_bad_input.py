@@ -48,6 +48,9 @@ def test_a_refused_setting_is_one_line_and_leaves_no_folder(setting, told, tmp_p
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
+        (("link=nr-bit", "grid.num_data_symbols=9"), "grid.num_data_symbols"),
+        (("link=nr", "link.mcs_index=2"), "take 3 to 28"),
+        (("link=nr", "grid.uplink_share=0.01"), "holds no uplink slot"),
         (("dataset.start_rate_rad_s=1000", "evaluation.methods=[jepa]"), "dataset.start_"),
         (("teacher.state_cost=[0,0,0,0]", *QUICK), "teacher.state_cost"),
     ],
