@@ -13,7 +13,7 @@ from channels.catalogue import make_link
 from channels.grid import FR1_RESOURCE_BLOCKS, GridConfig, ResourceGrid
 from channels.links.erasure import ErasureConfig
 from channels.links.nr import NrConfig, NrLink
-from channels.links.nr_bit import NrBitConfig
+from channels.links.nr_bit import NrBitConfig, NrBitLink
 from channels.links.transport_tables import KNOWN_MCS, effective_sinr, transport_tables
 from channels.sionna_scope import sionna_scope
 from semcom.contracts import SemcomError
@@ -153,6 +153,37 @@ def test_harq_adds_up_the_sinr_and_pays_for_each_transmission():
     assert delivery.ok.all()
     assert (delivery.channel_uses >= 2 * num_rb * RE_PER_RB).mean() > 0.9
     np.testing.assert_allclose(delivery.airtime_s / 0.0005, delivery.channel_uses / (num_rb * RE_PER_RB))
+
+
+def test_a_block_fails_twice_with_the_error_rate_of_both_transmissions_together():
+    # Short blocks turn slowly: 0.8 of the first transmissions fail, and 0.5 % of both. Were the
+    # second drawn as if the first had not failed, the product of the two rates would come out.
+    num_devices, num_steps, packet_bits = 2000, 200, 40
+    link = nr_link(step_s=0.5, mcs_index=3, error_rates="measured", max_retransmissions=1)
+    num_rb = int(link.planner.plan(flat(1, 0.0), np.array([packet_bits])).last_rb[0])
+    tables = link.planner.tables
+    curve = tables.tbler[0, num_rb]
+    snr_db = tables.snr_min_db + tables.snr_step_db * int(np.abs(curve - 0.8).argmin())
+    first, both = curve[tables.snr_index(np.array([1.0, 2.0]) * 10 ** (snr_db / 10))]
+    sigma = sqrt(both * (1 - both) / (num_devices * num_steps))
+    rate = loss_rate(link, packet_bits, snr_db, num_devices, num_steps)
+    assert abs(rate - both) < 4.5 * sigma
+    assert abs(rate - first * both) > 4.5 * sigma
+
+
+@pytest.mark.parametrize("kind", ["nr", "nr-bit"])
+def test_a_retransmission_meets_the_resource_blocks_that_follow(kind):
+    # The first resource blocks are in a deep fade, those after them are not.
+    settings = {"mcs_index": 10, "max_retransmissions": 1}
+    link = NrLink(NrConfig(**settings), GRID, 0.02, 10.0)
+    if kind == "nr-bit":
+        link = NrBitLink(NrBitConfig(**settings, csi="perfect"), GRID, 0.02, 10.0)
+    num_rb = int(link.planner.plan(flat(1, 20.0), np.array([800])).last_rb[0])
+    sinr = flat(1, 20.0)
+    sinr[:, :num_rb] = 1e-3
+    delivery = link.transmit([bytes(100)], np.arange(1), still_radio(sinr, GRID), 0, Streams(1))
+    assert delivery.ok.all()
+    assert delivery.channel_uses.tolist() == [2 * num_rb * RE_PER_RB]
 
 
 def test_a_retransmission_that_no_longer_fits_is_a_loss():
