@@ -67,6 +67,46 @@ def ber_16qam_rayleigh(ebno_db: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return (3 * one + 2 * three - five) / 4
 
 
+def capacity_awgn(snr_db: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Capacity of the complex AWGN channel, bits per channel use: log2(1 + snr) (Shannon 1948)."""
+    return np.asarray(np.log2(1 + db_to_linear(snr_db)))
+
+
+def capacity_rayleigh(snr_db: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Ergodic capacity of the flat Rayleigh channel known to the receiver: e^(1/s) E1(1/s) / ln 2, s = snr.
+
+    Source: Goldsmith, Wireless Communications, 4.2.3 (E log2(1 + s |h|^2) with |h|^2 exponential).
+    """
+    inverse = 1 / db_to_linear(snr_db)
+    return np.asarray(special.exp1(inverse) * np.exp(inverse) / np.log(2))
+
+
+def bler_awgn(num_info_bits: float, num_uses: float, snr_db: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Block error rate of the best code of n complex channel uses for k bits on AWGN: normal approximation.
+
+    Q((n C - k + log2(2 n) / 2) / sqrt(n V)) with C = log2(1 + s) and the dispersion
+    V = s (s + 2) / (s + 1)^2 log2(e)^2 per complex use.
+    Source: Polyanskiy, Poor and Verdu, Channel coding rate in the finite blocklength regime, IEEE
+    Trans. Inf. Theory 56(5), 2010, theorem 54 and eq. 296 (2 n real uses).
+    """
+    snr = db_to_linear(snr_db)
+    dispersion = snr * (snr + 2) / (snr + 1) ** 2 * np.log2(np.e) ** 2
+    surplus = num_uses * np.log2(1 + snr) - num_info_bits + np.log2(2 * num_uses) / 2
+    return q_function(surplus / np.sqrt(num_uses * dispersion))
+
+
+def bler_rayleigh(num_info_bits: float, num_uses: float, snr_db: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Block error rate of the best code on flat Rayleigh block fading: that on AWGN, averaged over |h|^2.
+
+    snr_db: the mean SNR. Quasi-static fading known to the receiver; by the midpoint rule over 2,000
+    equally likely values of |h|^2. Source: Yang, Durisi, Koch and Polyanskiy, Quasi-static
+    multiple-antenna fading channels at finite blocklength, IEEE Trans. Inf. Theory 60(7), 2014.
+    """
+    power_db = 10 * np.log10(-np.log1p(-(np.arange(2000) + 0.5) / 2000))
+    conditional = bler_awgn(num_info_bits, num_uses, np.asarray(snr_db, np.float64)[..., None] + power_db)
+    return np.asarray(conditional.mean(axis=-1))
+
+
 def rayleigh_amplitude_cdf(amplitude: npt.ArrayLike, mean_power: float = 1.0) -> npt.NDArray[np.float64]:
     """Probability that |h| <= a for h ~ CN(0, W): 1 - exp(-a^2 / W) (Proakis, 2.3)."""
     return rayleigh_power_cdf(np.square(np.asarray(amplitude, dtype=np.float64)), mean_power)

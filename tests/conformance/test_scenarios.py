@@ -46,7 +46,7 @@ def test_presets_are_whole_and_frozen(scenario):
 def test_a_training_key_follows_the_seed_and_the_settings_it_depends_on(scenario):
     tiny, default = scenario.presets["tiny"], scenario.presets["default"]
     jobs = scenario.training_jobs(tiny, 0, "central")
-    assert jobs
+    assert jobs or scenario.name == "links", "only the links have no weights"
     assert [job.key for job in jobs] == [job.key for job in scenario.training_jobs(tiny, 0, "central")]
     keys = {job.key for job in jobs}
     for others in (
@@ -69,6 +69,7 @@ def test_points_are_distinct_and_seeds_alike(scenario):
         for point in points:
             assert not set(point.axes) & set(COLUMNS)
         swept = scenario.sweep_points(preset, (3,))
+        assert swept
         assert {p.method for p in swept} <= {p.method for p in points}
         assert all(not p.axes and p.seed == 3 for p in swept)
 
