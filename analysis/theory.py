@@ -107,6 +107,25 @@ def bler_rayleigh(num_info_bits: float, num_uses: float, snr_db: npt.ArrayLike) 
     return np.asarray(conditional.mean(axis=-1))
 
 
+def mmse_awgn(snr_db: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Least mean squared error of a unit-power symbol sent uncoded over AWGN: 1 / (1 + snr).
+
+    For a Gaussian source it is also the least distortion that any code of one channel use a sample can
+    reach (Goblick, Theoretical limitations on the transmission of data from analog sources, IEEE Trans. Inf.
+    Theory 11(4), 1965).
+    """
+    return 1 / (1 + db_to_linear(snr_db))
+
+
+def mmse_rayleigh(snr_db: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """That error on flat Rayleigh fading known to the receiver, averaged: e^(1/s) E1(1/s) / s.
+
+    It is E 1 / (1 + s |h|^2) with |h|^2 exponential, s the mean SNR (Abramowitz and Stegun, 5.1.28).
+    """
+    inverse = 1 / db_to_linear(snr_db)
+    return np.asarray(inverse * np.exp(inverse) * special.exp1(inverse))
+
+
 def rayleigh_amplitude_cdf(amplitude: npt.ArrayLike, mean_power: float = 1.0) -> npt.NDArray[np.float64]:
     """Probability that |h| <= a for h ~ CN(0, W): 1 - exp(-a^2 / W) (Proakis, 2.3)."""
     return rayleigh_power_cdf(np.square(np.asarray(amplitude, dtype=np.float64)), mean_power)

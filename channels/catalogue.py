@@ -10,6 +10,7 @@ from channels.block_fading import BlockFadingChannel, BlockFadingConfig
 from channels.delay_profiles import DelayProfileConfig, make_delay_profile_channel
 from channels.grid import ResourceGrid
 from channels.indoor_factory import IndoorFactoryChannel, IndoorFactoryConfig
+from channels.links.analog import AnalogConfig, AnalogLink, check_size
 from channels.links.erasure import ErasureConfig, ErasureLink
 from channels.links.ideal import IdealConfig, IdealLink
 from channels.links.nr import NrConfig, NrLink
@@ -18,7 +19,9 @@ from channels.system_level import CellConfig, HallConfig, make_system_level_chan
 from semcom.contracts import Channel, Link
 from semcom.rng import Streams
 
-LinkConfig = Annotated[IdealConfig | ErasureConfig | NrConfig | NrBitConfig, Field(discriminator="kind")]
+LinkConfig = Annotated[
+    IdealConfig | ErasureConfig | NrConfig | NrBitConfig | AnalogConfig, Field(discriminator="kind")
+]
 ChannelConfig = Annotated[
     IndoorFactoryConfig | BlockFadingConfig | DelayProfileConfig | CellConfig | HallConfig,
     Field(discriminator="model"),
@@ -29,6 +32,7 @@ LINKS: dict[str, type[BaseModel]] = {
     "erasure": ErasureConfig,
     "nr": NrConfig,
     "nr-bit": NrBitConfig,
+    "analog": AnalogConfig,
 }
 CHANNELS: dict[str, type[BaseModel]] = {
     name: config
@@ -39,7 +43,7 @@ CHANNELS: dict[str, type[BaseModel]] = {
 
 def uses_a_channel(config: LinkConfig) -> bool:
     """Whether a link needs a channel, and its devices share the resources of a carrier."""
-    return isinstance(config, NrConfig | NrBitConfig)
+    return isinstance(config, NrConfig | NrBitConfig | AnalogConfig)
 
 
 def check_link(config: LinkConfig, grid: ResourceGrid, step_s: float) -> None:
@@ -48,6 +52,8 @@ def check_link(config: LinkConfig, grid: ResourceGrid, step_s: float) -> None:
         grid.slots_per_step(step_s)
     if isinstance(config, NrBitConfig):
         check_pilots(grid)
+    if isinstance(config, AnalogConfig):
+        check_size(config, grid)
 
 
 def make_link(config: LinkConfig, grid: ResourceGrid, step_s: float, tx_power_dbm: float) -> Link:
@@ -66,6 +72,8 @@ def make_link(config: LinkConfig, grid: ResourceGrid, step_s: float, tx_power_db
             return NrLink(config, grid, step_s, tx_power_dbm)
         case NrBitConfig():
             return NrBitLink(config, grid, step_s, tx_power_dbm)
+        case AnalogConfig():
+            return AnalogLink(config, grid, step_s, tx_power_dbm)
 
 
 def make_channel(

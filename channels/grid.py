@@ -24,6 +24,7 @@ FR1_RESOURCE_BLOCKS: dict[int, dict[int, int]] = {
 }  # fmt: skip
 
 SUBCARRIERS_PER_RESOURCE_BLOCK = 12
+SYMBOLS_PER_SLOT = 14
 
 
 class GridConfig(BaseModel):
@@ -132,3 +133,13 @@ class ResourceGrid:
         """
         blocks = np.arange(self.num_resource_blocks)
         return (blocks - np.asarray(first)[:, None]) % self.num_resource_blocks < np.asarray(count)[:, None]
+
+    def subcarrier_frequency_hz(self, resource_blocks: np.ndarray) -> np.ndarray:
+        """Frequencies of resource blocks' subcarriers from the carrier's centre, float64 [N, 12 n].
+
+        resource_blocks: int64 [N, n], their numbers.
+        """
+        each = np.arange(SUBCARRIERS_PER_RESOURCE_BLOCK)
+        subcarrier = np.asarray(resource_blocks)[:, :, None] * SUBCARRIERS_PER_RESOURCE_BLOCK + each
+        middle = (self.num_resource_blocks * SUBCARRIERS_PER_RESOURCE_BLOCK - 1) / 2
+        return (subcarrier.reshape(len(subcarrier), -1) - middle) * self.subcarrier_spacing_hz

@@ -154,7 +154,6 @@ class BaseStation:
                 refused.append(device)
         rows = np.array(sorted(accepted), dtype=np.int64)
         count = self.counters
-        num_bits = 8 * np.fromiter(map(len, packets), np.int64, len(packets))
         sent = devices[delivery.sent]
         count["packets_offered"][devices] += 1
         count["packets_sent"][sent] += 1
@@ -165,7 +164,7 @@ class BaseStation:
         if refused:
             count["packets_refused"][refused] += 1
         count["header_bits"][sent] += HEADER_BITS
-        count["payload_bits"][sent] += num_bits[delivery.sent] - HEADER_BITS
+        count["payload_bits"][sent] += delivery.bits[delivery.sent] - HEADER_BITS
         count["padding_bits"][devices] += delivery.padding_bits
         count["channel_uses"][devices] += delivery.channel_uses
         count["airtime_s"][devices] += delivery.airtime_s

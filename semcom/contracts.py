@@ -66,6 +66,7 @@ class Delivery:
     ok [N] bool: the packet arrived whole. payloads: its bytes, or None where it is erased.
     channel_uses [N]: complex symbols (resource elements) spent. airtime_s [N]: seconds on the air.
     energy_j [N]: transmit energy of the device. padding_bits [N]: bits added to fill transport blocks.
+    bits [N]: information bits put on the air, header and payload; of an analog payload none are.
     sent [N] bool: the packet was put on the air (False: no resources were left for it in this step).
     """
 
@@ -76,6 +77,7 @@ class Delivery:
     airtime_s: np.ndarray
     energy_j: np.ndarray
     padding_bits: np.ndarray
+    bits: np.ndarray
 
 
 @runtime_checkable

@@ -141,6 +141,7 @@ class ToyLink:
             airtime_s=share * 1e-3,
             energy_j=share * 1e-5,
             padding_bits=np.full(len(packets), 3),
+            bits=num_bits,
         )
 
 

@@ -67,4 +67,5 @@ class HarqTrial:
             airtime_s=self._num_blocks_sent * self._grid.slot_s,
             energy_j=self._rb_slots * rb_slot_energy_j,
             padding_bits=np.where(self._sent, self._plan.tb_bits - packet_bits, 0),
+            bits=np.where(self._sent, packet_bits, 0),
         )

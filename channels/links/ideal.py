@@ -54,4 +54,5 @@ class IdealLink:
             airtime_s=np.zeros(num_packets),
             energy_j=np.zeros(num_packets),
             padding_bits=np.zeros(num_packets, dtype=np.int64),
+            bits=np.array([8 * len(packet) for packet in packets], dtype=np.int64),
         )

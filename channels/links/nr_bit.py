@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from channels.budget import dbm_to_w
-from channels.grid import SUBCARRIERS_PER_RESOURCE_BLOCK, ResourceGrid
+from channels.grid import SUBCARRIERS_PER_RESOURCE_BLOCK, SYMBOLS_PER_SLOT, ResourceGrid
 from channels.links.harq import HarqTrial
 from channels.links.transport_plan import TransportPlan, TransportPlanner
 from channels.links.transport_tables import ErrorRates, check_mcs
@@ -20,7 +20,6 @@ from channels.sionna_scope import sionna_scope
 from semcom.contracts import Delivery, RadioState, SemcomError
 from semcom.rng import Streams
 
-SYMBOLS_PER_SLOT = 14
 # Data symbols of a slot -> additional DMRS positions (TS 38.211, 6.4.1.1.3; one DMRS symbol each).
 _DMRS_POSITIONS = {13: 0, 12: 1, 11: 2, 10: 3}
 # So many resource elements at once: more of them leave the cache, and decoding takes a quarter longer.
@@ -194,15 +193,11 @@ class NrBitLink:
     ) -> torch.Tensor:
         """Sends blocks of one size once and returns their soft bits, float32 [n, coded bits]."""
         packet = np.array([key[0] for key in part])
-        spacing_hz, total_rb = self.grid.subcarrier_spacing_hz, self.grid.num_resource_blocks
+        total_rb = self.grid.num_resource_blocks
         # A full block may start anywhere: it has all resource blocks, and is laid out from the first.
         first = np.zeros_like(packet) if num_rb == total_rb else trial.last_first[packet]
         used = (first[:, None] + np.arange(num_rb)) % total_rb
-        subcarrier = used[:, :, None] * SUBCARRIERS_PER_RESOURCE_BLOCK + np.arange(
-            SUBCARRIERS_PER_RESOURCE_BLOCK
-        )
-        middle = (total_rb * SUBCARRIERS_PER_RESOURCE_BLOCK - 1) / 2
-        frequency_hz = (subcarrier.reshape(len(part), -1) - middle) * spacing_hz
+        frequency_hz = self.grid.subcarrier_frequency_hz(used)
         time_s = np.arange(SYMBOLS_PER_SLOT) * self.grid.slot_s / SYMBOLS_PER_SLOT
         h = torch.from_numpy(radio.response(packet, frequency_hz, time_s))
         noise = torch.stack(

@@ -12,12 +12,15 @@ from scipy.stats import norm
 
 from channels.catalogue import ChannelConfig, make_channel, make_link
 from channels.grid import ResourceGrid
+from channels.links.analog import AnalogConfig
 from channels.links.nr import NrConfig, NrLink
 from channels.links.nr_bit import NrBitLink
 from channels.links.uncoded import count_bit_errors
 from scenarios.contracts import Point
 from scenarios.links.config import LinksConfig, link_config
+from semcom.codecs.analog import AnalogCodec
 from semcom.contracts import Channel, RadioState, Record
+from semcom.packets import HEADER_BYTES, pack_packets
 from semcom.rng import Streams
 
 # Where the curves are measured on a channel without fading: the error rates that the abstraction expects.
@@ -36,6 +39,8 @@ def measure(config: LinksConfig, point: Point) -> list[Record]:
             return list(_block_error_rates(config, point))
         case "uncoded":
             return list(_uncoded(config, point))
+        case "analog":
+            return list(_analog(config, point))
     raise ValueError(point.result)
 
 
@@ -116,3 +121,29 @@ def _uncoded(config: LinksConfig, point: Point) -> Iterator[Record]:
         )
         ber, at = num_errors / num_bits, {"ebno_db": ebno_db}
         yield Record("links", point.method, point.seed, "ber", ber, "1", num_bits, dict(at))
+
+
+def _analog(config: LinksConfig, point: Point) -> Iterator[Record]:
+    """Sends Gaussian symbols over the analog link, one a resource element: the error of what arrives."""
+    grid = ResourceGrid(config.grid)
+    # Symbols whose header is lost would be missing in the mean, and they are those in deep fades.
+    link = make_link(AnalogConfig(header="ideal"), grid, _STEP_S, tx_power_dbm=10.0)
+    num_devices = ceil(config.num_symbols / grid.re_per_rb_slot)
+    for place, snr_db in enumerate(config.snr_db):
+        total = 0.0
+        for batch, first in enumerate(range(0, num_devices, _BLOCKS_AT_ONCE)):
+            size = min(_BLOCKS_AT_ONCE, num_devices - first)
+            streams, devices = Streams(point.seed, cell=place, replicate=batch), np.arange(size)
+            shape = (2 * grid.re_per_rb_slot,)
+            x = streams.normal("symbols", devices.tolist(), 0, shape).numpy() * 0.5**0.5
+            payloads = [row.tobytes() for row in x.astype(">f4")]
+            packets = pack_packets(devices.tolist(), 0, 0, AnalogCodec.codec_id, payloads)
+            channel = _channel(config, str(point.axes["channel"]), snr_db, size, grid, streams)
+            delivery = link.transmit(packets, devices, _radio(channel, devices), 0, streams)
+            for sent, data in zip(x, delivery.payloads, strict=True):
+                assert data is not None
+                received = np.frombuffer(data, ">f4", offset=HEADER_BYTES)
+                total += 2 * float(np.square(received - sent).mean())
+        at = {"snr_db": snr_db}
+        error = total / num_devices
+        yield Record("links", "analog", point.seed, "distortion", error, "1", num_devices, dict(at))

@@ -31,6 +31,10 @@ _CLOSED_FORMS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("qpsk", "rayleigh"): theory.ber_qpsk_rayleigh,
     ("16-qam", "rayleigh"): theory.ber_16qam_rayleigh,
 }
+_DISTORTIONS: dict[str, Callable[[Any], Any]] = {
+    "awgn": theory.mmse_awgn,
+    "rayleigh": theory.mmse_rayleigh,
+}
 _BITS = {"bpsk": 1, "qpsk": 2, "16-qam": 4}
 _LIMITS = {"awgn": theory.bler_awgn, "rayleigh": theory.bler_rayleigh}
 # Between these the curves are compared: outside, too few blocks fail or arrive.
@@ -51,6 +55,8 @@ def draw_figures(records: pd.DataFrame, folder: Path) -> list[Path]:
         paths += save(_goodput_figure(bler), folder, "goodput_vs_snr")
     if len(uncoded := records[records["result"] == "uncoded"]):
         paths += save(_uncoded_figure(uncoded), folder, "uncoded_vs_ebno")
+    if len(analog := records[records["result"] == "analog"]):
+        paths += save(_analog_figure(analog), folder, "distortion_vs_snr")
     return paths
 
 
@@ -167,6 +173,23 @@ def _uncoded_figure(uncoded: pd.DataFrame) -> Figure:
     return figure
 
 
+def _analog_figure(analog: pd.DataFrame) -> Figure:
+    pooled = _pooled(analog, ["channel", "snr_db"])
+    figure, (panel,) = new_figure("column")
+    with matplotlib.rc_context(STYLE):
+        for number, (channel, closed) in enumerate(_DISTORTIONS.items()):
+            part = pooled[pooled["channel"] == channel]
+            measured_db = 10 * np.log10(part["value"])
+            style: dict[str, Any] = {"ls": "", "marker": "os"[number], "color": COLORS[number]}
+            panel.plot(part["snr_db"], measured_db, label=f"analog, {channel}", **style)
+            snr_db = np.linspace(part["snr_db"].min(), part["snr_db"].max(), 200)
+            draw_reference(panel, "closed form", (list(snr_db), list(10 * np.log10(closed(snr_db)))))
+        panel.set_xlabel("Es/N0 (dB)")
+        panel.set_ylabel("Mean squared error (dB)")
+    add_legend(figure, [panel])
+    return figure
+
+
 def snr_at(snr_db: np.ndarray, bler: np.ndarray, target: float) -> float:
     """SNR at which a curve has this error rate: linear between its points in Q^-1(BLER), NaN outside.
 
@@ -218,7 +241,19 @@ def make_tables(records: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
         tables.append(
             ("Uncoded bit error rates and their closed forms, all seeds together", _errors(uncoded))
         )
+    if len(analog := records[records["result"] == "analog"]):
+        title = "Mean squared error of the analog link and its closed form, all seeds together"
+        tables.append((title, _distortions(analog)))
     return tables
+
+
+def _distortions(analog: pd.DataFrame) -> pd.DataFrame:
+    pooled = _pooled(analog, ["channel", "snr_db"])
+    rows = pooled.to_dict("records")
+    closed = np.array([float(_DISTORTIONS[row["channel"]](row["snr_db"])) for row in rows])
+    off_db = (10 * np.log10(pooled["value"] / closed)).round(3)
+    pooled = pooled.drop(columns="num").rename(columns={"value": "measured"})
+    return pooled.assign(closed_form=closed, off_db=off_db)
 
 
 def _thresholds(bler: pd.DataFrame, keys: list[str]) -> pd.DataFrame:

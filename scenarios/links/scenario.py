@@ -49,6 +49,7 @@ class LinksScenario:
             for modulation in BITS_PER_SYMBOL
             for channel in ("awgn", "rayleigh")
         ]
+        curves += [("analog", "analog", {"channel": channel}) for channel in ("awgn", "rayleigh")]
         for channel in config.channels:
             for table, indices in ((1, config.mcs_table_1), (2, config.mcs_table_2)):
                 for index in indices:

@@ -57,6 +57,7 @@ class TamperingLink:
             airtime_s=np.full(len(packets), 1e-3),
             energy_j=np.full(len(packets), 1e-5),
             padding_bits=np.full(len(packets), 2),
+            bits=np.where(sent, [8 * len(packet) for packet in packets], 0),
         )
 
 

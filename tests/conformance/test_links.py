@@ -12,6 +12,7 @@ from radio_states import still_radio
 from channels.catalogue import LINKS, LinkConfig, make_link
 from channels.grid import GridConfig, ResourceGrid
 from semcom.contracts import Delivery, Link, SemcomError
+from semcom.packets import Packet, pack_packets
 from semcom.rng import Streams
 
 GRID = ResourceGrid(GridConfig())
@@ -23,8 +24,9 @@ LOSSY: dict[str, dict[str, float]] = {
     "erasure": {"probability": 0.3},
     "nr": {"bler_target": 0.3},
     "nr-bit": {"bler_target": 0.3},
+    "analog": {"header_bler_target": 0.3},
 }
-RADIO = ("nr", "nr-bit")
+RADIO = ("nr", "nr-bit", "analog")
 UNSHARED = [name for name in LINKS if name not in RADIO]
 
 every_link = pytest.mark.parametrize("name", LINKS)
@@ -35,9 +37,21 @@ def link_of(name: str, **settings: float) -> Link:
     return make_link(config, GRID, STEP_S, tx_power_dbm=10.0)
 
 
-def packets_of(num_packets: int) -> list[bytes]:
+def packets_of(num_packets: int, name: str = "nr") -> list[bytes]:
     rng = np.random.default_rng(1)
+    if name == "analog":
+        numbers = rng.standard_normal((num_packets, 10)).astype(">f4")
+        return pack_packets(range(num_packets), 0, 1, 9, [row.tobytes() for row in numbers])
     return [rng.bytes(size) for size in rng.integers(1, 40, num_packets)]
+
+
+def arrived_alike(sent: bytes, received: bytes | None) -> bool:
+    """The same bytes; of an analog packet the same header, but for its CRC, and as many finite numbers."""
+    if received is None or sent == received:
+        return received is not None
+    one, other = Packet.from_bytes(sent), Packet.from_bytes(received)
+    numbers = np.frombuffer(other.payload, ">f4")
+    return one._replace(payload=b"") == other._replace(payload=b"") and bool(np.isfinite(numbers).all())
 
 
 def sinr_of(num_rows: int) -> np.ndarray:
@@ -53,12 +67,12 @@ def flat_sinr_of(num_rows: int) -> np.ndarray:
 def send(link: Link, step: int = 0, streams: Streams = STREAMS, *, flat: bool = False) -> Delivery:
     num = NUM_PACKETS[link.name]
     sinr = flat_sinr_of(num) if flat else sinr_of(num)
-    return link.transmit(packets_of(num), np.arange(num), still_radio(sinr, GRID), step, streams)
+    return link.transmit(packets_of(num, link.name), np.arange(num), still_radio(sinr, GRID), step, streams)
 
 
 def assert_same(one: Delivery, other: Delivery) -> None:
     assert one.payloads == other.payloads
-    for field in ("ok", "sent", "channel_uses", "airtime_s", "energy_j", "padding_bits"):
+    for field in ("ok", "sent", "channel_uses", "airtime_s", "energy_j", "padding_bits", "bits"):
         np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
 
 
@@ -76,14 +90,18 @@ def test_a_delivery_has_the_promised_shapes_and_types(name):
         "airtime_s": np.float64,
         "energy_j": np.float64,
         "padding_bits": np.int64,
+        "bits": np.int64,
     }.items():
         values = getattr(delivery, field)
         assert values.shape == (num,), field
         assert values.dtype == kind, field
         assert (values >= 0).all(), field
     assert not (delivery.ok & ~delivery.sent).any()
-    for packet, payload, ok in zip(packets_of(num), delivery.payloads, delivery.ok, strict=True):
-        assert payload == (packet if ok else None)
+    for packet, payload, ok, bits in zip(
+        packets_of(num, name), delivery.payloads, delivery.ok, delivery.bits, strict=True
+    ):
+        assert arrived_alike(packet, payload) == ok
+        assert name == "analog" or ((payload in (None, packet)) and bits == 8 * len(packet))
     share = link.resource_share(sinr_of(num), 160, num)
     assert share.shape == (num,)
     assert share.dtype == np.float64
@@ -130,7 +148,7 @@ def test_a_pickled_link_is_the_same_link(name):
 
 @pytest.mark.parametrize("name", UNSHARED)
 def test_rows_are_independent_where_nothing_is_shared(name):
-    link, packets = link_of(name), packets_of(NUM_PACKETS[name])
+    link, packets = link_of(name), packets_of(NUM_PACKETS[name], name)
     together = send(link)
     chosen = np.arange(NUM_PACKETS[name])[::-7]
     alone = link.transmit([packets[i] for i in chosen], chosen, None, 0, STREAMS)
@@ -140,7 +158,7 @@ def test_rows_are_independent_where_nothing_is_shared(name):
 @pytest.mark.parametrize("name", RADIO)
 def test_rows_share_only_the_resource_blocks(name):
     num = NUM_PACKETS[name]
-    link, packets = link_of(name), packets_of(num)
+    link, packets = link_of(name), packets_of(num, name)
     # On a flat channel it does not matter which resource blocks a packet gets.
     flat = flat_sinr_of(num)
     together = link.transmit(packets, np.arange(num), still_radio(flat, GRID), 0, STREAMS)
@@ -148,7 +166,7 @@ def test_rows_share_only_the_resource_blocks(name):
     assert 0.02 < 1 - together.ok.mean() < 0.9
     chosen = np.arange(num)[::-7]
     alone = link.transmit([packets[i] for i in chosen], chosen, still_radio(flat[chosen], GRID), 0, STREAMS)
-    for field in ("ok", "sent", "channel_uses", "airtime_s", "energy_j", "padding_bits"):
+    for field in ("ok", "sent", "channel_uses", "airtime_s", "energy_j", "padding_bits", "bits"):
         np.testing.assert_array_equal(getattr(alone, field), getattr(together, field)[chosen])
 
 
@@ -158,7 +176,9 @@ def test_a_radio_link_without_a_matching_sinr_is_refused_in_one_line(name):
     with pytest.raises(SemcomError, match="needs the SINR"):
         link.resource_share(None, 160, 3)
     with pytest.raises(SemcomError, match="same grid"):
-        link.transmit([b"a"], np.arange(1), still_radio(np.ones((1, 7), np.float32), GRID), 0, Streams(0))
+        link.transmit(
+            packets_of(1, name), np.arange(1), still_radio(np.ones((1, 7), np.float32), GRID), 0, Streams(0)
+        )
 
 
 @pytest.mark.parametrize("settings", [{"kind": "erasure", "probability": 1.01}, {"kind": "ideal", "loss": 1}])

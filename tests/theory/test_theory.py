@@ -157,3 +157,45 @@ def test_lqr_cost_is_what_the_closed_loop_pays_and_no_other_gain_pays_less():
     assert pay(best) == pytest.approx(theory.lqr_cost(a, b, q, r, start), rel=1e-9)
     assert pay(best * 1.06) > pay(best) * (1 + 1e-6)
     assert pay(best * 0.94) > pay(best) * (1 + 1e-6)
+
+
+def test_capacities_are_those_of_the_channels():
+    assert theory.capacity_awgn(0.0) == pytest.approx(1.0)
+    power = np.abs(complex_noise(np.random.default_rng(8), 1_000_000)) ** 2
+    for snr_db in (-5.0, 10.0):
+        rates = np.log2(1 + 10 ** (snr_db / 10) * power)
+        sigma = rates.std() / 1000
+        assert abs(rates.mean() - theory.capacity_rayleigh(snr_db)) < 4.5 * sigma
+        assert abs(rates.mean() - theory.capacity_rayleigh(snr_db + 0.5)) > 4.5 * sigma
+
+
+def test_the_normal_approximation_meets_one_worked_by_hand_and_the_capacity():
+    # n = 1000 real uses at 0 dB and an error rate of 1e-3: eq. 296 by hand, Q^-1(1e-3) = 3.0902.
+    num_uses, snr_db, rate = 500.0, 0.0, 1e-3
+    bits = np.arange(1, 500)
+    largest = bits[theory.bler_awgn(bits, num_uses, snr_db) <= rate].max() / (2 * num_uses)
+    dispersion = 1 * 3 / (2 * 4) * np.log2(np.e) ** 2
+    by_hand = 0.5 - sqrt(dispersion / 1000) * 3.0902 + np.log2(1000) / 2000
+    assert largest == pytest.approx(by_hand, abs=1e-3)
+    # Ever longer blocks fail below capacity never, above it always.
+    assert theory.bler_awgn(0.95e6, 1e6, 0.0) < 1e-9
+    assert theory.bler_awgn(1.05e6, 1e6, 0.0) > 1 - 1e-9
+
+
+def test_the_error_rate_on_rayleigh_is_the_mean_of_that_on_awgn():
+    power_db = 10 * np.log10(np.abs(complex_noise(np.random.default_rng(9), 200_000)) ** 2)
+    for snr_db in (0.0, 10.0):
+        rates = theory.bler_awgn(256, 144, snr_db + power_db)
+        sigma = rates.std() / sqrt(rates.size)
+        assert abs(rates.mean() - theory.bler_rayleigh(256, 144, snr_db)) < 4.5 * sigma
+        assert abs(rates.mean() - theory.bler_rayleigh(256, 144, snr_db + 0.5)) > 4.5 * sigma
+
+
+def test_the_least_errors_of_uncoded_symbols():
+    assert theory.mmse_awgn(0.0) == pytest.approx(0.5)
+    power = np.abs(complex_noise(np.random.default_rng(10), 1_000_000)) ** 2
+    for snr_db in (-5.0, 10.0):
+        errors = 1 / (1 + 10 ** (snr_db / 10) * power)
+        sigma = errors.std() / 1000
+        assert abs(errors.mean() - theory.mmse_rayleigh(snr_db)) < 4.5 * sigma
+        assert abs(errors.mean() - theory.mmse_rayleigh(snr_db + 0.5)) > 4.5 * sigma
