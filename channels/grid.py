@@ -131,8 +131,11 @@ class ResourceGrid:
 
         first, count: int64 [N], a run's first RB-slot and its length (at most R: one transport block).
         """
-        blocks = np.arange(self.num_resource_blocks)
-        return (blocks - np.asarray(first)[:, None]) % self.num_resource_blocks < np.asarray(count)[:, None]
+        num = self.num_resource_blocks
+        # How far each block lies behind the first, round the carrier's end; % on a matrix takes far longer.
+        behind = np.arange(num, dtype=np.int32) - (np.asarray(first) % num).astype(np.int32)[:, None]
+        behind += num * (behind < 0)
+        return behind < np.asarray(count)[:, None]
 
     def subcarrier_frequency_hz(self, resource_blocks: np.ndarray) -> np.ndarray:
         """Frequencies of resource blocks' subcarriers from the carrier's centre, float64 [N, 12 n].

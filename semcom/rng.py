@@ -67,3 +67,13 @@ class Streams:
             generator.manual_seed(self.seed(purpose, int(device), step))
             rows[index].uniform_(generator=generator)
         return rows
+
+    def indexed_uniform(self, purpose: str, devices: np.ndarray, step: int) -> np.ndarray:
+        """Draws one uniform number on [0, 1) for each device, float64 [len(devices)], many at once.
+
+        Device k's is the k-th of one sequence for this purpose and step, whoever else is asked for: cheaper
+        by far than `uniform` for thousands of devices, and other numbers.
+        """
+        devices = np.asarray(devices, dtype=np.int64)
+        sequence = self.numpy_generator(purpose, step=step).random(int(devices.max(initial=-1)) + 1)
+        return sequence[devices]

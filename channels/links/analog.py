@@ -172,7 +172,7 @@ class AnalogLink:
         tables = self.planner.tables
         used = self.grid.resource_block_mask(first, plan.last_rb)
         index = tables.snr_index(effective_sinr(radio.sinr, tables.beta[plan.row], used))
-        uniform = streams.uniform("analog-header", devices.tolist(), step).numpy()
+        uniform = streams.indexed_uniform("analog-header", devices, step)
         return uniform >= tables.tbler[plan.row, plan.last_rb, index]
 
     def _parts(self, rows: np.ndarray) -> list[np.ndarray]:

@@ -97,7 +97,7 @@ class NrLink:
         Packets for which no resources are left are not sent and cost nothing. Raises SemcomError if
         the radio's state is missing or its SINR has another shape than [N, R].
         """
-        sinr = self.planner.radio(radio, len(packets)).sinr
+        sinr, devices = self.planner.radio(radio, len(packets)).sinr, np.asarray(devices, dtype=np.int64)
         packet_bits = np.array([8 * len(packet) for packet in packets], dtype=np.int64)
         plan = self.planner.plan(sinr, packet_bits)
         trial = HarqTrial(plan, self.grid, self.step_s)
@@ -109,10 +109,14 @@ class NrLink:
                 break
             gathered[active] += self._effective_sinr(sinr, plan, trial, active)
             before, rate[active] = rate[active].copy(), self._error_rate(plan, active, gathered[active])
-            purpose = "nr-tb" if attempt == 0 else f"nr-tb-{attempt}"
-            uniform = streams.uniform(
-                purpose, np.asarray(devices)[active].tolist(), step, trial.open.shape[1:]
-            ).numpy()
+            # Named by the block, so that nobody's luck depends on how many blocks others have.
+            uniform = np.stack(
+                [
+                    streams.indexed_uniform(f"nr-tb-{attempt}-{block}", devices[active], step)
+                    for block in trial.block
+                ],
+                axis=1,
+            )
             trial.settle(active, uniform * before >= rate[active])
         return trial.delivery(packets, packet_bits, self.tx_power_w)
 

@@ -23,7 +23,7 @@ from semcom.rng import Streams
 # Data symbols of a slot -> additional DMRS positions (TS 38.211, 6.4.1.1.3; one DMRS symbol each).
 _DMRS_POSITIONS = {13: 0, 12: 1, 11: 2, 10: 3}
 # So many resource elements at once: more of them leave the cache, and decoding takes a quarter longer.
-_ELEMENTS_AT_ONCE = 40_000
+ELEMENTS_AT_ONCE = 40_000
 
 
 class NrBitConfig(BaseModel):
@@ -297,7 +297,7 @@ def _chain(config: NrBitConfig, mcs: int, num_rb: int, grid: ResourceGrid) -> _C
 
 def _parts(blocks: list[tuple[int, int]], num_rb: int) -> list[list[tuple[int, int]]]:
     elements = num_rb * SUBCARRIERS_PER_RESOURCE_BLOCK * SYMBOLS_PER_SLOT
-    size = max(1, _ELEMENTS_AT_ONCE // elements)
+    size = max(1, ELEMENTS_AT_ONCE // elements)
     return [blocks[start : start + size] for start in range(0, len(blocks), size)]
 
 

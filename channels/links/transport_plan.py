@@ -71,9 +71,9 @@ class TransportPlanner:
         self._bler_target = bler_target
         self._margin = 10 ** (-margin_db / 10)
         self._link_name = link_name
-        self._fixed_row: int | None = None
-        if mcs_index is not None:
-            self._fixed_row = self.tables.mcs.tolist().index(mcs_index)
+        self._fixed_mcs = mcs_index
+        # The rows of the tables to choose from: all of them, or that of the fixed MCS.
+        self._rows = np.flatnonzero((self.tables.mcs == mcs_index) | (mcs_index is None))
         self._cuts: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     def resource_share(self, sinr: np.ndarray | None, packet_bits: int, num_devices: int) -> np.ndarray:
@@ -96,40 +96,39 @@ class TransportPlanner:
 
     def plan(self, sinr: np.ndarray, packet_bits: np.ndarray) -> TransportPlan:
         """Chooses the MCS and the transport blocks of N packets; sinr [N, R] linear, packet_bits [N]."""
-        tables, packet = self.tables, np.arange(len(packet_bits))
+        tables, rows = self.tables, self._rows
         sizes, which = np.unique(packet_bits, return_inverse=True)
         cuts = [self._cut(int(size)) for size in sizes]
         num_blocks, last_rb, tb_bits = (
             np.array([cut[field] for cut in cuts], dtype=np.int64)
-            .reshape(len(sizes), len(tables.mcs))
+            .reshape(len(sizes), len(tables.mcs))[:, rows]
             .T[:, which]
             for field in range(3)
         )  # each [J, N]
-        wideband = np.stack([effective_sinr(sinr, beta) for beta in tables.beta])
+        wideband = effective_sinr(sinr, tables.beta[rows, None])
         index = tables.snr_index(wideband * self._margin)
-        rows = np.arange(len(tables.mcs))[:, None]
-        tbler = tables.tbler[rows, last_rb, index]
-        tbler = np.where(num_blocks > 1, np.maximum(tbler, tables.tbler[rows, -1, index]), tbler)
-        usable = self._usable[rows, last_rb] & (self._usable[:, -1:] | (num_blocks == 1))
+        each = rows[:, None]
+        tbler = tables.tbler[each, last_rb, index]
+        if (num_blocks > 1).any():
+            tbler = np.where(num_blocks > 1, np.maximum(tbler, tables.tbler[each, -1, index]), tbler)
+        usable = self._usable[each, last_rb] & (self._usable[each, -1] | (num_blocks == 1))
+        if self._fixed_mcs is not None and not usable.all():
+            raise SemcomError(
+                f"link.mcs_index = {self._fixed_mcs} has too low a code rate for blocks this "
+                "long (Sionna's LDPC code repeats no bits): take a higher MCS or a smaller "
+                "grid.bandwidth_hz"
+            )
         within = (tbler <= self._bler_target) & usable
         lowest = usable.argmax(axis=0)
-        row = np.where(within.any(axis=0), len(rows) - 1 - within[::-1].argmax(axis=0), lowest)
-        if self._fixed_row is not None:
-            row = np.full(len(packet), self._fixed_row)
-            if not usable[row, packet].all():
-                raise SemcomError(
-                    f"link.mcs_index = {tables.mcs[self._fixed_row]} has too low a code rate for blocks this "
-                    "long (Sionna's LDPC code repeats no bits): take a higher MCS or a smaller "
-                    "grid.bandwidth_hz"
-                )
-        blocks, last = num_blocks[row, packet], last_rb[row, packet]
+        chosen = np.where(within.any(axis=0), len(rows) - 1 - within[::-1].argmax(axis=0), lowest)
+        at = chosen, np.arange(len(packet_bits))
         return TransportPlan(
-            row=row,
-            num_blocks=blocks,
-            last_rb=last,
-            num_rb_slots=(blocks - 1) * self.grid.num_resource_blocks + last,
-            tb_bits=tb_bits[row, packet],
-            wideband_sinr=wideband[row, packet],
+            row=rows[chosen],
+            num_blocks=num_blocks[at],
+            last_rb=last_rb[at],
+            num_rb_slots=(num_blocks[at] - 1) * self.grid.num_resource_blocks + last_rb[at],
+            tb_bits=tb_bits[at],
+            wideband_sinr=wideband[at],
         )
 
     def mcs_index(self, plan: TransportPlan) -> np.ndarray:

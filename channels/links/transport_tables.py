@@ -74,19 +74,25 @@ class TransportTables:
 def effective_sinr(sinr: np.ndarray, beta: np.ndarray, used: np.ndarray | None = None) -> np.ndarray:
     """Exponential effective SINR: -beta ln(mean over the used resource blocks of exp(-sinr / beta)).
 
-    sinr [N, R] linear; beta [N] or a number; used [N, R] bool, all of them if None. Returns [N]. The
-    smallest SINR is taken out of the sum first, so a strong signal can't underflow it; otherwise this
-    is Sionna's EESM. Source: Brueninghaus et al., Link performance models for system level simulations
-    of broadband radio access systems, PIMRC 2005.
+    sinr [N, R] linear; beta [N], or [J, 1] for J values each; used [N, R] bool, all of them if None.
+    Returns [N], or [J, N]. The smallest SINR is taken out of the sum first, so a strong signal can't
+    underflow it, and the exponentials are of single precision; otherwise this is Sionna's EESM. Source:
+    Brueninghaus et al., Link performance models for system level simulations of broadband radio access
+    systems, PIMRC 2005.
     """
     beta = np.asarray(beta, dtype=np.float64)
     if (sinr == sinr[:, :1]).all():
-        return sinr[:, 0].astype(np.float64)  # flat: the mean of equals
-    masked = sinr.astype(np.float64) if used is None else np.where(used, sinr, np.inf)
+        # Flat: the mean of equals.
+        return np.broadcast_to(sinr[:, 0].astype(np.float64), np.broadcast_shapes(beta.shape, (len(sinr),)))
+    masked = sinr.astype(np.float32) if used is None else np.where(used, sinr, np.float32(np.inf))
     smallest = masked.min(axis=1)
     num_used = sinr.shape[1] if used is None else used.sum(axis=1)
-    total = np.exp((smallest[:, None] - masked) / (beta[:, None] if beta.ndim else beta)).sum(axis=1)
-    return smallest - beta * np.log(total / num_used)
+    below = smallest[:, None] - masked
+    if beta.ndim == 1:
+        total = np.exp(below / beta[:, None].astype(np.float32)).sum(axis=1)
+    else:
+        total = np.stack([np.exp(below * np.float32(1 / value)).sum(axis=1) for value in beta[:, 0]])
+    return smallest - beta * np.log(total.astype(np.float64) / num_used)
 
 
 @lru_cache(maxsize=8)

@@ -87,3 +87,22 @@ def test_neighbouring_devices_and_steps_are_uncorrelated():
     assert abs(float((here * next_step).mean())) < limit
     assert abs(float((here[1:] * here[:-1]).mean())) < limit
     assert abs(float((here * (here + next_step)).mean())) > limit  # the power check
+
+
+def test_a_devices_indexed_number_does_not_depend_on_who_else_is_asked_for():
+    streams = Streams(5)
+    together = streams.indexed_uniform("luck", np.arange(1000), 3)
+    assert together.dtype == np.float64
+    chosen = np.array([999, 0, 17])
+    np.testing.assert_array_equal(streams.indexed_uniform("luck", chosen, 3), together[chosen])
+    assert streams.indexed_uniform("luck", np.arange(0), 3).shape == (0,)
+    for other in (
+        streams.indexed_uniform("luck", np.arange(1000), 4),
+        streams.indexed_uniform("other", np.arange(1000), 3),
+        Streams(6).indexed_uniform("luck", np.arange(1000), 3),
+    ):
+        assert (other != together).all()
+        assert abs(np.corrcoef(together, other)[0, 1]) < 4.5 / sqrt(1000)
+    critical = 2.0 / sqrt(1000)
+    assert ks_distance(torch.from_numpy(together), stats.uniform.cdf) < critical
+    assert ks_distance(torch.from_numpy(0.9 * together), stats.uniform.cdf) > critical

@@ -267,7 +267,10 @@ def test_effective_sinr_is_sionnas_eesm():
     beta = transport_tables(1, GRID.num_resource_blocks, RE_PER_RB).beta
     masked = torch.tensor(np.where(used, sinr, 0.0)).T[None, :, :, None]
     expected = EESM(precision="double", device="cpu")(masked, mcs, 1).numpy()
-    np.testing.assert_allclose(effective_sinr(sinr, beta, used), expected, rtol=1e-9)
+    # Single-precision exponentials: 1e-6 of the SINR is four millionths of a decibel.
+    np.testing.assert_allclose(effective_sinr(sinr, beta, used), expected, rtol=1e-6)
+    of_all = effective_sinr(sinr, beta[:, None])
+    np.testing.assert_allclose(of_all[3], effective_sinr(sinr, np.full(25, beta[3])), rtol=1e-6)
     # Sionna's sum underflows above some 25 dB at the lowest MCS; this one returns a flat SINR as it is.
     np.testing.assert_allclose(
         effective_sinr(np.array([[900.0, 900.0, 901.0]]), np.array([1.6]))[0], 900.2, atol=0.5
