@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from channels.budget import dbm_to_w
 from channels.grid import SYMBOLS_PER_SLOT, ResourceGrid
+from channels.links.nr import NrConfig
 from channels.links.transport_plan import TransportPlan, TransportPlanner
 from channels.links.transport_tables import effective_sinr
 from semcom.codecs.analog import BYTES_PER_SYMBOL, over_equalised_channel
@@ -69,17 +70,8 @@ class AnalogLink:
         self.step_s = step_s
         self.tx_power_w = dbm_to_w(tx_power_dbm)
         self._has_header = int(config.header == "coded")
-        self.planner = TransportPlanner(
-            grid,
-            step_s,
-            mcs_table=1,
-            mcs_index=None,
-            bler_target=config.header_bler_target,
-            margin_db=0.0,
-            error_rates="measured",
-            must_encode=False,
-            link_name=self.name,
-        )
+        header = NrConfig(bler_target=config.header_bler_target)
+        self.planner = TransportPlanner(grid, step_s, header, must_encode=False, link_name=self.name)
 
     def resource_share(self, sinr: np.ndarray | None, packet_bits: int, num_devices: int) -> np.ndarray:
         """Share of a step's RB-slots that a packet takes for each device, float64 [num_devices].

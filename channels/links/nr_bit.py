@@ -93,17 +93,7 @@ class NrBitLink:
         self.grid = grid
         self.step_s = step_s
         self.tx_power_w = dbm_to_w(tx_power_dbm)
-        self.planner = TransportPlanner(
-            grid,
-            step_s,
-            mcs_table=config.mcs_table,
-            mcs_index=config.mcs_index,
-            bler_target=config.bler_target,
-            margin_db=config.margin_db,
-            error_rates=config.error_rates,
-            must_encode=True,
-            link_name=self.name,
-        )
+        self.planner = TransportPlanner(grid, step_s, config, must_encode=True, link_name=self.name)
 
     def resource_share(self, sinr: np.ndarray | None, packet_bits: int, num_devices: int) -> np.ndarray:
         """Share of a step's RB-slots that a packet takes for each device: see TransportPlanner."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -33,6 +34,25 @@ class TransportPlan:
     wideband_sinr: np.ndarray
 
 
+class Adaptation(Protocol):
+    """The settings of link adaptation: those of `nr` and `nr-bit`."""
+
+    @property
+    def mcs_table(self) -> int: ...
+
+    @property
+    def mcs_index(self) -> int | None: ...
+
+    @property
+    def bler_target(self) -> float: ...
+
+    @property
+    def margin_db(self) -> float: ...
+
+    @property
+    def error_rates(self) -> ErrorRates: ...
+
+
 class TransportPlanner:
     """Plans the transport blocks of a PUSCH carrier; the same for every link that carries them.
 
@@ -52,28 +72,24 @@ class TransportPlanner:
         self,
         grid: ResourceGrid,
         step_s: float,
+        config: Adaptation,
         *,
-        mcs_table: int,
-        mcs_index: int | None,
-        bler_target: float,
-        margin_db: float,
-        error_rates: ErrorRates,
         must_encode: bool,
         link_name: str,
     ) -> None:
         self.grid = grid
         self.rb_slots_per_step = grid.rb_slots_per_step(step_s)
         self.tables: TransportTables = transport_tables(
-            mcs_table, grid.num_resource_blocks, grid.re_per_rb_slot, error_rates
+            config.mcs_table, grid.num_resource_blocks, grid.re_per_rb_slot, config.error_rates
         )
         codable = self.tables.codable
         self._usable = codable if must_encode else np.ones_like(codable)
-        self._bler_target = bler_target
-        self._margin = 10 ** (-margin_db / 10)
+        self._bler_target = config.bler_target
+        self._margin = 10 ** (-config.margin_db / 10)
         self._link_name = link_name
-        self._fixed_mcs = mcs_index
+        self._fixed_mcs = config.mcs_index
         # The rows of the tables to choose from: all of them, or that of the fixed MCS.
-        self._rows = np.flatnonzero((self.tables.mcs == mcs_index) | (mcs_index is None))
+        self._rows = np.flatnonzero((self.tables.mcs == config.mcs_index) | (config.mcs_index is None))
         self._cuts: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     def resource_share(self, sinr: np.ndarray | None, packet_bits: int, num_devices: int) -> np.ndarray:
