@@ -58,7 +58,11 @@ def make_records(
         record("packets_refused", count["packets_refused"].sum(), "1"),
     ]
     if uses_a_channel(setting.link):
+        uses, camera = count["channel_uses"].sum() / sent, config.camera
+        numbers = 2 * camera.num_colors * camera.height_px * camera.width_px
         records += [
+            record("channel_uses", uses, "1"),
+            record("bandwidth_ratio", uses / numbers, "1"),
             record("supported_devices", (score >= SUPPORTED_SCORE).sum(), "1"),
             record("age_of_information", step_ms * count["age_steps"].mean() / num_steps, "ms"),
             record("channel_uses_per_step", count["channel_uses"].sum() / num / num_steps, "1"),

@@ -1,7 +1,18 @@
 """The control scenario's tables and figures, from records made by hand."""
 
-import pandas as pd
+from dataclasses import replace
 
+import numpy as np
+import pandas as pd
+import pytest
+
+from channels.links.nr import NrConfig
+from nodes.base_station import COUNTERS
+from nodes.contracts import CellOutcome
+from scenarios.contracts import Point
+from scenarios.control.cells import resolve
+from scenarios.control.config import TINY
+from scenarios.control.metrics import make_records
 from scenarios.control.results import draw_figures, make_tables
 
 
@@ -67,3 +78,31 @@ def test_the_reference_lines_stand_below_the_tables_of_codecs_erasures_and_shari
         assert tables[title]["method"].tolist() == ["jepa", "state-hold", "true-model", "state-feedback"], (
             title
         )
+
+
+def values(in_band: np.ndarray, **counted: np.ndarray) -> dict[str, float]:
+    """The records of a cell over `nr` of which these steps [K, T] were in the band and this was counted."""
+    num = len(in_band)
+    counters = {name: np.zeros(num) for name in COUNTERS} | counted
+    world = {"in_band": in_band, "alive": np.ones(num, dtype=bool)}
+    point = Point("rate", "jepa", 0, {"update_interval_ms": 20.0, "codec": "uniform-8"})
+    setting = replace(resolve(TINY, point), link=NrConfig())
+    rows = make_records(TINY, point, setting, CellOutcome(counters, world))
+    return {row.metric: row.value for row in rows}
+
+
+def test_the_bandwidth_ratio_by_hand():
+    # Two devices, three packets on four resource blocks of 144 elements; two grey frames of 32 x 64.
+    found = values(
+        np.ones((2, 40)), packets_sent=np.array([2, 1]), channel_uses=np.array([432, 144], dtype=np.int64)
+    )
+    assert found["channel_uses"] == 192
+    numbers = 2 * TINY.camera.num_colors * TINY.camera.height_px * TINY.camera.width_px
+    assert found["bandwidth_ratio"] == pytest.approx(192 / numbers)
+
+
+def test_a_device_is_supported_from_a_score_of_074():
+    in_band = np.zeros((3, 100))
+    for device, num_steps in enumerate((73, 74, 75)):
+        in_band[device, :num_steps] = 1
+    assert values(in_band)["supported_devices"] == 2
