@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from channels.budget import dbm_to_w, noise_power_w
-from channels.multipath import SPEED_OF_LIGHT_M_PER_S, MultipathChannel
+from channels.multipath import SPEED_OF_LIGHT_M_PER_S, MultipathChannel, sampling_at
 from channels.sionna_scope import sionna_scope
 from semcom.rng import Streams
 
@@ -109,11 +109,8 @@ class SystemLevelSource:
 
     def paths(self, time_s: float) -> tuple[np.ndarray, np.ndarray]:
         """See PathSource."""
-        # Sionna draws new rays on every call and samples at 0, 1/f, 2/f, ...; the same seed gives the
-        # same rays again, and f = 1/t puts the second sample on the time that is wanted.
-        num_samples, sampling_hz = (2, 1 / time_s) if time_s else (1, 1.0)
         with sionna_scope(self._ray_seed):
-            gains, delays_s = self._model(num_samples, sampling_hz)
+            gains, delays_s = self._model(*sampling_at(time_s))
         # [1, 1, M, K, 1, paths, T] and [1, 1, K, paths]
         return gains[0, 0, :, :, 0, :, -1].transpose(0, 1).numpy(), delays_s[0, 0].numpy()
 
