@@ -14,13 +14,14 @@ from channels.links.erasure import ErasureConfig, ErasureLink
 from channels.links.ideal import IdealConfig, IdealLink
 from channels.links.nr import NrConfig, NrLink
 from channels.links.nr_bit import NrBitConfig, NrBitLink, check_pilots
+from channels.recorded import RecordedChannel, RecordedConfig, check_recorded
 from channels.system_level import CellConfig, HallConfig, make_system_level_channel
 from semcom.contracts import Channel, Link
 from semcom.rng import Streams
 
 LinkConfig = Annotated[IdealConfig | ErasureConfig | NrConfig | NrBitConfig, Field(discriminator="kind")]
 ChannelConfig = Annotated[
-    IndoorFactoryConfig | BlockFadingConfig | DelayProfileConfig | CellConfig | HallConfig,
+    IndoorFactoryConfig | BlockFadingConfig | DelayProfileConfig | CellConfig | HallConfig | RecordedConfig,
     Field(discriminator="model"),
 ]
 
@@ -32,7 +33,14 @@ LINKS: dict[str, type[BaseModel]] = {
 }
 CHANNELS: dict[str, type[BaseModel]] = {
     name: config
-    for config in (IndoorFactoryConfig, BlockFadingConfig, DelayProfileConfig, CellConfig, HallConfig)
+    for config in (
+        IndoorFactoryConfig,
+        BlockFadingConfig,
+        DelayProfileConfig,
+        CellConfig,
+        HallConfig,
+        RecordedConfig,
+    )
     for name in get_args(config.model_fields["model"].annotation)
 }
 
@@ -48,6 +56,12 @@ def check_link(config: LinkConfig, grid: ResourceGrid, step_s: float) -> None:
         grid.slots_per_step(step_s)
     if isinstance(config, NrBitConfig):
         check_pilots(grid)
+
+
+def check_channel(config: ChannelConfig, grid: ResourceGrid, num_steps: int, step_s: float) -> None:
+    """Raises SemcomError for a channel that can't be had for so many steps; imports no Sionna."""
+    if isinstance(config, RecordedConfig):
+        check_recorded(config, grid, num_steps, step_s)
 
 
 def make_link(config: LinkConfig, grid: ResourceGrid, step_s: float, tx_power_dbm: float) -> Link:
@@ -92,3 +106,5 @@ def make_channel(
             return make_delay_profile_channel(config, num_devices, step_s, num_blocks, bandwidth_hz, streams)
         case CellConfig() | HallConfig():
             return make_system_level_channel(config, num_devices, step_s, num_blocks, bandwidth_hz, streams)
+        case RecordedConfig():
+            return RecordedChannel(config, num_devices, num_steps, step_s, grid, streams)

@@ -44,7 +44,7 @@ class InterferedChannel:
         self._latest: tuple[int, np.ndarray] | None = None
 
     def sinr(self, step: int) -> np.ndarray:
-        """Linear SINR of each device on each resource block in this step, float32 [K, num_resource_blocks]."""
+        """Linear SINR of each device on each resource block in a step, float32 [K, num_resource_blocks]."""
         h = _at_the_beginning(self._serving, step, self._centres_hz)
         power = np.abs(h).astype(np.float64) ** 2 / (1 + self.interference(step))
         return power.sum(axis=1).astype(np.float32)
@@ -61,7 +61,7 @@ class InterferedChannel:
         return (h * scale[:, :, None, :]).astype(np.complex64)
 
     def interference(self, step: int) -> np.ndarray:
-        """Interference over noise at each antenna on each resource block, float64 [M, num_resource_blocks]."""
+        """Interference over noise at each antenna on each resource block, float64 [M, R]."""
         if self._latest is None or self._latest[0] != step:
             g = _at_the_beginning(self._interferers, step, self._centres_hz)
             power = np.abs(g).astype(np.float64) ** 2  # [devices, M, R]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from channels.catalogue import ChannelConfig, LinkConfig, check_link
+from channels.catalogue import ChannelConfig, LinkConfig, check_channel, check_link
 from channels.grid import GridConfig, ResourceGrid
 from channels.indoor_factory import IndoorFactoryConfig
 from channels.links.erasure import ErasureConfig
@@ -142,6 +142,7 @@ def check(config: ControlConfig) -> None:
     """Raises SemcomError for what one field alone doesn't show: unknown names, windows that don't fit."""
     told = config.evaluation
     check_link(config.link, ResourceGrid(config.grid), config.plant.step_s)
+    check_channel(config.channel, ResourceGrid(config.grid), told.num_steps, config.plant.step_s)
     of_keys = {
         "methods": told.methods,
         "erasure_methods": told.erasure_methods,
