@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, get_args
 
+import numpy as np
 from pydantic import BaseModel, Field
 
 from channels.block_fading import BlockFadingChannel, BlockFadingConfig
@@ -16,7 +17,7 @@ from channels.links.nr import NrConfig, NrLink
 from channels.links.nr_bit import NrBitConfig, NrBitLink, check_pilots
 from channels.recorded import RecordedChannel, RecordedConfig, check_recorded
 from channels.system_level import CellConfig, HallConfig, make_system_level_channel
-from semcom.contracts import Channel, Link
+from semcom.contracts import Channel, Link, SemcomError
 from semcom.rng import Streams
 
 LinkConfig = Annotated[IdealConfig | ErasureConfig | NrConfig | NrBitConfig, Field(discriminator="kind")]
@@ -24,6 +25,9 @@ ChannelConfig = Annotated[
     IndoorFactoryConfig | BlockFadingConfig | DelayProfileConfig | CellConfig | HallConfig | RecordedConfig,
     Field(discriminator="model"),
 ]
+
+# Every MCS of which there are error rates carries more than this on a full carrier (0.45 and more).
+_LEAST_BITS_PER_ELEMENT = 0.4
 
 LINKS: dict[str, type[BaseModel]] = {
     "ideal": IdealConfig,
@@ -62,6 +66,28 @@ def check_channel(config: ChannelConfig, grid: ResourceGrid, num_steps: int, ste
     """Raises SemcomError for a channel that can't be had for so many steps; imports no Sionna."""
     if isinstance(config, RecordedConfig):
         check_recorded(config, grid, num_steps, step_s)
+
+
+def check_packet(
+    config: LinkConfig, grid: ResourceGrid, step_s: float, packet_bits: int, sender: str
+) -> None:
+    """Raises SemcomError for a packet, `sender` sends it, that a step can't hold however good the channel.
+
+    Sionna is imported only where the answer isn't plain.
+    """
+    if not uses_a_channel(config):
+        return
+    elements = grid.rb_slots_per_step(step_s) * grid.re_per_rb_slot
+    is_any_mcs_fine = not isinstance(config, NrBitConfig) or config.mcs_index is None
+    if is_any_mcs_fine and packet_bits <= _LEAST_BITS_PER_ELEMENT * elements:
+        return
+    link = make_link(config, grid, step_s, 0.0)
+    best = np.full((1, grid.num_resource_blocks), 1e6, dtype=np.float32)
+    if not np.isfinite(link.resource_share(best, packet_bits, 1)).all():
+        raise SemcomError(
+            f"a packet of {sender} has {packet_bits} bits, more than a step of {step_s:g} s carries at any "
+            f"SINR: raise grid.bandwidth_hz or grid.uplink_share, or leave out {sender}"
+        )
 
 
 def make_link(config: LinkConfig, grid: ResourceGrid, step_s: float, tx_power_dbm: float) -> Link:
