@@ -189,6 +189,6 @@ def test_a_packet_is_refused_exactly_where_a_step_ends():
     most = 40 * int(link.planner.tables.tb_bits[-1, -1])
     check_packet(config, GRID, STEP_S, most, "one")
     assert link.resource_share(best, most, 1) == 1
-    with pytest.raises(SemcomError, match="a packet of two has .* more than a step of 0.02 s"):
+    with pytest.raises(SemcomError, match=r"a packet of two has .* more than a step of 0.02 s"):
         check_packet(config, GRID, STEP_S, most + 1, "two")
     check_packet(TypeAdapter(LinkConfig).validate_python({"kind": "ideal"}), GRID, STEP_S, most + 1, "two")
