@@ -26,7 +26,7 @@ ChannelConfig = Annotated[
     Field(discriminator="model"),
 ]
 
-# Every MCS of which there are error rates carries more than this on a full carrier (0.45 and more).
+# Every MCS of which there are error rates carries at least so many bits on a full carrier.
 _LEAST_BITS_PER_ELEMENT = 0.4
 
 LINKS: dict[str, type[BaseModel]] = {
@@ -75,7 +75,7 @@ def check_packet(
 
     Sionna is imported only where the answer isn't plain.
     """
-    if not uses_a_channel(config):
+    if not isinstance(config, NrConfig | NrBitConfig):
         return
     elements = grid.rb_slots_per_step(step_s) * grid.re_per_rb_slot
     is_any_mcs_fine = not isinstance(config, NrBitConfig) or config.mcs_index is None
