@@ -20,8 +20,8 @@ from semcom.rng import Streams
 
 # Where the user gives no height: UMi and UMa as TR 38.901 fixes them (table 7.2-1), RMa as table 7.2-3.
 _STATION_HEIGHT_M = {"umi": 10.0, "uma": 25.0, "rma": 35.0}
-# Of the same tables; RMa has 1,732 m and 5,000 m.
-_INTER_SITE_DISTANCE_M = {"umi": 200.0, "uma": 500.0, "rma": 1732.0}
+# As Sionna takes them from the same tables.
+_INTER_SITE_DISTANCE_M = {"umi": 200.0, "uma": 500.0, "rma": 5000.0}
 # Length, width, station height of the calibrated halls (TR 38.901, table 7.8-7).
 _HALL_M = {
     "inf-sl": (120.0, 60.0, 1.5),
@@ -69,7 +69,7 @@ class CellConfig(BaseModel):
         ge=20,
         le=20_000,
         description="from station to station, if there are several; by default 200 m (umi), 500 (uma), "
-        "1732 (rma)",
+        "5000 (rma)",
     )
     load: float = Field(
         1.0,
@@ -78,7 +78,7 @@ class CellConfig(BaseModel):
         description="probability that another cell sends on a resource block in a step, if there are several",
     )
     devices_per_cell: int = Field(
-        10, ge=1, le=1000, description="devices of each other cell that take turns, if there are several"
+        10, ge=1, le=200, description="devices of each other cell that take turns, if there are several"
     )
 
     @model_validator(mode="after")

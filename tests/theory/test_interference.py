@@ -117,6 +117,19 @@ def test_without_load_a_network_is_the_single_cell_bit_for_bit():
         np.testing.assert_array_equal(busy.response(step, devices, frequency_hz, time_s), response)
 
 
+def test_neighbours_are_no_copies_of_our_own_devices():
+    network = cell(60, model="umi", num_cells=7, devices_per_cell=10)
+    assert isinstance(network, InterferedChannel)
+    sources = (network._serving._source, network._interferers._source)  # type: ignore[attr-defined]
+    own_m, others_m = (source._model._scenario.ut_loc[0, :, :2] for source in sources)
+    with sionna_scope(0):
+        sites_m = station_sites_m(7, 200.0)
+    relative_m = others_m - sites_m[1:].repeat_interleave(10, dim=0)
+    assert float((own_m - relative_m).norm(dim=1).min()) > 1e-2
+    # Nor do their rays: delays relative to the first path are the same only with the same seed.
+    assert sources[0]._ray_seed != sources[1]._ray_seed
+
+
 def test_interference_never_helps_and_more_cells_are_worse():
     told = {"model": "umi", "num_base_station_antennas": 2}
     alone, ring = cell(**told), cell(num_cells=7, load=0.3, **told)

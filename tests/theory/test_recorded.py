@@ -185,6 +185,16 @@ def write_spoilt(path: Path, value: complex, *place: int) -> None:
     write_csi(path, csi, bandwidth_hz=30e6, snapshot_interval_s=0.02)
 
 
+def test_a_fault_in_a_later_block_has_its_place_in_the_whole(tmp_path, monkeypatch):
+    write_spoilt(tmp_path / "a.h5", np.nan, 2, 17, 1, 3)
+    write_spoilt(tmp_path / "b.h5", 0, 3, 28)
+    monkeypatch.setattr(csi_file, "_BYTES_AT_ONCE", 5 * 2 * 8 * 16)  # five snapshots
+    with pytest.raises(SemcomError, match=r"first at \[2, 17, 1, 3\]"):
+        open_csi(tmp_path / "a.h5")
+    with pytest.raises(SemcomError, match=r"throughout at \[3, 28\]"):
+        open_csi(tmp_path / "b.h5")
+
+
 def write_group(path: Path) -> None:
     with h5py.File(path, "w") as file:
         file["csi/of_nothing"] = np.zeros(3)
