@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, get_args
 
+import numpy as np
 from pydantic import BaseModel, Field
 
 from channels.block_fading import BlockFadingChannel, BlockFadingConfig
@@ -15,17 +16,21 @@ from channels.links.erasure import ErasureConfig, ErasureLink
 from channels.links.ideal import IdealConfig, IdealLink
 from channels.links.nr import NrConfig, NrLink
 from channels.links.nr_bit import NrBitConfig, NrBitLink, check_pilots
+from channels.recorded import RecordedChannel, RecordedConfig, check_recorded
 from channels.system_level import CellConfig, HallConfig, make_system_level_channel
-from semcom.contracts import Channel, Link
+from semcom.contracts import Channel, Link, SemcomError
 from semcom.rng import Streams
 
 LinkConfig = Annotated[
     IdealConfig | ErasureConfig | NrConfig | NrBitConfig | AnalogConfig, Field(discriminator="kind")
 ]
 ChannelConfig = Annotated[
-    IndoorFactoryConfig | BlockFadingConfig | DelayProfileConfig | CellConfig | HallConfig,
+    IndoorFactoryConfig | BlockFadingConfig | DelayProfileConfig | CellConfig | HallConfig | RecordedConfig,
     Field(discriminator="model"),
 ]
+
+# Every MCS of which there are error rates carries at least so many bits on a full carrier.
+_LEAST_BITS_PER_ELEMENT = 0.4
 
 LINKS: dict[str, type[BaseModel]] = {
     "ideal": IdealConfig,
@@ -36,7 +41,14 @@ LINKS: dict[str, type[BaseModel]] = {
 }
 CHANNELS: dict[str, type[BaseModel]] = {
     name: config
-    for config in (IndoorFactoryConfig, BlockFadingConfig, DelayProfileConfig, CellConfig, HallConfig)
+    for config in (
+        IndoorFactoryConfig,
+        BlockFadingConfig,
+        DelayProfileConfig,
+        CellConfig,
+        HallConfig,
+        RecordedConfig,
+    )
     for name in get_args(config.model_fields["model"].annotation)
 }
 
@@ -54,6 +66,34 @@ def check_link(config: LinkConfig, grid: ResourceGrid, step_s: float) -> None:
         check_pilots(grid)
     if isinstance(config, AnalogConfig):
         check_size(config, grid)
+
+
+def check_channel(config: ChannelConfig, grid: ResourceGrid, num_steps: int, step_s: float) -> None:
+    """Raises SemcomError for a channel that can't be had for so many steps; imports no Sionna."""
+    if isinstance(config, RecordedConfig):
+        check_recorded(config, grid, num_steps, step_s)
+
+
+def check_packet(
+    config: LinkConfig, grid: ResourceGrid, step_s: float, packet_bits: int, sender: str
+) -> None:
+    """Raises SemcomError for a packet, `sender` sends it, that a step can't hold however good the channel.
+
+    Sionna is imported only where the answer isn't plain.
+    """
+    if not isinstance(config, NrConfig | NrBitConfig):
+        return
+    elements = grid.rb_slots_per_step(step_s) * grid.re_per_rb_slot
+    is_any_mcs_fine = not isinstance(config, NrBitConfig) or config.mcs_index is None
+    if is_any_mcs_fine and packet_bits <= _LEAST_BITS_PER_ELEMENT * elements:
+        return
+    link = make_link(config, grid, step_s, 0.0)
+    best = np.full((1, grid.num_resource_blocks), 1e6, dtype=np.float32)
+    if not np.isfinite(link.resource_share(best, packet_bits, 1)).all():
+        raise SemcomError(
+            f"a packet of {sender} has {packet_bits} bits, more than a step of {step_s:g} s carries at any "
+            f"SINR: raise grid.bandwidth_hz or grid.uplink_share, or leave out {sender}"
+        )
 
 
 def make_link(config: LinkConfig, grid: ResourceGrid, step_s: float, tx_power_dbm: float) -> Link:
@@ -100,3 +140,5 @@ def make_channel(
             return make_delay_profile_channel(config, num_devices, step_s, num_blocks, bandwidth_hz, streams)
         case CellConfig() | HallConfig():
             return make_system_level_channel(config, num_devices, step_s, num_blocks, bandwidth_hz, streams)
+        case RecordedConfig():
+            return RecordedChannel(config, num_devices, num_steps, step_s, grid, streams)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from channels.multipath import SPEED_OF_LIGHT_M_PER_S, MultipathChannel
+from channels.multipath import SPEED_OF_LIGHT_M_PER_S, MultipathChannel, sampling_at
 from channels.sionna_scope import sionna_scope
 from channels.system_level import omni_array
 from semcom.rng import Streams
@@ -54,10 +54,8 @@ class DelayProfileSource:
 
     def paths(self, time_s: float) -> tuple[np.ndarray, np.ndarray]:
         """See PathSource."""
-        # As in SystemLevelSource: the same seed draws the same paths, and f = 1/t samples them at t.
-        num_samples, sampling_hz = (2, 1 / time_s) if time_s else (1, 1.0)
         with sionna_scope(self._seed):
-            gains, delays_s = self._model(self._num_devices, num_samples, sampling_hz)
+            gains, delays_s = self._model(self._num_devices, *sampling_at(time_s))
         # [K, 1, M, 1, 1, paths, T] and [K, 1, 1, paths]
         return gains[:, 0, :, 0, 0, :, -1].numpy(), delays_s[:, 0, 0].numpy()
 

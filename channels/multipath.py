@@ -24,6 +24,15 @@ class PathSource(Protocol):
         ...
 
 
+def sampling_at(time_s: float) -> tuple[int, float]:
+    """Number of samples and sampling frequency at which Sionna's last sample lies at `time_s`.
+
+    Sionna draws anew on every call and samples at 0, 1/f, 2/f, ...: the same seed draws the same again,
+    and f = 1/t puts the second sample on the time t that is wanted.
+    """
+    return (2, 1 / time_s) if time_s else (1, 1.0)
+
+
 class MultipathChannel:
     """SNR[k, r] = g sum_m |H_m[k, r]|^2 with H_m[k, r] = sum_p a_p(t) exp(-j 2 pi f_r tau_p).
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -10,12 +11,17 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from channels.budget import dbm_to_w, noise_power_w
-from channels.multipath import SPEED_OF_LIGHT_M_PER_S, MultipathChannel
+from channels.hexagons import is_in_hexagon, station_sites_m
+from channels.interference import InterferedChannel
+from channels.multipath import SPEED_OF_LIGHT_M_PER_S, MultipathChannel, sampling_at
 from channels.sionna_scope import sionna_scope
+from semcom.contracts import Channel
 from semcom.rng import Streams
 
 # Where the user gives no height: UMi and UMa as TR 38.901 fixes them (table 7.2-1), RMa as table 7.2-3.
 _STATION_HEIGHT_M = {"umi": 10.0, "uma": 25.0, "rma": 35.0}
+# As Sionna takes them from the same tables.
+_INTER_SITE_DISTANCE_M = {"umi": 200.0, "uma": 500.0, "rma": 5000.0}
 # Length, width, station height of the calibrated halls (TR 38.901, table 7.8-7).
 _HALL_M = {
     "inf-sl": (120.0, 60.0, 1.5),
@@ -26,7 +32,10 @@ _HALL_M = {
 
 
 class CellConfig(BaseModel):
-    """An outdoor cell of TR 38.901: one station and its devices around it."""
+    """An outdoor cell of TR 38.901: one station and its devices around it, with or without other cells.
+
+    With num_cells above 1 a hexagonal network surrounds it, whose devices interfere: see InterferedChannel.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -52,6 +61,25 @@ class CellConfig(BaseModel):
     num_base_station_antennas: int = Field(
         1, ge=1, le=64, description="horizontal half-wavelength array, combined by maximum ratio"
     )
+    num_cells: Literal[1, 7, 19] = Field(
+        1, description="cells of the network, ours in the middle: 1 alone, 7 and 19 with one and two rings"
+    )
+    inter_site_distance_m: float | None = Field(
+        None,
+        ge=20,
+        le=20_000,
+        description="from station to station, if there are several; by default 200 m (umi), 500 (uma), "
+        "5000 (rma)",
+    )
+    load: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="probability that another cell sends on a resource block in a step, if there are several",
+    )
+    devices_per_cell: int = Field(
+        10, ge=1, le=200, description="devices of each other cell that take turns, if there are several"
+    )
 
     @model_validator(mode="after")
     def _fits_the_model(self) -> CellConfig:
@@ -63,11 +91,26 @@ class CellConfig(BaseModel):
             raise ValueError(
                 f"carrier_hz {self.carrier_hz:g} is above 30 GHz, where rma ends: take umi or uma"
             )
+        apart_m = self.site_distance_m()
+        if self.num_cells > 1 and self.max_distance_m > apart_m / math.sqrt(3):
+            raise ValueError(
+                f"max_distance_m {self.max_distance_m:g} is beyond the corners of a hexagon of "
+                f"inter_site_distance_m {apart_m:g}: take at most {math.floor(apart_m / math.sqrt(3))}"
+            )
+        if self.num_cells > 1 and self.min_distance_m >= apart_m / 2:
+            raise ValueError(
+                f"min_distance_m {self.min_distance_m:g} must be below half of "
+                f"inter_site_distance_m {apart_m:g} where there are several cells"
+            )
         return self
 
     def station_height_m(self) -> float:
         """Height of the base station, the model's own if none is given."""
         return self.base_station_height_m or _STATION_HEIGHT_M[self.model]
+
+    def site_distance_m(self) -> float:
+        """Distance from station to station, the model's own if none is given."""
+        return self.inter_site_distance_m or _INTER_SITE_DISTANCE_M[self.model]
 
 
 class HallConfig(BaseModel):
@@ -94,26 +137,31 @@ class SystemLevelSource:
 
     A device moves by its Doppler shifts only (TR 38.901 (7.5-22)), its large-scale state staying put.
     Memory grows with the number of devices (about 0.1 MB each per antenna), not with the steps.
+    neighbours: the devices are those of the other cells, config.devices_per_cell of each, cell by cell.
     """
 
-    def __init__(self, config: CellConfig | HallConfig, num_devices: int, streams: Streams) -> None:
+    def __init__(
+        self,
+        config: CellConfig | HallConfig,
+        num_devices: int,
+        streams: Streams,
+        *,
+        neighbours: bool = False,
+    ) -> None:
         self.max_doppler_hz = config.speed_m_per_s * config.carrier_hz / SPEED_OF_LIGHT_M_PER_S
         # The words of the streams' names stay, so that a seed keeps its channel from one version to the next.
         self._ray_seed = streams.seed("umi-rays")
         with sionna_scope(streams.seed("umi-topology")):
             self._model = (
-                _outdoor_model(config, num_devices, streams)
+                _outdoor_model(config, num_devices, streams, neighbours)
                 if isinstance(config, CellConfig)
                 else _hall_model(config, num_devices, streams)
             )
 
     def paths(self, time_s: float) -> tuple[np.ndarray, np.ndarray]:
         """See PathSource."""
-        # Sionna draws new rays on every call and samples at 0, 1/f, 2/f, ...; the same seed gives the
-        # same rays again, and f = 1/t puts the second sample on the time that is wanted.
-        num_samples, sampling_hz = (2, 1 / time_s) if time_s else (1, 1.0)
         with sionna_scope(self._ray_seed):
-            gains, delays_s = self._model(num_samples, sampling_hz)
+            gains, delays_s = self._model(*sampling_at(time_s))
         # [1, 1, M, K, 1, paths, T] and [1, 1, K, paths]
         return gains[0, 0, :, :, 0, :, -1].transpose(0, 1).numpy(), delays_s[0, 0].numpy()
 
@@ -125,14 +173,27 @@ def make_system_level_channel(
     num_resource_blocks: int,
     bandwidth_hz: float,
     streams: Streams,
-) -> MultipathChannel:
+) -> Channel:
     """Makes the uplink of a cell: path loss, shadowing, line of sight and clustered multipath by Sionna.
 
-    g of MultipathChannel is P / (k T B F); devices are uniform over the ring's area or over the hall.
+    g of MultipathChannel is P / (k T B F); devices are uniform over the ring's area or over the hall. Of
+    several cells, a device is its nearest station's: those of each are uniform over ring and hexagon. The
+    other cells' devices have a topology of their own, with our station as its receiver, and the same power.
     """
     snr_per_gain = dbm_to_w(config.tx_power_dbm) / noise_power_w(bandwidth_hz, config.noise_figure_db)
+    carrier = (step_s, num_resource_blocks, bandwidth_hz)
     source = SystemLevelSource(config, num_devices, streams)
-    return MultipathChannel(source, snr_per_gain, num_devices, step_s, num_resource_blocks, bandwidth_hz)
+    serving = MultipathChannel(source, snr_per_gain, num_devices, *carrier)
+    if isinstance(config, HallConfig) or config.num_cells == 1 or config.load == 0:
+        return serving
+    num_others = (config.num_cells - 1) * config.devices_per_cell
+    # Streams of their own: that there are neighbours changes nothing in our own cell.
+    apart = replace(streams, base_seed=streams.seed("neighbours"))
+    others = SystemLevelSource(config, num_others, apart, neighbours=True)
+    interferers = MultipathChannel(others, snr_per_gain, num_others, *carrier)
+    return InterferedChannel(
+        serving, interferers, config.devices_per_cell, config.load, num_resource_blocks, bandwidth_hz, streams
+    )
 
 
 def omni_array(num_antennas: int, carrier_hz: float) -> Any:
@@ -158,15 +219,29 @@ def _arrays(config: CellConfig | HallConfig) -> dict[str, Any]:
     }
 
 
-def _outdoor_model(config: CellConfig, num_devices: int, streams: Streams) -> Any:
+def _in_the_ring(config: CellConfig, draws: torch.Tensor) -> torch.Tensor:
+    """Places devices uniformly over the ring's area by two uniform draws each [N, 2], relative to it."""
+    inner, outer = config.min_distance_m**2, config.max_distance_m**2
+    radius_m = (inner + draws[:, 0] * (outer - inner)).sqrt()
+    bearing = 2 * math.pi * draws[:, 1]
+    return torch.stack([radius_m * bearing.cos(), radius_m * bearing.sin()], dim=-1)
+
+
+def _outdoor_model(config: CellConfig, num_devices: int, streams: Streams, neighbours: bool) -> Any:
     """Returns Sionna's model with its topology set; to be called inside a sionna_scope."""
     from sionna.phy.channel.tr38901 import RMa, UMa, UMi
 
     draws = streams.uniform("umi-placement", range(num_devices), 0, (4,)).to(torch.float32)
-    inner, outer = config.min_distance_m**2, config.max_distance_m**2
-    radius_m = (inner + draws[:, 0] * (outer - inner)).sqrt()
-    bearing = 2 * math.pi * draws[:, 1]
-    ground_m = torch.stack([radius_m * bearing.cos(), radius_m * bearing.sin()], dim=-1)
+    ground_m = _in_the_ring(config, draws[:, :2])
+    apart_m, attempt = config.site_distance_m(), 0
+    while config.num_cells > 1 and not (inside := is_in_hexagon(ground_m, apart_m)).all():
+        attempt += 1
+        stray = torch.nonzero(~inside).flatten()
+        again = streams.uniform("umi-placement", stray.tolist(), attempt, (2,)).to(torch.float32)
+        ground_m[stray] = _in_the_ring(config, again)
+    if neighbours:
+        sites_m = station_sites_m(config.num_cells, apart_m)
+        ground_m += sites_m[1:].repeat_interleave(config.devices_per_cell, dim=0)
     if config.model == "rma":
         model = RMa(**_arrays(config))
     else:

@@ -176,14 +176,19 @@ def run_command(
     config = _configure(chosen, preset, assignments)
     from nodes.cluster import Cluster
     from scenarios.experiment import pending_points, run_experiment
-    from scenarios.settings import plain
+    from scenarios.settings import input_files, plain
     from semcom.records import RunFolder
 
     numbers, path = _seeds(preset, seeds), out or Path("runs") / scenario
     # Whatever is refused is refused before a folder is made.
     points, hired = chosen.points(config, numbers), Cluster(_workers(workers), address)
     with RunFolder.create(
-        path, scenario=scenario, preset=preset, config=plain(config), seeds=numbers
+        path,
+        scenario=scenario,
+        preset=preset,
+        config=plain(config),
+        seeds=numbers,
+        inputs=input_files(config),
     ) as folder:
         if pending_points(folder, points):
             with hired as cluster:
@@ -209,7 +214,7 @@ def sweep_command(
     config = _configure(chosen, preset, assignments)
     from nodes.cluster import Cluster
     from scenarios.experiment import pending_cells, run_sweep, sweep_cells
-    from scenarios.settings import parse_axes, parse_overrides, plain
+    from scenarios.settings import input_files, parse_axes, parse_overrides, plain
     from semcom.contracts import SemcomError
     from semcom.records import RunFolder
 
@@ -218,11 +223,19 @@ def sweep_command(
     if twice := axes.keys() & parse_overrides(assignments or []).keys():
         raise SemcomError(f"{min(twice)} is both an axis and a setting: keep one of them")
     # Whatever is refused is refused before a folder is made.
+    inputs: list[Path] = []
     for _, cell_config in sweep_cells(config, axes):
         chosen.sweep_points(cell_config, numbers)
+        inputs += input_files(cell_config)
     hired = Cluster(_workers(workers), address)
     with RunFolder.create(
-        path, scenario=scenario, preset=preset, config=plain(config), seeds=numbers, axes=list(axes)
+        path,
+        scenario=scenario,
+        preset=preset,
+        config=plain(config),
+        seeds=numbers,
+        axes=list(axes),
+        inputs=list(dict.fromkeys(inputs)),
     ) as folder:
         if pending_cells(chosen, config, axes, numbers, folder):
             with hired as cluster:
@@ -246,7 +259,7 @@ def train_command(
     config = _configure(chosen, preset, assignments)
     from nodes.cluster import Cluster
     from scenarios.experiment import train_only
-    from scenarios.settings import plain
+    from scenarios.settings import input_files, plain
     from semcom.contracts import SemcomError
     from semcom.records import RunFolder
 
@@ -256,7 +269,12 @@ def train_command(
     # Asked here too, so that a mode that the scenario doesn't offer leaves no folder behind.
     jobs = [job for seed in numbers for job in chosen.training_jobs(config, seed, mode)]
     with RunFolder.create(
-        path, scenario=scenario, preset=preset, config=plain(config), seeds=numbers
+        path,
+        scenario=scenario,
+        preset=preset,
+        config=plain(config),
+        seeds=numbers,
+        inputs=input_files(config),
     ) as folder:
         missing = any(not folder.has_checkpoint(job.model, job.key) for job in jobs)
         with Cluster(_workers(workers) if missing else 0, address if missing else None) as cluster:

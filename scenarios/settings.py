@@ -8,6 +8,7 @@ import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
@@ -158,7 +159,7 @@ def _allowed(annotation: Any, metadata: Sequence[Any] = ()) -> str:
             return f"a list of {len(arguments)}: [{', '.join(_allowed(part) for part in arguments)}]"
         length = _range([_Length(item) for item in metadata]).removeprefix(" of").strip()
         return f"a list{f' ({length} long)' if length else ''} of: {_allowed(arguments[0])}"
-    names = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
+    names = {bool: "true or false", int: "an integer", float: "a number", str: "text", Path: "a path"}
     return names.get(annotation, getattr(annotation, "__name__", str(annotation))) + _range(metadata)
 
 
@@ -329,6 +330,13 @@ def plain(config: BaseModel) -> dict[str, Any]:
     """Returns a configuration as plain dicts, lists, numbers and text, as JSON would hold it."""
     values: dict[str, Any] = json.loads(json.dumps(config.model_dump(), default=str))
     return values
+
+
+def input_files(config: BaseModel) -> list[Path]:
+    """Lists the files that a run of this configuration reads: every setting that is a path."""
+    values = [getattr(config, name) for name in type(config).model_fields]
+    inside = [path for value in values if isinstance(value, BaseModel) for path in input_files(value)]
+    return [value for value in values if isinstance(value, Path)] + inside
 
 
 def apply_overrides(config: Config, overrides: Mapping[str, Any]) -> Config:

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from semcom.contracts import Record, SemcomError
-from semcom.files import TEMPORARY, unwritable, write_atomically
+from semcom.files import TEMPORARY, sha256, unwritable, write_atomically
 from semcom.provenance import device, source_commit, versions
 
 FORMAT = 1
@@ -163,13 +163,17 @@ class RunFolder:
         config: Mapping[str, Any],
         seeds: Sequence[int],
         axes: Sequence[str] = (),
+        inputs: Sequence[Path] = (),
     ) -> RunFolder:
         """Makes a run folder, or resumes the one that is there.
 
         config: the configuration as plain values; axes: the keys that a sweep varies (empty for a run).
+        inputs: the files that the run reads; the manifest keeps the SHA-256 of each.
         Raises SemcomError for a place that can't be written, a folder that holds something else, another
-        scenario, other settings or other axes, and for one that another process is writing to.
+        scenario, other settings, other axes or an input of another content, and for one that another
+        process is writing to.
         """
+        digests = {str(path): sha256(path) for path in inputs}
         try:
             path.mkdir(parents=True, exist_ok=True)
             names = [entry.name for entry in path.iterdir() if not entry.name.startswith(TEMPORARY)]
@@ -195,6 +199,15 @@ class RunFolder:
                     raise SemcomError(
                         f"{path} holds a run with {found}: give another --out, or the same settings"
                     )
+            known = manifest.get("inputs", {})
+            for name, digest in digests.items():
+                if known.get(name, digest) != digest:
+                    raise SemcomError(
+                        f"{path} holds a run on another {name} (SHA-256 {known[name]}, now {digest}): "
+                        "give another --out, or restore that file"
+                    )
+            if digests:
+                manifest["inputs"] = {**known, **digests}
             folder = cls(path, manifest)
             folder._begin(seeds)
         except BaseException:

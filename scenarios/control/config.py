@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from channels.catalogue import ChannelConfig, LinkConfig, check_link
+from channels.catalogue import (
+    ChannelConfig,
+    LinkConfig,
+    check_channel,
+    check_link,
+    check_packet,
+    uses_a_channel,
+)
 from channels.grid import GridConfig, ResourceGrid
 from channels.indoor_factory import IndoorFactoryConfig
 from channels.links.erasure import ErasureConfig
+from channels.links.nr import NrConfig
 from nodes.schedulers import SCHEDULERS
 from scenarios.control.camera import CameraConfig
 from scenarios.control.dataset import DatasetConfig
-from scenarios.control.methods import METHODS, REFERENCES
+from scenarios.control.methods import METHODS, REFERENCES, frame_payload_bits
 from scenarios.control.models import ModelConfig
 from scenarios.control.plant import PlantConfig
 from scenarios.control.teacher import TeacherConfig
 from scenarios.control.training import TrainingConfig, TrainingInputs
-from semcom.codecs.catalogue import CodecConfig
+from semcom.codecs.catalogue import CodecConfig, make_codec
 from semcom.contracts import SemcomError
+from semcom.packets import HEADER_BITS
 
 Interval = Annotated[int, Field(ge=1, le=1000)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -141,7 +151,6 @@ PAPER = ControlConfig(
 def check(config: ControlConfig) -> None:
     """Raises SemcomError for what one field alone doesn't show: unknown names, windows that don't fit."""
     told = config.evaluation
-    check_link(config.link, ResourceGrid(config.grid), config.plant.step_s)
     of_keys = {
         "methods": told.methods,
         "erasure_methods": told.erasure_methods,
@@ -182,6 +191,32 @@ def check(config: ControlConfig) -> None:
         )
     for codec in told.codecs:
         codec_config(codec)
+    _check_radio(config)
+
+
+def _check_radio(config: ControlConfig) -> None:
+    """Raises SemcomError for a carrier that can't work: its grid, its channel, packets too large for it."""
+    grid, step_s, told = ResourceGrid(config.grid), config.plant.step_s, config.evaluation
+    check_link(config.link, grid, step_s)
+    check_channel(config.channel, grid, told.num_steps, step_s)
+    over_the_carrier = told.methods if uses_a_channel(config.link) else ()
+    if told.sharing.schedulers:
+        over_the_carrier += told.sharing.methods
+    carrier = config.link if uses_a_channel(config.link) else NrConfig()
+    for method in dict.fromkeys(over_the_carrier):
+        if method not in REFERENCES and (bits := _payload_bits(config, method)) is not None:
+            check_link(carrier, grid, step_s)
+            check_packet(carrier, grid, step_s, HEADER_BITS + 8 * -(-bits // 8), method)
+
+
+def _payload_bits(config: ControlConfig, method: str) -> int | None:
+    """The longest payload of a method; None with a codec that knows it only when it is fitted."""
+    if METHODS[method].source == "frames":
+        camera = config.camera
+        return frame_payload_bits((camera.num_colors, camera.height_px, camera.width_px))
+    with suppress(SemcomError):
+        return make_codec(config.codec, config.model.embedding_dim).max_payload_bits()
+    return None
 
 
 def codec_name(codec: CodecConfig) -> str:

@@ -188,6 +188,11 @@ class FrameSender:
         """Has nothing to learn."""
 
 
+def frame_payload_bits(frame_shape: tuple[int, int, int]) -> int:
+    """Bits of two raw frames [colors, height, width] of 8 bits a pixel."""
+    return 2 * 8 * int(np.prod(frame_shape))
+
+
 class FrameReceiver:
     """Encodes received frames itself, without any quantisation, and holds the last command in between."""
 
@@ -196,7 +201,7 @@ class FrameReceiver:
     ) -> None:
         self.model, self.model_version, self.codec_id = model, model_version, RAW_CODEC_ID
         self.frame_shape = frame_shape
-        self.max_payload_bits = 2 * 8 * int(np.prod(frame_shape))
+        self.max_payload_bits = frame_payload_bits(frame_shape)
         self.last_command = torch.zeros(num_devices, COMMAND_DIM)
         self.past_command = torch.zeros(num_devices, model.encoder.gap_steps, COMMAND_DIM)
 

@@ -8,6 +8,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from channels.catalogue import CHANNELS, ChannelConfig, make_channel
+from channels.csi_file import write_csi
 from channels.grid import GridConfig, ResourceGrid
 from channels.response import resource_block_centres_hz
 from channels.sionna_scope import sionna_scope
@@ -21,14 +22,25 @@ STREAMS = Streams(7)
 VARIED: dict[str, dict[str, float | str]] = {
     "indoor-factory": {"placement": "uniform", "line_of_sight": "random"},
     "umi": {"indoor_probability": 0.3, "num_base_station_antennas": 2},
+    "uma": {"num_cells": 7, "devices_per_cell": 2, "max_distance_m": 250, "num_base_station_antennas": 2},
     "rician": {"num_base_station_antennas": 2},
     "tdl-c": {"num_base_station_antennas": 2},
     "cdl-c": {"num_base_station_antennas": 2},
     "inf-sh": {"num_base_station_antennas": 2},
+    "recorded": {},  # and the file that the fixture writes, which has two antennas
 }
 
 every_channel = pytest.mark.parametrize("name", CHANNELS)
 every_fading_channel = pytest.mark.parametrize("name", [name for name in CHANNELS if name != "awgn"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def recorded_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recorded") / "csi.h5"
+    generator = np.random.default_rng(1)
+    csi = generator.normal(size=(32, 64, 2, 12, 2)).astype(np.float32)
+    write_csi(path, csi, bandwidth_hz=GRID.occupied_bandwidth_hz, snapshot_interval_s=0.02)
+    VARIED["recorded"]["path"] = str(path)
 
 
 def channel_of(name: str, streams: Streams = STREAMS) -> Channel:
@@ -80,7 +92,8 @@ def test_the_response_has_the_promised_shape_and_is_what_the_sinr_says(name):
     for step in (0, 3):
         h = channel.response(step, devices, frequency_hz, np.array([0.0, 3e-4]))
         assert h.dtype == np.complex64
-        num_antennas = int(VARIED.get(name, {}).get("num_base_station_antennas", 1))
+        told = VARIED.get(name, {}).get("num_base_station_antennas", 1)
+        num_antennas = 2 if name == "recorded" else int(told)
         assert h.shape == (3, num_antennas, 2, 4)
         power = (np.abs(h[:, :, 0]) ** 2).sum(axis=1)
         sinr = channel.sinr(step)
@@ -158,6 +171,10 @@ def test_the_scope_seeds_inside_and_restores_after_an_error():
     [
         {"model": "umi", "min_distance_m": 50, "max_distance_m": 40},
         {"model": "rma", "carrier_hz": 60e9},
+        {"model": "uma", "num_cells": 3},
+        {"model": "umi", "num_cells": 7, "max_distance_m": 120},
+        {"model": "umi", "num_cells": 7, "inter_site_distance_m": 30, "min_distance_m": 15},
+        {"model": "recorded"},
         {"model": "indoor-factory", "base_station_height_m": 1.0},
         {"model": "indoor-factory", "snr_db": 3},
         {"model": "tdl-f"},

@@ -9,8 +9,9 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 from radio_states import still_radio
 
-from channels.catalogue import LINKS, LinkConfig, make_link
+from channels.catalogue import _LEAST_BITS_PER_ELEMENT, LINKS, LinkConfig, check_packet, make_link
 from channels.grid import GridConfig, ResourceGrid
+from channels.links.transport_tables import KNOWN_MCS, transport_tables
 from semcom.contracts import Delivery, Link, SemcomError
 from semcom.packets import Packet, pack_packets
 from semcom.rng import Streams
@@ -190,3 +191,24 @@ def test_a_wrong_configuration_is_refused(settings):
 def test_the_catalogue_does_not_import_sionna():
     code = "import sys, channels.catalogue; sys.exit('sionna' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("error_rates", "mcs_table"), KNOWN_MCS)
+def test_what_check_packet_lets_pass_unseen_fits_at_any_mcs(error_rates, mcs_table):
+    """Small and large carriers, few and many data symbols: every MCS carries more than the bits let pass."""
+    for bandwidth_hz, num_data_symbols in ((5e6, 1), (5e6, 12), (20e6, 3), (20e6, 13)):
+        grid = ResourceGrid(GridConfig(bandwidth_hz=bandwidth_hz, num_data_symbols=num_data_symbols))
+        elements = grid.num_resource_blocks * grid.re_per_rb_slot
+        tables = transport_tables(mcs_table, grid.num_resource_blocks, grid.re_per_rb_slot, error_rates)
+        assert tables.tb_bits[:, -1].min() >= _LEAST_BITS_PER_ELEMENT * elements
+
+
+def test_a_packet_is_refused_exactly_where_a_step_ends():
+    config, best = TypeAdapter(LinkConfig).validate_python({"kind": "nr"}), np.full((1, 51), 1e6, np.float32)
+    link = make_link(config, GRID, STEP_S, tx_power_dbm=10.0)
+    most = 40 * int(link.planner.tables.tb_bits[-1, -1])
+    check_packet(config, GRID, STEP_S, most, "one")
+    assert link.resource_share(best, most, 1) == 1
+    with pytest.raises(SemcomError, match=r"a packet of two has .* more than a step of 0.02 s"):
+        check_packet(config, GRID, STEP_S, most + 1, "two")
+    check_packet(TypeAdapter(LinkConfig).validate_python({"kind": "ideal"}), GRID, STEP_S, most + 1, "two")

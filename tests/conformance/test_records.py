@@ -297,3 +297,25 @@ def test_a_full_disk_is_one_line_and_keeps_the_old_file(tmp_path: Path):
     with pytest.raises(SemcomError, match=r"can't be written .*No space left"):
         write_atomically(path, fail)
     assert path.read_text() == "old"
+
+
+def test_the_manifest_names_what_a_run_reads_by_its_content(tmp_path: Path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_text("abc")
+    other.write_text("")
+    # The SHA-256 of "abc" and of nothing, from FIPS 180-2's examples and every sha256sum.
+    known = {
+        str(one): "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+        str(other): "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    }
+    create(tmp_path / "run", inputs=[one]).close()
+    with create(tmp_path / "run", inputs=[one, other]) as folder:
+        assert folder.manifest["inputs"] == known
+    one.write_text("abd")
+    before = contents(tmp_path / "run")
+    with pytest.raises(SemcomError, match=r"holds a run on another .*one "):
+        create(tmp_path / "run", inputs=[one])
+    with pytest.raises(SemcomError, match="missing can't be read"):
+        create(tmp_path / "run", inputs=[tmp_path / "missing"])
+    assert contents(tmp_path / "run") == before
+    create(tmp_path / "run", inputs=[other]).close()  # and who reads nothing new may go on

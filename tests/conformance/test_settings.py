@@ -1,11 +1,12 @@
 """Settings: what is read and applied, and the one line that each bad one is refused with."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from scenarios.settings import apply_overrides, describe, parse_axes, parse_overrides, plain
+from scenarios.settings import apply_overrides, describe, input_files, parse_axes, parse_overrides, plain
 from semcom.contracts import SemcomError
 
 FROZEN = ConfigDict(frozen=True, extra="forbid")
@@ -168,3 +169,23 @@ def test_every_listed_key_can_be_set_to_its_default():
 def test_a_part_and_its_kind_are_not_both_given():
     with pytest.raises(SemcomError, match=r"link and link\.kind are the same setting"):
         applied("link=erasure", "link.kind=ideal")
+
+
+class Recording(BaseModel):
+    model_config = FROZEN
+    path: Path = Field(description="a file")
+    also: Path | None = None
+
+
+class Experiment(BaseModel):
+    model_config = FROZEN
+    scene: Path = Path("scene.xml")
+    channel: Recording = Recording(path=Path("csi.h5"))
+    name: str = "a.h5"
+
+
+def test_the_files_that_a_configuration_reads_are_its_paths():
+    config = apply_overrides(Experiment(), {"channel.path": "other.h5"})
+    assert input_files(config) == [Path("scene.xml"), Path("other.h5")]
+    assert plain(config)["channel"] == {"path": "other.h5", "also": None}
+    assert next(row for row in describe(Experiment) if row.key == "channel.path").allowed == "a path"

@@ -8,10 +8,13 @@ import pytest
 import torch
 from control_setups import CONFIG, trained
 
+from channels.csi_file import write_csi
 from channels.delay_profiles import DelayProfileConfig
 from channels.links.erasure import ErasureConfig
 from channels.links.nr import NrConfig
 from channels.links.nr_bit import NrBitConfig
+from channels.recorded import RecordedConfig
+from channels.system_level import CellConfig
 from nodes.cluster import Cluster
 from nodes.simulation import StationHost, simulate
 from scenarios.contracts import Point
@@ -54,6 +57,23 @@ def test_bit_for_bit_records_are_the_same_for_any_number_of_workers(cluster):
     assert 0 < value["jepa", "packet_loss"] < 1
     for num_workers in (1, 3):
         with Cluster(num_workers) as of_that_size:
+            assert SCENARIO.simulate(config, points, trained(), of_that_size) == expected
+
+
+def test_records_with_other_cells_and_with_a_recording_are_the_same_in_a_worker(cluster, tmp_path):
+    csi = np.random.default_rng(1).normal(size=(8, 40, 2, 1, 2))
+    write_csi(tmp_path / "csi.h5", csi, snapshot_interval_s=0.02)
+    channels = (
+        RecordedConfig(path=tmp_path / "csi.h5", snr_db=5.0),
+        CellConfig(model="uma", num_cells=7, max_distance_m=288, devices_per_cell=2),
+    )
+    points = [Point("rate", "jepa", 0, {"update_interval_ms": 40.0})]
+    with Cluster(1) as of_that_size:
+        for channel in channels:
+            config = CONFIG.model_copy(update={"link": NrConfig(), "channel": channel})
+            expected = SCENARIO.simulate(config, points, trained(), Cluster())
+            value = {record.metric: record.value for record in expected[0]}
+            assert 0 < value["packet_loss"] < 1
             assert SCENARIO.simulate(config, points, trained(), of_that_size) == expected
 
 

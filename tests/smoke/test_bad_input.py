@@ -1,11 +1,16 @@
 """Strange but writable settings of the control scenario: one line, or a run that ends; nothing is lost."""
 
+import hashlib
+import json
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from channels.csi_file import write_csi
 from scenarios.cli import main
 
 TINY = ("run", "control", "--preset", "tiny", "--seeds", "1", "--workers", "0")
@@ -35,6 +40,8 @@ QUICK = ("evaluation.methods=[state-feedback,state-hold,true-model]", NO_SHARING
         ("plant.gravity_m_s2=.inf", "gravity_m_s2"),
         ("training.regularizer=vicregx", "vicreg"),
         ("model.gap_steps=45", "dataset.num_steps"),
+        ("channel.model=recorded", "channel.path = null is missing: it takes a path"),
+        ("channel.path=channel.h5", "it takes channel.model = recorded"),
     ],
 )
 def test_a_refused_setting_is_one_line_and_leaves_no_folder(setting, told, tmp_path, capfd):
@@ -45,12 +52,87 @@ def test_a_refused_setting_is_one_line_and_leaves_no_folder(setting, told, tmp_p
     assert not (tmp_path / "run").exists()
 
 
+def write_nothing(path: Path) -> None:
+    pass
+
+
+def write_text(path: Path) -> None:
+    path.write_text("no HDF5")
+
+
+def write_other(path: Path) -> None:
+    write_csi(path, np.ones((4, 2, 1), complex), dataset="h")
+
+
+def write_nan(path: Path) -> None:
+    csi = np.ones((4, 2, 1), complex)
+    csi[3, 1, 0] = np.nan
+    write_csi(path, csi)
+
+
+def write_silence(path: Path) -> None:
+    write_csi(path, np.zeros((4, 2, 1), complex))
+
+
+def write_narrow(path: Path) -> None:
+    write_csi(path, np.ones((4, 2, 8), complex), bandwidth_hz=10e6)
+
+
+def write_short(path: Path) -> None:
+    write_csi(path, np.ones((4, 39, 2, 1), complex), snapshot_interval_s=0.02)
+
+
+@pytest.mark.parametrize(
+    ("write", "told"),
+    [
+        (write_nothing, "there is no such file"),
+        (write_text, "can't be read as HDF5"),
+        (write_other, "no dataset csi (it has h): name one by channel.dataset"),
+        (write_nan, "NaN or infinity, first at [3, 1, 0]"),
+        (write_silence, "zero throughout at [0], which no path reaches"),
+        (write_narrow, "take a smaller grid.bandwidth_hz"),
+        (write_short, "40 steps of 0.02 s need 40"),
+    ],
+)
+def test_a_recording_that_will_not_do_is_refused_before_anything_runs(write, told, tmp_path, capfd):
+    write(tmp_path / "csi.h5")
+    settings = ("link=nr", "channel.model=recorded", f"channel.path={tmp_path / 'csi.h5'}")
+    assert main([*TINY, "--out", str(tmp_path / "run"), *settings]) == 2
+    printed = capfd.readouterr()
+    assert printed.err.count("\n") == 1
+    assert f"channel.path = {tmp_path / 'csi.h5'}" in printed.err
+    assert told in printed.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (("link=nr", "link.mcs_index=2"), "take 3 to 28"),
+        (("link=nr", "grid.uplink_share=0.01"), "holds no uplink slot"),
+        # Three slots of 11 resource blocks; what is shared is a carrier whatever the link.
+        (
+            ("link=nr", "grid.bandwidth_hz=5e6", "grid.uplink_share=0.08"),
+            "a packet of raw-frames has 32832 bits",
+        ),
+        (("evaluation.sharing.num_devices_frames=[1]", "grid.uplink_share=0.01"), "holds no uplink slot"),
+        (("grid.bandwidth_hz=5e6", "grid.uplink_share=0.08"), "leave out raw-frames"),
+        (("link=nr-bit", "link.mcs_index=4", "evaluation.methods=[raw-frames]"), "too low a code rate"),
+        (("channel.model=umi", "channel.num_cells=7", "channel.max_distance_m=120"), "take at most 115"),
+    ],
+)
+def test_what_the_carrier_cannot_do_is_refused_before_anything_runs(settings, told, tmp_path, capfd):
+    assert main([*TINY, "--out", str(tmp_path / "run"), *settings]) == 2
+    printed = capfd.readouterr()
+    assert printed.err.count("\n") == 1
+    assert told in printed.err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
         (("link=nr-bit", "grid.num_data_symbols=9"), "grid.num_data_symbols"),
-        (("link=nr", "link.mcs_index=2"), "take 3 to 28"),
-        (("link=nr", "grid.uplink_share=0.01"), "holds no uplink slot"),
         (("dataset.start_rate_rad_s=1000", "evaluation.methods=[jepa]"), "dataset.start_"),
         (("teacher.state_cost=[0,0,0,0]", *QUICK), "teacher.state_cost"),
     ],
@@ -99,3 +181,18 @@ def test_python_m_does_what_the_command_does(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "records.parquet").exists()
+
+
+def test_a_run_keeps_to_the_recording_that_it_began_with(tmp_path, capfd):
+    """The manifest names the file by its content: another one of the same name doesn't continue the run."""
+    path, out = tmp_path / "csi.h5", tmp_path / "run"
+    write_csi(path, np.ones((4, 2, 1), complex))
+    command = [*TINY, "--out", str(out), *QUICK, "channel.model=recorded", f"channel.path={path}"]
+    assert main(command) == 0
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert json.loads((out / "manifest.json").read_text())["inputs"] == {str(path): sha256}
+    assert main(command) == 0
+    write_csi(path, np.full((4, 2, 1), 2j))
+    capfd.readouterr()
+    assert main(command) == 2
+    assert f"holds a run on another {path} (SHA-256 {sha256}" in capfd.readouterr().err
