@@ -25,6 +25,8 @@ from semcom.rng import Streams
 
 # Where the curves are measured on a channel without fading: the error rates that the abstraction expects.
 _BLER_AWGN = (0.9, 0.7, 0.45, 0.2, 0.08, 0.025, 0.01)
+# Who estimates the channel needs more, by so many dB at the last of these points and beyond.
+_BEYOND_DB = (0.5, 1.0, 1.6)
 # With fading, in dB around the SNR of even odds: one antenna falls from 0.9 to 0.01 over some 24 dB.
 _OFFSETS_DB = (-4.0, -1.5, 1.0, 3.5, 6.0, 9.0, 12.0, 15.5, 19.0)
 # No packet of a batch shall want for resources; the channel does not age meanwhile (Channel: first slot).
@@ -44,7 +46,9 @@ def measure(config: LinksConfig, point: Point) -> list[Record]:
     raise ValueError(point.result)
 
 
-def snr_points_db(link: NrLink | NrBitLink, packet_bytes: int, *, fading: bool) -> list[float]:
+def snr_points_db(
+    link: NrLink | NrBitLink, packet_bytes: int, *, fading: bool, estimated: bool
+) -> list[float]:
     """Returns the mean SNRs at which a link with a fixed MCS is measured, dB, to 0.05 dB."""
     plan = link.planner.plan(np.ones((1, link.grid.num_resource_blocks)), np.array([8 * packet_bytes]))
     tables = link.planner.tables
@@ -57,6 +61,8 @@ def snr_points_db(link: NrLink | NrBitLink, packet_bytes: int, *, fading: bool) 
     tenth_db = float(np.interp(0.1, bler[::-1], grid_db[::-1]))
     width_db = (tenth_db - centre_db) / float(norm.isf(0.1))
     found = [centre_db + width_db * float(norm.isf(rate)) for rate in _BLER_AWGN]
+    if estimated:
+        found += [found[-1] + beyond for beyond in _BEYOND_DB]
     return list(dict.fromkeys(round(20 * value) / 20 for value in found))
 
 
@@ -68,9 +74,10 @@ def _block_error_rates(config: LinksConfig, point: Point) -> Iterator[Record]:
     link = make_link(link_config(point.method, table, index), grid, _STEP_S, tx_power_dbm=10.0)
     points_db = [config.point.snr_db]
     if point.result == "bler":
-        # All methods are measured at the same SNRs: those of the measured error rates.
+        # All methods are measured at the SNRs of the measured error rates.
         measured = NrLink(NrConfig(mcs_table=table, mcs_index=index), grid, _STEP_S, tx_power_dbm=10.0)
-        points_db = snr_points_db(measured, config.packet_bytes, fading=name != "awgn")
+        estimated = point.method == "nr-bit-estimated"
+        points_db = snr_points_db(measured, config.packet_bytes, fading=name != "awgn", estimated=estimated)
     num = ceil(config.num_blocks / len(points_db))
     for place, snr_db in enumerate(points_db):
         num_ok = channel_uses = 0

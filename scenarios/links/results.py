@@ -211,14 +211,19 @@ def distances(curves: pd.DataFrame, method: str, reference: str) -> tuple[float,
     curves: rows of one channel and MCS, with method, snr_db and value. Returns the greatest difference in
     BLER at equal SNR, the greatest in SNR (dB) at equal BLER, and the greatest over the points of
     min(BLER difference / 0.05, SNR difference / 0.3): at most 1 where each point meets one of the two.
+    Points that only one of them has are left out.
     """
     sides = [
         curves[curves["method"] == name].sort_values("snr_db")[["snr_db", "value"]].to_numpy()
         for name in (method, reference)
     ]
     of_method, of_reference = sides
+    at_reference = dict(of_reference.tolist())
     in_bler, in_db, in_either = [0.0], [0.0], [0.0]
-    for (snr_db, bler), (_, other) in zip(of_method, of_reference, strict=True):
+    for snr_db, bler in of_method.tolist():
+        if snr_db not in at_reference:
+            continue
+        other = at_reference[snr_db]
         if not LOWEST_BLER <= bler <= HIGHEST_BLER:
             continue
         in_bler.append(abs(bler - other))
