@@ -32,8 +32,8 @@ def count_bit_errors(
 
     with sionna_scope(0):
         points = Constellation("pam" if bits_per_symbol == 1 else "qam", bits_per_symbol)
-        # The closed forms decide for the nearest symbol, as the signs of max-log soft bits do; exact soft bits
-        # decide better where SNR is low.
+        # The closed forms decide for the nearest symbol, as the signs of max-log soft bits do; exact soft
+        # bits decide better where the SNR is low.
         mapper, demapper = Mapper(constellation=points), Demapper("maxlog", constellation=points)
         while num_sent < num_symbols:
             num = min(_SYMBOLS_AT_ONCE, num_symbols - num_sent)
