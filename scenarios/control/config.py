@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from channels.catalogue import ChannelConfig, LinkConfig, check_link
+from channels.downlink import DownlinkConfig, check_downlink
 from channels.grid import GridConfig, ResourceGrid
 from channels.indoor_factory import IndoorFactoryConfig
 from channels.links.erasure import ErasureConfig
@@ -99,6 +100,7 @@ class ControlConfig(BaseModel):
     link: LinkConfig = ErasureConfig(probability=0.0)
     channel: ChannelConfig = IndoorFactoryConfig()
     grid: GridConfig = GridConfig()
+    downlink: DownlinkConfig = DownlinkConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     def training_inputs(self) -> TrainingInputs:
@@ -142,6 +144,7 @@ def check(config: ControlConfig) -> None:
     """Raises SemcomError for what one field alone doesn't show: unknown names, windows that don't fit."""
     told = config.evaluation
     check_link(config.link, ResourceGrid(config.grid), config.plant.step_s)
+    check_downlink(config.downlink, config.grid, config.plant.step_s)
     of_keys = {
         "methods": told.methods,
         "erasure_methods": told.erasure_methods,
