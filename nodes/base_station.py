@@ -9,8 +9,9 @@ import numpy as np
 
 from nodes.contracts import Downlink, Receiver, Uplink
 from nodes.downlink import DOWNLINK_COUNTERS, CommandDownlink
+from nodes.radio import radio_state
 from nodes.schedulers import Scheduler
-from semcom.contracts import Channel, Link, RadioState, SemcomError
+from semcom.contracts import Channel, Link, SemcomError
 from semcom.packets import HEADER_BITS, STEP_MODULUS, Packet
 from semcom.rng import Streams
 
@@ -125,12 +126,6 @@ class BaseStation:
             self._radio = (step, self.channel.sinr(step))
         return self._radio[1]
 
-    def _radio_state(self, step: int, devices: np.ndarray) -> RadioState | None:
-        channel, sinr = self.channel, self._sinr(step)
-        if channel is None or sinr is None:
-            return None
-        return RadioState(sinr[devices], lambda rows, *at: channel.response(step, devices[rows], *at))
-
     def _grant(self, step: int) -> np.ndarray:
         share = sinr = None
         if self.scheduler.shares_resources:
@@ -145,7 +140,8 @@ class BaseStation:
         devices, packets = self._by_priority(uplinks)
         if not packets:
             return devices, []
-        delivery = self.link.transmit(packets, devices, self._radio_state(step, devices), step, self.streams)
+        radio = radio_state(self.channel, self._sinr(step), step, devices)
+        delivery = self.link.transmit(packets, devices, radio, step, self.streams)
         accepted: dict[int, bytes] = {}
         corrupt, refused = [], []
         for device, data in zip(devices.tolist(), delivery.payloads, strict=True):

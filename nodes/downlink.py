@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from nodes.radio import radio_state
 from semcom.codecs.floating import Float16Codec
-from semcom.contracts import Channel, Link, RadioState, SemcomError
+from semcom.contracts import Channel, Link, SemcomError
 from semcom.packets import HEADER_BITS, STEP_MODULUS, Packet, pack_packets
 from semcom.rng import Streams
 
@@ -99,7 +100,8 @@ class CommandDownlink:
         if not payloads:
             return devices
         packets = pack_packets(devices.tolist(), step, model_version, codec.codec_id, payloads)
-        delivery = self.link.transmit(packets, devices, self._radio(step, devices), step, self.streams)
+        radio = radio_state(self.channel, None, step, devices)
+        delivery = self.link.transmit(packets, devices, radio, step, self.streams)
         accepted = np.array(
             [
                 data is not None and _is_meant_for(data, device, step, model_version, codec.codec_id)
@@ -117,14 +119,6 @@ class CommandDownlink:
         count["downlink_airtime_s"][devices] += delivery.airtime_s
         count["downlink_energy_j"][devices] += delivery.energy_j
         return devices[accepted]
-
-    def _radio(self, step: int, devices: np.ndarray) -> RadioState | None:
-        channel = self.channel
-        if channel is None:
-            return None
-        return RadioState(
-            channel.sinr(step)[devices], lambda rows, *at: channel.response(step, devices[rows], *at)
-        )
 
 
 def _is_meant_for(data: bytes, device: int, step: int, model_version: int, codec_id: int) -> bool:

@@ -87,3 +87,19 @@ def test_neighbouring_devices_and_steps_are_uncorrelated():
     assert abs(float((here * next_step).mean())) < limit
     assert abs(float((here[1:] * here[:-1]).mean())) < limit
     assert abs(float((here * (here + next_step)).mean())) > limit  # the power check
+
+
+def test_a_substream_is_named_and_shares_nothing_with_what_it_came_from():
+    streams = Streams(3, cell=1, replicate=2)
+    downlink = streams.substream("downlink")
+    assert downlink == Streams(3, 1, 2).substream("downlink")
+    others = [
+        streams,
+        streams.substream("transfer"),
+        downlink.substream("downlink"),
+        *(other.substream("downlink") for other in (Streams(4, 1, 2), Streams(3, 0, 2), Streams(3, 1, 0))),
+    ]
+    mine = downlink.uniform("nr-tb", range(500), 3).numpy()
+    for other in others:
+        # Uncorrelated too: |r| of 500 pairs has a standard deviation of 0.045.
+        assert abs(np.corrcoef(mine, other.uniform("nr-tb", range(500), 3).numpy())[0, 1]) < 4.5 * 0.045
