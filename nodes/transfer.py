@@ -35,7 +35,10 @@ class TransferConfig(BaseModel):
         description="data in a packet; a long one takes several transport blocks and needs them all",
     )
     load: float = Field(
-        1.0, gt=0, le=1, description="share of a step for first transmissions; HARQ may use the rest"
+        1.0,
+        gt=0,
+        le=1,
+        description="share of a step for first transmissions; the rest is HARQ's, which has none at 1",
     )
     max_steps: int = Field(1000, ge=1, description="steps after which what is not whole is given up")
 
