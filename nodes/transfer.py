@@ -88,10 +88,10 @@ def transfer(
     missing segments until the step is as full as `load` allows; reception is acknowledged exactly and for
     free, and what was lost is sent again in a later step. The steps belong to the transfer alone.
 
-    `name` tells this transfer's random numbers from those of others at the same steps; row n-th of a device
-    in a step draws as device + 65536 n, so that its segments fail independently. A payload that is not whole
-    after max_steps is reported with ok = False, never raised: a round of training goes on without it. Raises
-    SemcomError if payloads and devices differ in number or a device is listed twice.
+    `name` tells this transfer's random numbers from those of others at the same steps; the n-th segment of a
+    device in a step draws as device + 65536 n, so that its segments fail independently. A payload that is
+    not whole after max_steps is reported with ok = False, never raised: a round of training goes on without
+    it. Raises SemcomError if payloads and devices differ in number or a device is listed twice.
     """
     if len(payloads) != len(devices):
         raise SemcomError(f"{len(devices)} devices with {len(payloads)} payloads: give each device one")

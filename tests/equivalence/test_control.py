@@ -16,11 +16,12 @@ from channels.links.ideal import IdealConfig
 from channels.links.nr import NrConfig, NrLink
 from channels.links.nr_bit import NrBitConfig
 from nodes.cluster import Cluster
-from nodes.simulation import StationHost, simulate
+from nodes.simulation import DeviceHost, StationHost, simulate
 from scenarios.contracts import Point
 from scenarios.control import methods, training
 from scenarios.control.cells import make_cell, make_shared, resolve
 from scenarios.control.methods import METHODS, EventSender
+from scenarios.control.plant import next_state
 from scenarios.control.scenario import SCENARIO
 from semcom.contracts import SemcomError
 from semcom.train import fit
@@ -103,7 +104,7 @@ def test_one_channel_serves_both_directions_and_their_losses_are_independent(mon
         for device in up[2].keys() & down[2].keys()
     ]
     assert len(pairs) > 200
-    # On the same numbers a packet of fewer bits would be lost only where the longer one is.
+    # A loss one way says nothing of the other.
     assert {(True, False), (False, True)} <= set(pairs)
 
 
@@ -251,6 +252,36 @@ def test_a_downlink_that_loses_nothing_costs_bits_and_hardly_any_score(expected)
     assert hold == identity
     num_updates = -(-CONFIG.evaluation.num_steps // 4)
     assert hold <= 80 * num_updates / CONFIG.evaluation.num_steps
+
+
+def test_the_station_encodes_raw_frames_with_the_commands_that_the_devices_applied():
+    config = CONFIG.model_copy(update={"downlink": DownlinkConfig(link=ErasureConfig(probability=0.6))})
+    setting = resolve(config, Point("rate", "raw-frames", 0, {"update_interval_ms": 20.0}))
+    specs, shared = {0: make_cell(config, setting)}, make_shared(config, [setting], trained())
+    keys = [(0, group) for group in range(len(specs[0].groups()))]
+    devices, stations = DeviceHost(specs, keys, shared), StationHost(specs, 30, shared)
+    downlinks = stations.first_grants()
+    for step in range(10):
+        uplinks = devices.step(step, downlinks)
+        receiver = stations._stations[0].receiver
+        worlds = [devices._groups[key].world for key in keys]
+        applied = torch.cat([world.past_command for world in worlds])
+        limit = config.plant.max_force_n
+        assert torch.equal(receiver.past_command.clamp(-limit, limit), applied)
+        downlinks = stations.serve(step, uplinks)
+    assert stations.outcome()[0]["downlink_stale_steps"].sum() > 30
+    assert (receiver.past_command[:, -1] != receiver.last_command).any()
+
+
+def test_the_true_model_rolls_on_under_what_was_applied():
+    receiver = methods.StateReceiver(CONFIG.plant, CONFIG.teacher, 2, 1, roll_out=True)
+    states = np.array([[0.1, 0, 0.05, 0], [-0.2, 0, 0.01, 0]])
+    receiver.update(0, np.arange(2), [state.tobytes() for state in states])
+    meant = receiver.command(0)
+    applied = torch.tensor([[1.5], [meant[1, 0]]])
+    receiver.applied(0, applied)
+    expected = next_state(torch.from_numpy(states), applied[:, 0].double(), CONFIG.plant)
+    assert torch.equal(receiver.believed, expected)
 
 
 def test_holding_and_keeping_the_embedding_are_the_same_over_a_lossy_downlink_too():
