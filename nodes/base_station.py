@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from nodes.contracts import Downlink, Receiver, Uplink
+from nodes.downlink import DOWNLINK_COUNTERS, CommandDownlink
+from nodes.radio import radio_state
 from nodes.schedulers import Scheduler
-from semcom.contracts import Channel, Link, RadioState, SemcomError
+from semcom.contracts import Channel, Link, SemcomError
 from semcom.packets import HEADER_BITS, STEP_MODULUS, Packet
 from semcom.rng import Streams
 
@@ -29,7 +31,7 @@ COUNTERS: dict[str, str] = {
     "age_steps": "sum over the steps of the age of information at the step's end",
     "airtime_s": "time on the air",
     "energy_j": "transmit energy",
-}
+} | DOWNLINK_COUNTERS
 _FRACTIONAL = ("entropy_bits", "airtime_s", "energy_j")
 
 
@@ -50,6 +52,8 @@ class BaseStation:
         channel: Channel | None,
         receiver: Receiver,
         streams: Streams,
+        downlink_link: Link | None = None,
+        downlink_channel: Channel | None = None,
     ) -> None:
         self.num_devices = num_devices
         self.num_steps = num_steps
@@ -58,11 +62,13 @@ class BaseStation:
         self.channel = channel
         self.receiver = receiver
         self.streams = streams
+        self.downlink = CommandDownlink(num_devices, downlink_link, downlink_channel, streams)
         self.age = np.zeros(num_devices, dtype=np.int64)
         self.granted = np.empty(0, dtype=np.int64)
         self.counters = {
             name: np.zeros(num_devices, dtype=np.float64 if name in _FRACTIONAL else np.int64)
             for name in COUNTERS
+            if name not in DOWNLINK_COUNTERS
         }
         # The link carries whole bytes.
         self._packet_bits = HEADER_BITS + 8 * -(-receiver.max_payload_bits // 8)
@@ -74,11 +80,12 @@ class BaseStation:
         return Downlink(None, np.zeros(self.num_devices, dtype=bool), self.granted)
 
     def serve(self, step: int, uplinks: Sequence[Uplink]) -> Downlink:
-        """Carries the packets of one step over the air and returns the commands and the next grants."""
+        """Carries the packets and the commands of one step over the air; returns what the devices learn."""
         rows, payloads = self._receive(step, uplinks)
         if rows.size:
             self.counters["entropy_bits"][rows] += self.receiver.update(step, rows, payloads)
-        command = self.receiver.command(step)
+        applied = self.downlink.send(step, self.receiver.command(step), self.receiver.model_version)
+        self.receiver.applied(step, applied)
         delivered = np.zeros(self.num_devices, dtype=bool)
         delivered[rows] = True
         self.age += 1
@@ -86,11 +93,11 @@ class BaseStation:
         self.counters["age_steps"] += self.age
         # A channel is made for num_steps steps: don't ask it for one more.
         self.granted = self._grant(step + 1) if step + 1 < self.num_steps else self.granted[:0]
-        return Downlink(command, delivered, self.granted)
+        return Downlink(applied, delivered, self.granted)
 
     def outcome(self) -> dict[str, np.ndarray]:
         """Returns the totals of COUNTERS for each device: int64 [K], fractions float64 [K]."""
-        return dict(self.counters)
+        return self.counters | self.downlink.counters
 
     def state(self) -> dict[str, Any]:
         """Returns all that changes from step to step, picklable, as live objects: pickle it at once."""
@@ -100,6 +107,7 @@ class BaseStation:
             "age": self.age,
             "granted": self.granted,
             "counters": self.counters,
+            "downlink": self.downlink.state(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -109,6 +117,7 @@ class BaseStation:
         self.age = state["age"]
         self.granted = state["granted"]
         self.counters = state["counters"]
+        self.downlink.load(state["downlink"])
 
     def _sinr(self, step: int) -> np.ndarray | None:
         if self.channel is None:
@@ -116,12 +125,6 @@ class BaseStation:
         if self._radio is None or self._radio[0] != step:
             self._radio = (step, self.channel.sinr(step))
         return self._radio[1]
-
-    def _radio_state(self, step: int, devices: np.ndarray) -> RadioState | None:
-        channel, sinr = self.channel, self._sinr(step)
-        if channel is None or sinr is None:
-            return None
-        return RadioState(sinr[devices], lambda rows, *at: channel.response(step, devices[rows], *at))
 
     def _grant(self, step: int) -> np.ndarray:
         share = sinr = None
@@ -137,7 +140,8 @@ class BaseStation:
         devices, packets = self._by_priority(uplinks)
         if not packets:
             return devices, []
-        delivery = self.link.transmit(packets, devices, self._radio_state(step, devices), step, self.streams)
+        radio = radio_state(self.channel, self._sinr(step), step, devices)
+        delivery = self.link.transmit(packets, devices, radio, step, self.streams)
         accepted: dict[int, bytes] = {}
         corrupt, refused = [], []
         for device, data in zip(devices.tolist(), delivery.payloads, strict=True):

@@ -5,9 +5,11 @@ most `group_size`; `devices` numbers them within the cell and `rows` within thei
 
 One control step t, from left to right:
 
-    world.observe -> sender.encode -> Uplink -> link -> receiver.update -> receiver.command -> Downlink
+    world.observe -> sender.encode -> Uplink -> link -> receiver.update -> receiver.command
+                  -> downlink's link -> receiver.applied -> Downlink
 
-and, as the next step begins, sender.feedback and world.advance. The downlink is ideal.
+and, as the next step begins, sender.feedback and world.advance. Without a downlink's link every command
+arrives as it is.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ class Sender(Protocol):
         ...
 
     def feedback(self, step: int, delivered: np.ndarray, command: torch.Tensor) -> None:
-        """Learns at the end of the step what was delivered, bool [K], and the commands [K, A]."""
+        """Learns at the end of the step what was delivered, bool [K], and the commands applied [K, A]."""
         ...
 
 
@@ -84,7 +86,15 @@ class Receiver(Protocol):
         ...
 
     def command(self, step: int) -> torch.Tensor:
-        """Returns the commands [K, A] of this step, from predictions where nothing arrived."""
+        """Returns the commands [K, A] meant for this step, from predictions where nothing arrived."""
+        ...
+
+    def applied(self, step: int, command: torch.Tensor) -> None:
+        """Learns after `command` which commands [K, A] the devices really apply in this step.
+
+        A device whose command was lost applies an older one. Predictions roll on from here, with what
+        is applied; the tensor is shared, so it is not to be written into.
+        """
         ...
 
 
@@ -100,8 +110,9 @@ class Uplink:
 class Downlink:
     """What the base station tells its K devices at the end of a step.
 
-    command [K, A], or None before the first step. delivered [K] bool: the packet arrived and was
-    accepted. granted: the devices that may send in the next step, int64, by priority.
+    command [K, A]: those that the devices apply, or None before the first step. delivered [K] bool: the
+    device's packet arrived and was accepted. granted: the devices that may send in the next step, int64,
+    by priority.
     """
 
     command: torch.Tensor | None
@@ -126,6 +137,9 @@ class CellSpec:
     devices (int64, consecutive); make_receiver with the shared objects. Link and channel are functions
     of the step and hold no state to save. Where cells share a channel, let make_channel return the same
     object (`functools.lru_cache`), and it is evaluated once for all of them. streams: the link's.
+
+    make_downlink: the link that carries the commands, on resources and a channel of its own; without it
+    every command arrives as it is.
     """
 
     num_devices: int
@@ -137,6 +151,8 @@ class CellSpec:
     make_receiver: Callable[[Shared], Receiver]
     make_link: Callable[[], Link]
     make_channel: Callable[[], Channel] | None = None
+    make_downlink: Callable[[], Link | None] | None = None
+    make_downlink_channel: Callable[[], Channel] | None = None
 
     def groups(self) -> list[np.ndarray]:
         """Returns the devices of each group: consecutive, at most group_size, whatever the workers."""

@@ -89,6 +89,8 @@ class StationHost:
                 spec.make_channel() if spec.make_channel else None,
                 spec.make_receiver(shared),
                 spec.streams,
+                spec.make_downlink() if spec.make_downlink else None,
+                spec.make_downlink_channel() if spec.make_downlink_channel else None,
             )
             for cell, spec in specs.items()
         }

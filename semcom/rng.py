@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -39,6 +39,14 @@ class Streams:
         return stream_seed(
             self.base_seed, purpose, cell=self.cell, replicate=self.replicate, device=device, step=step
         )
+
+    def substream(self, name: str) -> Streams:
+        """Returns streams of the same kind that share none with these, for a part which draws alike.
+
+        A downlink draws for the purposes, devices and steps that the uplink has drawn for; by a name of
+        its own it draws other numbers.
+        """
+        return replace(self, base_seed=self.seed(f"substream {name}"))
 
     def torch_generator(self, purpose: str, device: int = 0, step: int = 0) -> torch.Generator:
         """Returns a fresh torch generator for the stream."""

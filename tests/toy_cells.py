@@ -80,7 +80,6 @@ class ToyReceiver:
         self.model = model
         self.model_version = model_version(model.state_dict())
         self.x_hat = torch.zeros(num_devices, 1)
-        self.last_command = torch.zeros(num_devices, 1)
 
     def update(self, step: int, rows: np.ndarray, payloads: list[bytes]) -> np.ndarray:
         z = np.stack([np.frombuffer(payload, dtype=np.float32) for payload in payloads])
@@ -88,9 +87,10 @@ class ToyReceiver:
         return np.full(len(rows), PAYLOAD_BITS - 0.5)
 
     def command(self, step: int) -> torch.Tensor:
-        self.last_command = -0.9 * self.x_hat
-        self.x_hat = GAIN * self.x_hat + self.last_command
-        return self.last_command
+        return -0.9 * self.x_hat
+
+    def applied(self, step: int, command: torch.Tensor) -> None:
+        self.x_hat = GAIN * self.x_hat + command
 
 
 class ToyChannel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from channels.catalogue import ChannelConfig, LinkConfig, make_channel, make_link, uses_a_channel
+from channels.downlink import DownlinkChannel, DownlinkConfig, make_downlink, needs_a_channel
 from channels.grid import GridConfig, ResourceGrid
 from channels.links.erasure import ErasureConfig
 from channels.links.ideal import IdealConfig
@@ -55,6 +56,7 @@ class Setting:
     seed: int
     interval_steps: int
     link: LinkConfig
+    downlink: DownlinkConfig
     scheduler: SchedulerConfig
     codec: CodecConfig
     num_devices: int
@@ -88,6 +90,9 @@ def resolve(config: ControlConfig, point: Point) -> Setting:
     if method.source == "embedding" and "codec" in axes:
         codec = codec_config(str(axes["codec"]))
     link: LinkConfig = config.link
+    downlink = config.downlink
+    if point.method in REFERENCES or point.result == "horizon":
+        downlink = DownlinkConfig()
     if point.method in REFERENCES:
         link = IdealConfig()
     elif point.result == "sharing":
@@ -113,6 +118,7 @@ def resolve(config: ControlConfig, point: Point) -> Setting:
         seed=point.seed,
         interval_steps=steps,
         link=link,
+        downlink=downlink,
         scheduler=scheduler,
         codec=codec,
         num_devices=int(axes.get("num_devices", told.num_episodes)),
@@ -152,6 +158,9 @@ def make_shared(
 def make_cell(config: ControlConfig, setting: Setting) -> CellSpec:
     """Describes the cell of one setting; its parts are made from it where they run."""
     streams, told = Streams(setting.seed), config.evaluation
+    radio = partial(_make_channel, config.channel, config.grid, setting.num_devices, told.num_steps,
+                    config.plant.step_s, streams)  # fmt: skip
+    downlink = setting.downlink
     return CellSpec(
         num_devices=setting.num_devices,
         group_size=told.group_size,
@@ -161,9 +170,12 @@ def make_cell(config: ControlConfig, setting: Setting) -> CellSpec:
         make_sender=partial(_make_sender, setting),
         make_receiver=partial(_make_receiver, config, setting),
         make_link=partial(_make_link, setting.link, config),
-        make_channel=partial(_make_channel, config.channel, config.grid, setting.num_devices, told.num_steps,
-                             config.plant.step_s, streams) if uses_a_channel(setting.link) else None,
-    )  # fmt: skip
+        make_channel=radio if uses_a_channel(setting.link) else None,
+        make_downlink=partial(make_downlink, downlink, config.grid, config.plant.step_s),
+        make_downlink_channel=partial(_make_downlink_channel, radio, downlink.snr_offset_db)
+        if needs_a_channel(downlink)
+        else None,
+    )
 
 
 def _make_world(config: ControlConfig, streams: Streams, shared: Shared, devices: np.ndarray) -> ControlWorld:
@@ -220,3 +232,7 @@ def _make_channel(
     streams: Streams,
 ) -> Channel:
     return make_channel(channel, ResourceGrid(grid), num_devices, num_steps, step_s, streams)
+
+
+def _make_downlink_channel(make_uplink: Callable[[], Channel], snr_offset_db: float) -> Channel:
+    return DownlinkChannel(make_uplink(), snr_offset_db)

@@ -15,6 +15,7 @@ from channels.catalogue import (
     check_packet,
     uses_a_channel,
 )
+from channels.downlink import DownlinkConfig, check_downlink
 from channels.grid import GridConfig, ResourceGrid
 from channels.indoor_factory import IndoorFactoryConfig
 from channels.links.erasure import ErasureConfig
@@ -109,6 +110,7 @@ class ControlConfig(BaseModel):
     link: LinkConfig = ErasureConfig(probability=0.0)
     channel: ChannelConfig = IndoorFactoryConfig()
     grid: GridConfig = GridConfig()
+    downlink: DownlinkConfig = DownlinkConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     def training_inputs(self) -> TrainingInputs:
@@ -198,6 +200,7 @@ def _check_radio(config: ControlConfig) -> None:
     """Raises SemcomError for a carrier that can't work: its grid, its channel, packets too large for it."""
     grid, step_s, told = ResourceGrid(config.grid), config.plant.step_s, config.evaluation
     check_link(config.link, grid, step_s)
+    check_downlink(config.downlink, config.grid, step_s)
     check_channel(config.channel, grid, told.num_steps, step_s)
     over_the_carrier = told.methods if uses_a_channel(config.link) else ()
     if told.sharing.schedulers:

@@ -97,8 +97,8 @@ class EventSender:
 
     It sends if |actor(z) - actor(z_hat)| > threshold_n, z being its embedding as the codec passes it on
     and z_hat the base station's prediction, and always until a packet of its has arrived. The copy follows
-    the base station at every step, granted or not: the downlink tells it what was delivered and which
-    commands were given.
+    the base station at every step, granted or not: the downlink tells it what was delivered, and both know
+    which commands it applies.
     """
 
     def __init__(
@@ -147,6 +147,8 @@ class EmbeddingReceiver:
         self.known = torch.zeros(num_devices, dtype=torch.bool)
         self.arrived = torch.zeros(num_devices, dtype=torch.bool)
         self.embedding = torch.zeros_like(self.z)
+        # What was meant, which is held and sent again if it was lost, and what the devices applied.
+        self.meant = torch.zeros(num_devices, COMMAND_DIM)
         self.last_command = torch.zeros(num_devices, COMMAND_DIM)
 
     def update(self, step: int, rows: np.ndarray, payloads: list[bytes]) -> np.ndarray:
@@ -165,12 +167,16 @@ class EmbeddingReceiver:
         acted = self.model.actor(self.z) * self.model.command_scale_n
         command = torch.where(self.known[:, None], acted, torch.zeros_like(acted))
         if self.between in ("hold", "zero"):
-            rest = self.last_command if self.between == "hold" else torch.zeros_like(command)
+            rest = self.meant if self.between == "hold" else torch.zeros_like(command)
             command = torch.where(self.arrived[:, None], command, rest)
         limit = 4 * self.model.command_scale_n
-        self.last_command = command.clamp(-limit, limit)
+        self.meant = command.clamp(-limit, limit)
         self.arrived = torch.zeros_like(self.arrived)
-        return self.last_command
+        return self.meant
+
+    def applied(self, step: int, command: torch.Tensor) -> None:
+        """Takes the commands [K, 1] under which the next step is predicted."""
+        self.last_command = command
 
 
 class FrameSender:
@@ -206,7 +212,7 @@ class FrameReceiver:
         self.past_command = torch.zeros(num_devices, model.encoder.gap_steps, COMMAND_DIM)
 
     def update(self, step: int, rows: np.ndarray, payloads: list[bytes]) -> np.ndarray:
-        """Encodes the frames of the devices `rows`; it gave the commands in between itself."""
+        """Encodes the frames of the devices `rows`, with the commands that were applied in between."""
         for payload in payloads:
             if 8 * len(payload) != self.max_payload_bits:
                 raise SemcomError(
@@ -222,8 +228,11 @@ class FrameReceiver:
 
     def command(self, step: int) -> torch.Tensor:
         """Returns the commands [K, 1] in N."""
-        self.past_command = torch.cat((self.past_command[:, 1:], self.last_command[:, None]), dim=1)
         return self.last_command.clone()
+
+    def applied(self, step: int, command: torch.Tensor) -> None:
+        """Takes the commands [K, 1] for the observations of the steps to come."""
+        self.past_command = torch.cat((self.past_command[:, 1:], command[:, None]), dim=1)
 
 
 class StateSender:
@@ -264,10 +273,13 @@ class StateReceiver:
     def command(self, step: int) -> torch.Tensor:
         """Returns the commands [K, 1] in N."""
         command = self.lqr(self.believed)
-        if self.roll_out:
-            self.believed = next_state(self.believed, command[:, 0], self.plant)
-        else:
+        if not self.roll_out:
             command = torch.where(self.arrived[:, None], command, self.last_command)
         self.arrived = torch.zeros_like(self.arrived)
         self.last_command = command
         return command
+
+    def applied(self, step: int, command: torch.Tensor) -> None:
+        """Rolls the true model on under the commands [K, 1], if it is to."""
+        if self.roll_out:
+            self.believed = next_state(self.believed, command[:, 0].to(torch.float64), self.plant)

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from channels.catalogue import uses_a_channel
+from channels.downlink import DownlinkConfig, NoDownlinkConfig, needs_a_channel
 from nodes.contracts import CellOutcome
+from nodes.downlink import DOWNLINK_COUNTERS
 from scenarios.contracts import Point
 from scenarios.control.cells import Setting
 from scenarios.control.config import ControlConfig
@@ -69,7 +71,35 @@ def make_records(
             record("airtime_per_step", count["airtime_s"].sum() / num / num_steps, "s"),
             record("energy_per_step", count["energy_j"].sum() / num / num_steps, "J"),
         ]
+    records += [record(*row) for row in _downlink_rows(setting.downlink, count, num * num_steps)]
     return records
+
+
+def _downlink_rows(
+    downlink: DownlinkConfig, count: Mapping[str, np.ndarray], device_steps: int
+) -> list[tuple[str, float, str]]:
+    """Metric, value and unit of what the commands took, if they went over a link at all."""
+    if isinstance(downlink.link, NoDownlinkConfig):
+        return []
+    total = {name: float(count[name].sum()) for name in DOWNLINK_COUNTERS}
+    sent = max(1.0, total["downlink_packets_sent"])
+    bits = total["downlink_header_bits"] + total["downlink_payload_bits"]
+    unsent = total["downlink_packets_offered"] - total["downlink_packets_sent"]
+    rows = [
+        ("downlink_bits_per_step", bits / device_steps, "bit"),
+        ("downlink_packets_per_step", total["downlink_packets_sent"] / device_steps, "1"),
+        ("downlink_packet_loss", total["downlink_packets_lost"] / sent, "1"),
+        ("downlink_packets_unsent", unsent, "1"),
+        ("downlink_padding_bits", total["downlink_padding_bits"] / sent, "bit"),
+        ("stale_commands", total["downlink_stale_steps"] / device_steps, "1"),
+    ]
+    if needs_a_channel(downlink):
+        rows += [
+            ("downlink_channel_uses_per_step", total["downlink_channel_uses"] / device_steps, "1"),
+            ("downlink_airtime_per_step", total["downlink_airtime_s"] / device_steps, "s"),
+            ("downlink_energy_per_step", total["downlink_energy_j"] / device_steps, "J"),
+        ]
+    return rows
 
 
 def nmae_by_age(world: Mapping[str, np.ndarray], interval_steps: int) -> np.ndarray:

@@ -10,6 +10,7 @@ import torch
 from pydantic import BaseModel
 
 from channels.catalogue import uses_a_channel
+from channels.downlink import NoDownlinkConfig
 from channels.links.erasure import ErasureConfig
 from nodes.simulation import simulate
 from scenarios.contracts import Point, Trained, TrainingJob
@@ -69,6 +70,11 @@ class ControlScenario:
             configured["erasure_probability"] = config.link.probability
         if uses_a_channel(config.link):
             configured["channel"] = config.channel.model
+        # A column only where there is a downlink, so that the points of runs without one stay what they were.
+        downlink: dict[str, float | int | str] = {"downlink": config.downlink.link.kind}
+        without: dict[str, float | int | str] = {"downlink": "none"}
+        if isinstance(config.downlink.link, NoDownlinkConfig):
+            downlink, without = {}, {}
 
         def add(
             result: str,
@@ -82,6 +88,7 @@ class ControlScenario:
                 "codec": codec_name(config.codec) if METHODS[method].source == "embedding" else "none",
             }
             at |= {"link": "ideal"} if method in REFERENCES else link or configured
+            at |= without if method in REFERENCES or result == "horizon" else downlink
             points.extend(Point(result, method, seed, at | axes) for seed in seeds)
 
         for method in told.methods:

@@ -18,6 +18,7 @@ from toy_cells import (
 
 from nodes.base_station import COUNTERS, BaseStation
 from nodes.contracts import Uplink
+from nodes.downlink import DOWNLINK_COUNTERS
 from nodes.schedulers import PeriodicConfig, RoundRobinConfig, make_scheduler
 from semcom.contracts import Delivery, Link, RadioState
 from semcom.packets import HEADER_BITS, Packet, pack_packets
@@ -86,7 +87,8 @@ def test_every_counter_is_an_array_over_the_devices():
     assert list(outcome) == list(COUNTERS)
     for name, values in outcome.items():
         assert values.shape == (NUM_DEVICES,)
-        assert values.dtype == (np.float64 if name in ("entropy_bits", "airtime_s", "energy_j") else np.int64)
+        fractional = ("entropy_bits", "airtime_s", "energy_j", "downlink_airtime_s", "downlink_energy_j")
+        assert values.dtype == (np.float64 if name in fractional else np.int64)
 
 
 def test_bits_and_packets_are_counted_exactly():
@@ -114,7 +116,9 @@ def test_bits_and_packets_are_counted_exactly():
         "energy_j": [2e-5, 0, 1e-5, 1e-5],
     }
     outcome = cell.outcome()
-    assert outcome.keys() == expected.keys()
+    assert outcome.keys() == expected.keys() | DOWNLINK_COUNTERS.keys()
+    # Without a link of its own the downlink costs nothing.
+    assert all((outcome[name] == 0).all() for name in DOWNLINK_COUNTERS)
     for name, values in expected.items():
         np.testing.assert_array_equal(outcome[name], values, err_msg=name)
     assert HEADER_BITS == 64

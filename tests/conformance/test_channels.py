@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from channels.catalogue import CHANNELS, ChannelConfig, make_channel
 from channels.csi_file import write_csi
+from channels.downlink import DownlinkChannel
 from channels.grid import GridConfig, ResourceGrid
 from channels.response import resource_block_centres_hz
 from channels.sionna_scope import sionna_scope
@@ -30,8 +31,12 @@ VARIED: dict[str, dict[str, float | str]] = {
     "recorded": {},  # and the file that the fixture writes, which has two antennas
 }
 
-every_channel = pytest.mark.parametrize("name", CHANNELS)
-every_fading_channel = pytest.mark.parametrize("name", [name for name in CHANNELS if name != "awgn"])
+# The way back over one channel of each kind: flat, of taps, of a cell.
+DOWNLINKS = tuple(f"downlink of {name}" for name in ("indoor-factory", "tdl-c", "umi"))
+NAMES = (*CHANNELS, *DOWNLINKS)
+
+every_channel = pytest.mark.parametrize("name", NAMES)
+every_fading_channel = pytest.mark.parametrize("name", [name for name in NAMES if name != "awgn"])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,6 +49,8 @@ def recorded_file(tmp_path_factory):
 
 
 def channel_of(name: str, streams: Streams = STREAMS) -> Channel:
+    if name in DOWNLINKS:
+        return DownlinkChannel(channel_of(name.removeprefix("downlink of "), streams), snr_offset_db=7.0)
     config = TypeAdapter(ChannelConfig).validate_python({"model": name, **VARIED.get(name, {})})
     return make_channel(config, GRID, NUM_DEVICES, num_steps=50, step_s=0.02, streams=streams)
 

@@ -106,3 +106,19 @@ def test_a_devices_indexed_number_does_not_depend_on_who_else_is_asked_for():
     critical = 2.0 / sqrt(1000)
     assert ks_distance(torch.from_numpy(together), stats.uniform.cdf) < critical
     assert ks_distance(torch.from_numpy(0.9 * together), stats.uniform.cdf) > critical
+
+
+def test_a_substream_is_named_and_shares_nothing_with_what_it_came_from():
+    streams = Streams(3, cell=1, replicate=2)
+    downlink = streams.substream("downlink")
+    assert downlink == Streams(3, 1, 2).substream("downlink")
+    others = [
+        streams,
+        streams.substream("transfer"),
+        downlink.substream("downlink"),
+        *(other.substream("downlink") for other in (Streams(4, 1, 2), Streams(3, 0, 2), Streams(3, 1, 0))),
+    ]
+    mine = downlink.uniform("nr-tb", range(500), 3).numpy()
+    for other in others:
+        # Uncorrelated too: |r| of 500 pairs has a standard deviation of 0.045.
+        assert abs(np.corrcoef(mine, other.uniform("nr-tb", range(500), 3).numpy())[0, 1]) < 4.5 * 0.045

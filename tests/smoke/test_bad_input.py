@@ -132,6 +132,23 @@ def test_what_the_carrier_cannot_do_is_refused_before_anything_runs(settings, to
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
+        (("downlink.link=nr", "grid.uplink_share=0.99"), "leaves no downlink slot"),
+        (("downlink.link=nr-bit", "grid.num_data_symbols=9"), "grid.num_data_symbols"),
+        (("downlink.link=nr", "downlink.link.mcs_index=2"), "take 3 to 28"),
+        (("downlink.link.max_retransmissions=2",), "it takes downlink.link.kind = nr"),
+    ],
+)
+def test_a_refused_downlink_is_one_line_and_leaves_no_folder(settings, told, tmp_path, capfd):
+    assert main([*TINY, "--out", str(tmp_path / "run"), *settings]) == 2
+    printed = capfd.readouterr()
+    assert printed.err.count("\n") == 1
+    assert told in printed.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
         (("link=nr-bit", "grid.num_data_symbols=9"), "grid.num_data_symbols"),
         (("dataset.start_rate_rad_s=1000", "evaluation.methods=[jepa]"), "dataset.start_"),
         (("teacher.state_cost=[0,0,0,0]", *QUICK), "teacher.state_cost"),
@@ -151,6 +168,11 @@ def test_what_only_computing_shows_is_one_line_too(settings, told, tmp_path, cap
         ("evaluation.methods=[state-hold]", "evaluation.interval_steps=[]"),
         ("evaluation.methods=[true-model]", "evaluation.horizon_steps=[]"),
         ("evaluation.methods=[jepa-event]",),
+        (
+            "evaluation.methods=[hold-last,state-hold]",
+            "downlink.link=nr",
+            "downlink.link.max_retransmissions=2",
+        ),
         ("evaluation.methods=[jepa,state-hold]", "evaluation.interval_steps=[1]"),
         (
             "evaluation.methods=[state-hold,true-model]",
