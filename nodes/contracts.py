@@ -81,7 +81,7 @@ class Receiver(Protocol):
     def update(self, step: int, rows: np.ndarray, payloads: list[bytes]) -> np.ndarray:
         """Takes the payloads that arrived from the devices `rows` (int64, ascending, at least one).
 
-        Returns the codec's estimate of the information in each, bits, [n]: see `Codec.entropy_bits`.
+        Returns the codec's estimate of the information in each, bits, [n]: see `Codec.payload_entropy_bits`.
         """
         ...
 

@@ -43,6 +43,10 @@ class Codec(Protocol):
 
     In eval mode `forward(z)` equals `decode(encode(z))`; in training mode it is differentiable by
     the straight-through estimator. `decode` raises SemcomError on a payload that it can't have made.
+
+    `entropy_bits(z)` is the information in the payloads of N embeddings under the codec's own model, bits
+    [N], and `payload_entropy_bits(payloads)` that in payloads received; without entropy coding it is the
+    payload's length.
     """
 
     codec_id: int
@@ -54,9 +58,22 @@ class Codec(Protocol):
 
     def entropy_bits(self, z: torch.Tensor) -> torch.Tensor: ...
 
+    def payload_entropy_bits(self, payloads: Sequence[bytes]) -> torch.Tensor: ...
+
     def max_payload_bits(self) -> int: ...
 
     def __call__(self, z: torch.Tensor) -> torch.Tensor: ...
+
+
+@runtime_checkable
+class FittedCodec(Protocol):
+    """A codec that has to learn from embeddings z [N, D] before it is used; the same each time.
+
+    weight [D, D]: how much errors matter, z - z_hat counting as (z - z_hat)^T W (z - z_hat); only for
+    a codec that was made for one, and then required. Raises SemcomError otherwise.
+    """
+
+    def fit(self, z: torch.Tensor, weight: torch.Tensor | None = None) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -35,11 +35,10 @@ from scenarios.control.methods import (
     StateSender,
 )
 from scenarios.control.models import MotionModel
+from scenarios.control.weighting import task_weight
 from scenarios.control.world import ControlWorld
 from semcom.codecs.catalogue import CodecConfig, make_codec
-from semcom.codecs.entropy import EntropyCodedScalarCodec
-from semcom.codecs.scalar import UniformScalarCodec
-from semcom.contracts import Channel, Link
+from semcom.contracts import Channel, FittedCodec, Link
 from semcom.packets import model_version
 from semcom.records import load_into
 from semcom.rng import Streams
@@ -149,8 +148,9 @@ def make_shared(
                 shared[f"{key}/version"] = model_version(model.state_dict())
             if setting.codec_key not in shared:
                 codec = make_codec(setting.codec, config.model.embedding_dim)
-                if isinstance(codec, UniformScalarCodec | EntropyCodedScalarCodec):
-                    codec.fit(shared[key].calibration)
+                if isinstance(codec, FittedCodec):
+                    weighted = setting.codec.weighting == "task"
+                    codec.fit(shared[key].calibration, task_weight(shared[key]) if weighted else None)
                 shared[setting.codec_key] = codec.eval()
     return shared
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from typing import Annotated
 
@@ -223,21 +224,33 @@ def _payload_bits(config: ControlConfig, method: str) -> int | None:
 
 
 def codec_name(codec: CodecConfig) -> str:
-    """Names a codec as records do: uniform-8, entropy-4, float16."""
-    return f"{codec.kind}-{codec.bits}" if codec.kind in _WITH_BITS else codec.kind
+    """Names a codec as records do: uniform-8, float16, fsq-3, fsq-6levels, rvq-2-task."""
+    if codec.kind in _WITHOUT_BITS:
+        return codec.kind
+    fineness = f"{codec.bits}" if codec.levels is None else f"{codec.levels}levels"
+    return f"{codec.kind}-{fineness}" + ("-task" if codec.weighting == "task" else "")
 
 
-_WITH_BITS = ("uniform", "entropy")
+_WITHOUT_BITS = ("float32", "float16")
+_CODEC_NAME = re.compile(
+    r"(?P<kind>[a-z]+|float32|float16)(-(?P<number>\d+)(?P<levels>levels)?(?P<task>-task)?)?"
+)
 
 
 def codec_config(name: str) -> CodecConfig:
     """Reads a codec's name back. Raises SemcomError for one that there is not."""
-    kind, _, bits = name.partition("-")
     try:
-        if bool(bits) != (kind in _WITH_BITS):
+        parts = _CODEC_NAME.fullmatch(name)
+        if parts is None or bool(parts["number"]) == (parts["kind"] in _WITHOUT_BITS):
             raise ValueError
-        return CodecConfig.model_validate({"kind": kind, **({"bits": int(bits)} if bits else {})})
+        given: dict[str, str | int] = {"kind": parts["kind"]}
+        if parts["number"]:
+            given["levels" if parts["levels"] else "bits"] = int(parts["number"])
+        if parts["task"]:
+            given["weighting"] = "task"
+        return CodecConfig.model_validate(given)
     except ValueError as error:
         raise SemcomError(
-            f"codec {name!r} is unknown: write float32, float16, uniform-BITS or entropy-BITS, BITS 1 to 16"
+            f"codec {name!r} is unknown: write float32, float16, uniform-BITS, entropy-BITS (1 to 16), vq-BITS, "
+            "rvq-BITS, fsq-BITS, factorised-BITS (1 to 8) or fsq-Llevels, all but the first three also with -task"
         ) from error

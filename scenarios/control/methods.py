@@ -153,10 +153,9 @@ class EmbeddingReceiver:
 
     def update(self, step: int, rows: np.ndarray, payloads: list[bytes]) -> np.ndarray:
         """Decodes the payloads of the devices `rows` and returns their information in bits."""
-        z = self.codec.decode(payloads)
-        self.embedding[rows] = z
+        self.embedding[rows] = self.codec.decode(payloads)
         self.arrived[rows] = True
-        return self.codec.entropy_bits(z).numpy()
+        return self.codec.payload_entropy_bits(payloads).numpy()
 
     def command(self, step: int) -> torch.Tensor:
         """Returns the commands [K, 1] in N; a device never heard of gets none."""

@@ -45,6 +45,7 @@ def make_records(
     score = world["in_band"].mean(axis=1)
     sent = max(1, int(count["packets_sent"].sum()))
     header, payload = int(count["header_bits"].sum()), int(count["payload_bits"].sum())
+    padding = int(count["padding_bits"].sum())
     records = [
         record("control_score", score.mean(), "1"),
         record("survival", world["alive"].mean(), "1"),
@@ -53,7 +54,8 @@ def make_records(
         record("header_bits", header / sent, "bit"),
         record("payload_bits", payload / sent, "bit"),
         record("entropy_bits", count["entropy_bits"].sum() / max(1, count["packets_delivered"].sum()), "bit"),
-        record("padding_bits", count["padding_bits"].sum() / sent, "bit"),
+        record("padding_bits", padding / sent, "bit"),
+        record("transport_block_bits", (header + payload + padding) / sent, "bit"),
         record("packets_per_step", count["packets_sent"].sum() / num / num_steps, "1"),
         record("packet_loss", 1 - count["packets_delivered"].sum() / sent, "1"),
         record("packets_unsent", count["packets_offered"].sum() - count["packets_sent"].sum(), "1"),

@@ -203,7 +203,7 @@ def make_tables(records: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
         both = both[both["update_interval_ms"].isin(intervals) | (both["method"] == "state-feedback")]
         title = "jepa: control score by codec and update interval (ms)"
         tables.append((title, by_interval(both, "control_score", ["method", "codec"])))
-        wanted = ["header_bits", "payload_bits", "entropy_bits", "packet_bits"]
+        wanted = ["header_bits", "payload_bits", "entropy_bits", "packet_bits", "transport_block_bits"]
         tables.append(
             ("jepa: bits of a packet by codec", pivot(codec[codec["metric"].isin(wanted)], ["codec"]))
         )

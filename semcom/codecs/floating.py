@@ -53,6 +53,10 @@ class Float32Codec(nn.Module):
         """Returns the payload's bits [N], since nothing is entropy coded."""
         return torch.full((z.shape[0],), float(self.max_payload_bits()), device=z.device)
 
+    def payload_entropy_bits(self, payloads: Sequence[bytes]) -> torch.Tensor:
+        """Returns the payloads' bits [N], since nothing is entropy coded."""
+        return torch.full((len(payloads),), float(self.max_payload_bits()))
+
     def max_payload_bits(self) -> int:
         """Returns 32 D, the bits of every payload."""
         return 32 * self.embedding_dim
@@ -92,6 +96,10 @@ class Float16Codec(nn.Module):
     def entropy_bits(self, z: torch.Tensor) -> torch.Tensor:
         """Returns the payload's bits [N], since nothing is entropy coded."""
         return torch.full((z.shape[0],), float(self.max_payload_bits()), device=z.device)
+
+    def payload_entropy_bits(self, payloads: Sequence[bytes]) -> torch.Tensor:
+        """Returns the payloads' bits [N], since nothing is entropy coded."""
+        return torch.full((len(payloads),), float(self.max_payload_bits()))
 
     def max_payload_bits(self) -> int:
         """Returns 16 D, the bits of every payload."""

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from semcom.codecs.checks import check_embeddings, check_lengths, straight_through
+from semcom.codecs.range_coding import count_symbols
 from semcom.contracts import SemcomError
 
 _MAX_FIT_ROWS = 16_384
@@ -31,9 +32,9 @@ class UniformQuantiser(nn.Module):
         super().__init__()
         if not 1 <= bits <= 16:
             raise SemcomError(f"bits = {bits} is out of range: a scalar quantiser takes 1 to 16")
-        self.embedding_dim = embedding_dim
+        self.embedding_dim = self.num_symbols = embedding_dim
         self.bits = bits
-        self.num_levels = 1 << bits
+        self.num_levels = self.alphabet_size = 1 << bits
         # NaN says "not fitted", and a loaded state dict replaces it: no second flag to keep in step.
         self.register_buffer("low", torch.full((embedding_dim,), torch.nan))
         self.register_buffer("high", torch.full((embedding_dim,), torch.nan))
@@ -96,6 +97,19 @@ class UniformQuantiser(nn.Module):
         self.check_fitted()
         return self._levels(symbols.to(self.low), self.low, self.high)
 
+    def adapt(self, z: torch.Tensor) -> None:
+        """Fits the ranges again: nothing of it is trained with an encoder."""
+        self.fit(z)
+
+    def frequencies(self, z: torch.Tensor) -> torch.Tensor:
+        """Counts the symbols of z [N, D], plus one each: int64 [D, 2^b]."""
+        sizes = torch.full((self.num_symbols,), self.alphabet_size)
+        return count_symbols(self.quantise(z), sizes, self.alphabet_size)
+
+    def loss(self, z: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Adds nothing to an encoder's loss."""
+        return {}
+
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Returns the quantised z [N, D], float32; in training mode with the gradient of z."""
         z_hat = self.dequantise(self.quantise(z))
@@ -120,8 +134,10 @@ class UniformScalarCodec(nn.Module):
         self.bits = bits
         self.quantiser = UniformQuantiser(embedding_dim, bits)
 
-    def fit(self, z: torch.Tensor) -> None:
-        """Learns the ranges from training embeddings z [N, D] (see `UniformQuantiser.fit`)."""
+    def fit(self, z: torch.Tensor, weight: torch.Tensor | None = None) -> None:
+        """Learns the ranges from training embeddings z [N, D] (see `UniformQuantiser.fit`); takes no weight."""
+        if weight is not None:
+            raise SemcomError("the uniform codec measures errors without a weight: use entropy, or drop it")
         self.quantiser.fit(z)
 
     def encode(self, z: torch.Tensor) -> list[bytes]:
@@ -149,6 +165,10 @@ class UniformScalarCodec(nn.Module):
     def entropy_bits(self, z: torch.Tensor) -> torch.Tensor:
         """Returns the payload's bits [N], since nothing is entropy coded."""
         return torch.full((z.shape[0],), float(self.max_payload_bits()), device=z.device)
+
+    def payload_entropy_bits(self, payloads: Sequence[bytes]) -> torch.Tensor:
+        """Returns the payloads' bits [N], since nothing is entropy coded."""
+        return torch.full((len(payloads),), float(self.max_payload_bits()))
 
     def max_payload_bits(self) -> int:
         """Returns 8 ceil(D b / 8), the bits of every payload."""

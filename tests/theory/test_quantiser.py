@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from semcom.codecs.entropy import EntropyCodedScalarCodec
+from semcom.codecs.catalogue import CodecConfig, make_codec
 from semcom.codecs.scalar import UniformQuantiser, UniformScalarCodec
 
 
@@ -16,6 +16,10 @@ def draw_uniform(num_rows: int, embedding_dim: int, seed: int) -> torch.Tensor:
 
 def draw_normal(num_rows: int, embedding_dim: int, seed: int) -> torch.Tensor:
     return torch.randn(num_rows, embedding_dim, generator=torch.Generator().manual_seed(seed))
+
+
+def entropy_codec(embedding_dim: int, bits: int):
+    return make_codec(CodecConfig(kind="entropy", bits=bits), embedding_dim).eval()
 
 
 def assert_error_is(squared_error: torch.Tensor, expected: float) -> None:
@@ -99,7 +103,7 @@ def test_a_payload_worked_by_hand():
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_the_cross_entropy_follows_from_laplace_smoothed_counts(bits):
-    codec = EntropyCodedScalarCodec(1, bits).eval()
+    codec = entropy_codec(1, bits)
     train, z = draw_normal(5000, 1, seed=8), draw_normal(200, 1, seed=9)
     codec.fit(train)
     seen = codec.quantiser.quantise(train)[:, 0].tolist()
@@ -111,7 +115,7 @@ def test_the_cross_entropy_follows_from_laplace_smoothed_counts(bits):
 @pytest.mark.parametrize("bits", [2, 4, 8, 16])
 def test_payloads_are_as_short_as_whole_bytes_allow(bits):
     """A message of h bits takes k = ceil(h / 8) bytes, or one fewer with probability 2^(8 (k - 1) - h)."""
-    codec = EntropyCodedScalarCodec(12, bits).eval()
+    codec = entropy_codec(12, bits)
     codec.fit(draw_normal(5000, 12, seed=10))
     z = draw_normal(1000, 12, seed=11)
     sizes = np.array([8 * len(payload) for payload in codec.encode(z)])
@@ -129,7 +133,7 @@ def test_payloads_are_as_short_as_whole_bytes_allow(bits):
 
 
 def test_entropy_coding_gains_what_the_distribution_offers():
-    codec, fixed = EntropyCodedScalarCodec(12, 8).eval(), UniformScalarCodec(12, 8).eval()
+    codec, fixed = entropy_codec(12, 8), UniformScalarCodec(12, 8).eval()
     train, z = draw_normal(5000, 12, seed=12), draw_normal(500, 12, seed=13)
     codec.fit(train)
     fixed.fit(train)
