@@ -11,14 +11,16 @@ from channels.block_fading import BlockFadingChannel, BlockFadingConfig
 from channels.delay_profiles import DelayProfileConfig, make_delay_profile_channel
 from channels.grid import ResourceGrid
 from channels.indoor_factory import IndoorFactoryChannel, IndoorFactoryConfig
-from channels.links.analog import AnalogConfig, AnalogLink, check_size
+from channels.links.analog import AnalogConfig, AnalogLink, check_size, check_symbols
 from channels.links.erasure import ErasureConfig, ErasureLink
 from channels.links.ideal import IdealConfig, IdealLink
 from channels.links.nr import NrConfig, NrLink
 from channels.links.nr_bit import NrBitConfig, NrBitLink, check_pilots
 from channels.recorded import RecordedChannel, RecordedConfig, check_recorded
 from channels.system_level import CellConfig, HallConfig, make_system_level_channel
+from semcom.codecs.analog import BYTES_PER_SYMBOL
 from semcom.contracts import Channel, Link, SemcomError
+from semcom.packets import HEADER_BITS
 from semcom.rng import Streams
 
 LinkConfig = Annotated[
@@ -81,6 +83,8 @@ def check_packet(
 
     Sionna is imported only where the answer isn't plain.
     """
+    if isinstance(config, AnalogConfig):
+        check_symbols(config, grid, (packet_bits - HEADER_BITS) // (8 * BYTES_PER_SYMBOL))
     if not isinstance(config, NrConfig | NrBitConfig):
         return
     elements = grid.rb_slots_per_step(step_s) * grid.re_per_rb_slot

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from channels.catalogue import LinkConfig, check_link, make_link, uses_a_channel
 from channels.grid import GridConfig, ResourceGrid
+from channels.links.analog import AnalogConfig
 from semcom.contracts import Channel, Link, SemcomError
 
 
@@ -61,6 +62,10 @@ def check_downlink(config: DownlinkConfig, grid: GridConfig, step_s: float) -> N
     """Raises SemcomError for a downlink that can't work beside this uplink; imports no Sionna."""
     if isinstance(config.link, NoDownlinkConfig):
         return
+    if isinstance(config.link, AnalogConfig):
+        raise SemcomError(
+            "downlink.link.kind = analog carries numbers, and commands are bytes: take nr or nr-bit"
+        )
     own = downlink_grid(grid)
     if needs_a_channel(config):
         try:

@@ -142,13 +142,7 @@ class AnalogLink:
                 "take codec.kind=analog"
             )
         numbers = np.frombuffer(packet, ">f4", offset=HEADER_BYTES).astype(np.float64).reshape(-1, 2)
-        room = self.config.num_resource_blocks * self.grid.re_per_rb_slot
-        if len(numbers) > room:
-            needed = -(-len(numbers) // self.grid.re_per_rb_slot)
-            raise SemcomError(
-                f"{len(numbers)} symbols don't fit on the {room} resource elements of an analog packet: "
-                f"set link.num_resource_blocks = {needed}"
-            )
+        check_symbols(self.config, self.grid, len(numbers))
         return numbers
 
     def _header_arrives(
@@ -192,4 +186,14 @@ def check_size(config: AnalogConfig, grid: ResourceGrid) -> None:
         raise SemcomError(
             f"link.num_resource_blocks = {config.num_resource_blocks} is more than the grid's "
             f"{grid.num_resource_blocks}: take that many at most, or a larger grid.bandwidth_hz"
+        )
+
+
+def check_symbols(config: AnalogConfig, grid: ResourceGrid, num_symbols: int) -> None:
+    """Raises SemcomError for more symbols than the resource elements of a packet."""
+    room = config.num_resource_blocks * grid.re_per_rb_slot
+    if num_symbols > room:
+        raise SemcomError(
+            f"{num_symbols} symbols don't fit on the {room} resource elements of an analog packet: "
+            f"set link.num_resource_blocks = {-(-num_symbols // grid.re_per_rb_slot)}"
         )

@@ -19,6 +19,7 @@ from channels.catalogue import (
 from channels.downlink import DownlinkConfig, check_downlink
 from channels.grid import GridConfig, ResourceGrid
 from channels.indoor_factory import IndoorFactoryConfig
+from channels.links.analog import AnalogConfig
 from channels.links.erasure import ErasureConfig
 from channels.links.nr import NrConfig
 from nodes.schedulers import SCHEDULERS
@@ -202,15 +203,29 @@ def _check_radio(config: ControlConfig) -> None:
     grid, step_s, told = ResourceGrid(config.grid), config.plant.step_s, config.evaluation
     check_link(config.link, grid, step_s)
     check_downlink(config.downlink, config.grid, step_s)
+    if isinstance(config.link, AnalogConfig) and config.codec.kind != "analog":
+        raise SemcomError(
+            f"link.kind = analog carries numbers, and codec.kind = {config.codec.kind} makes bits: "
+            "set codec.kind=analog"
+        )
     check_channel(config.channel, grid, told.num_steps, step_s)
     over_the_carrier = told.methods if uses_a_channel(config.link) else ()
     if told.sharing.schedulers:
         over_the_carrier += told.sharing.methods
     carrier = config.link if uses_a_channel(config.link) else NrConfig()
     for method in dict.fromkeys(over_the_carrier):
+        if not can_carry(carrier, method, config.codec):
+            continue
         if method not in REFERENCES and (bits := _payload_bits(config, method)) is not None:
             check_link(carrier, grid, step_s)
             check_packet(carrier, grid, step_s, HEADER_BITS + 8 * -(-bits // 8), method)
+
+
+def can_carry(link: LinkConfig, method: str, codec: CodecConfig) -> bool:
+    """Whether a link carries what a method sends: the analog one nothing but numbers."""
+    return not isinstance(link, AnalogConfig) or (
+        METHODS[method].source == "embedding" and codec.kind == "analog"
+    )
 
 
 def _payload_bits(config: ControlConfig, method: str) -> int | None:
@@ -224,16 +239,25 @@ def _payload_bits(config: ControlConfig, method: str) -> int | None:
 
 
 def codec_name(codec: CodecConfig) -> str:
-    """Names a codec as records do: uniform-8, float16, fsq-3, fsq-6levels, rvq-2-task."""
-    if codec.kind in _WITHOUT_BITS:
-        return codec.kind
-    fineness = f"{codec.bits}" if codec.levels is None else f"{codec.levels}levels"
-    return f"{codec.kind}-{fineness}" + ("-task" if codec.weighting == "task" else "")
+    """Names a codec as records do: uniform-8, float16, fsq-6levels, rvq-2-task, analog-5symbols-at10dB."""
+    words: list[str] = [codec.kind]
+    if codec.levels is not None:
+        words.append(f"{codec.levels}levels")
+    elif codec.kind not in _WITHOUT_BITS:
+        words.append(str(codec.bits))
+    if codec.num_symbols is not None:
+        words.append(f"{codec.num_symbols}symbols")
+    if codec.training_snr_db is not None:
+        words.append(f"at{codec.training_snr_db:g}dB")
+    if codec.weighting == "task":
+        words.append("task")
+    return "-".join(words)
 
 
-_WITHOUT_BITS = ("float32", "float16")
+_WITHOUT_BITS = ("float32", "float16", "analog")
 _CODEC_NAME = re.compile(
-    r"(?P<kind>[a-z]+|float32|float16)(-(?P<number>\d+)(?P<levels>levels)?(?P<task>-task)?)?"
+    r"(?P<kind>float32|float16|[a-z]+)(-(?P<bits>\d+))?(-(?P<levels>\d+)levels)?(-(?P<num_symbols>\d+)symbols)?"
+    r"(-at(?P<training_snr_db>-?\d+(\.\d+)?)dB)?(?P<task>-task)?"
 )
 
 
@@ -241,16 +265,18 @@ def codec_config(name: str) -> CodecConfig:
     """Reads a codec's name back. Raises SemcomError for one that there is not."""
     try:
         parts = _CODEC_NAME.fullmatch(name)
-        if parts is None or bool(parts["number"]) == (parts["kind"] in _WITHOUT_BITS):
+        if parts is None:
             raise ValueError
-        given: dict[str, str | int] = {"kind": parts["kind"]}
-        if parts["number"]:
-            given["levels" if parts["levels"] else "bits"] = int(parts["number"])
-        if parts["task"]:
-            given["weighting"] = "task"
-        return CodecConfig.model_validate(given)
+        numbers = {key: parts[key] for key in ("bits", "levels", "num_symbols", "training_snr_db")}
+        given = {key: float(value) if "." in value else int(value) for key, value in numbers.items() if value}
+        weighting = "task" if parts["task"] else "none"
+        codec = CodecConfig.model_validate({"kind": parts["kind"], "weighting": weighting, **given})
+        if codec_name(codec) != name:
+            raise ValueError
+        return codec
     except ValueError as error:
         raise SemcomError(
-            f"codec {name!r} is unknown: write float32, float16, uniform-BITS, entropy-BITS (1 to 16), vq-BITS, "
-            "rvq-BITS, fsq-BITS, factorised-BITS (1 to 8) or fsq-Llevels, all but the first three also with -task"
+            f"codec {name!r} is unknown: write float32, float16, uniform-BITS, entropy-BITS (1 to 16), "
+            "vq-BITS, rvq-BITS, fsq-BITS, factorised-BITS (1 to 8), fsq-Nlevels, analog, analog-Nsymbols or "
+            "analog-atSNRdB; -task behind all but the first three"
         ) from error

@@ -15,7 +15,7 @@ from channels.links.erasure import ErasureConfig
 from nodes.simulation import simulate
 from scenarios.contracts import Point, Trained, TrainingJob
 from scenarios.control.cells import make_cell, make_shared, resolve, training_job
-from scenarios.control.config import PAPER, TINY, ControlConfig, check, codec_name
+from scenarios.control.config import PAPER, TINY, ControlConfig, can_carry, check, codec_config, codec_name
 from scenarios.control.methods import METHODS, REFERENCES
 from scenarios.control.metrics import make_records
 from scenarios.control.training import train_model
@@ -59,7 +59,8 @@ class ControlScenario:
         """Lists the points of the results: rate, codec and erasure; horizon; sharing.
 
         Points that are the same cell (a horizon is also an update interval) stand beside each other, so
-        that they are mostly simulated together, once.
+        that they are mostly simulated together, once. What the analog link can't carry (raw frames, codecs
+        that make bits) is left out of the results over it.
         """
         check(config)
         told, sharing = config.evaluation, config.evaluation.sharing
@@ -88,6 +89,11 @@ class ControlScenario:
                 "codec": codec_name(config.codec) if METHODS[method].source == "embedding" else "none",
             }
             at |= {"link": "ideal"} if method in REFERENCES else link or configured
+            sent = (
+                codec_config(str(axes.get("codec", at["codec"]))) if at["codec"] != "none" else config.codec
+            )
+            if at["link"] == config.link.kind and not can_carry(config.link, method, sent):
+                return
             at |= without if method in REFERENCES or result == "horizon" else downlink
             points.extend(Point(result, method, seed, at | axes) for seed in seeds)
 
@@ -132,7 +138,12 @@ class ControlScenario:
     def sweep_points(self, config: ControlConfig, seeds: Sequence[int]) -> list[Point]:
         """Lists one point for each method: the configuration's own update interval, codec and link."""
         check(config)
-        return [Point("sweep", method, seed) for method in config.evaluation.methods for seed in seeds]
+        methods = [
+            method
+            for method in config.evaluation.methods
+            if method in REFERENCES or can_carry(config.link, method, config.codec)
+        ]
+        return [Point("sweep", method, seed) for method in methods for seed in seeds]
 
     def simulate(
         self,

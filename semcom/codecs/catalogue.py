@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from semcom.codecs.analog import AnalogCodec
 from semcom.codecs.entropy import EntropyCodec
 from semcom.codecs.entropy_model import FactorisedQuantiser
 from semcom.codecs.finite_scalar import FiniteScalarQuantiser
@@ -22,11 +23,12 @@ CODECS: dict[str, str] = {
     "rvq": "all dimensions together by codebooks in stages, each on what the last left over, range coded",
     "fsq": "each dimension bounded and rounded to a few levels, their number free, range coded",
     "factorised": "each dimension in learned steps, range coded under a learned entropy model",
+    "analog": "the dimensions as I and Q of symbols without a code, for the link analog",
 }
 
-AnyCodec = Float32Codec | Float16Codec | UniformScalarCodec | EntropyCodec
+AnyCodec = Float32Codec | Float16Codec | UniformScalarCodec | EntropyCodec | AnalogCodec
 
-_WEIGHTABLE = ("entropy", "vq", "rvq", "fsq", "factorised")
+_WEIGHTABLE = ("entropy", "vq", "rvq", "fsq", "factorised", "analog")
 _UP_TO_8_BITS = ("vq", "rvq", "fsq", "factorised")
 
 
@@ -35,8 +37,8 @@ class CodecConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    kind: Literal["float32", "float16", "uniform", "entropy", "vq", "rvq", "fsq", "factorised"] = Field(
-        default="uniform", description=f"the codec: {', '.join(CODECS)}"
+    kind: Literal["float32", "float16", "uniform", "entropy", "vq", "rvq", "fsq", "factorised", "analog"] = (
+        Field(default="uniform", description=f"the codec: {', '.join(CODECS)}")
     )
     bits: int = Field(
         default=8,
@@ -51,12 +53,24 @@ class CodecConfig(BaseModel):
         default="none", description="errors of the embedding count alike, or as much as the task suffers"
     )
 
+    num_symbols: int | None = Field(
+        default=None, ge=1, le=4096, description="complex symbols of analog, instead of half the dimensions"
+    )
+    training_snr_db: float | None = Field(
+        default=None, ge=-30, le=60, description="Es/N0 that analog is trained for, instead of a linear map"
+    )
+
     @model_validator(mode="after")
     def _check(self) -> CodecConfig:
         if self.kind in _UP_TO_8_BITS and self.bits > 8:
             raise ValueError(f"bits = {self.bits} is too much for {self.kind}: it takes 1 to 8")
         if self.levels is not None and self.kind != "fsq":
             raise ValueError(f"levels = {self.levels} does not belong to {self.kind}: it is for fsq")
+        for name in ("num_symbols", "training_snr_db"):
+            if getattr(self, name) is not None and self.kind != "analog":
+                raise ValueError(
+                    f"{name} = {getattr(self, name)} does not belong to {self.kind}: it is for analog"
+                )
         if self.weighting != "none" and self.kind not in _WEIGHTABLE:
             raise ValueError(f"weighting = task is not for {self.kind}: it takes {', '.join(_WEIGHTABLE)}")
         return self
@@ -85,3 +99,5 @@ def make_codec(config: CodecConfig, embedding_dim: int) -> AnyCodec:
             return EntropyCodec("fsq", 7, dim, levels, weighted=weighted)
         case "factorised":
             return EntropyCodec("factorised", 8, dim, FactorisedQuantiser(dim, bits), weighted=weighted)
+        case "analog":
+            return AnalogCodec(dim, config.num_symbols, config.training_snr_db, weighted=weighted)

@@ -188,19 +188,39 @@ def test_training_through_the_channel_beats_the_untrained_map_where_the_channel_
     assert received_error(trained, held_out, 0.0) < 0.8 * received_error(plain, held_out, 0.0)
 
 
-def test_a_task_makes_the_symbols_carry_what_it_reads():
+@pytest.mark.parametrize("snr_db", [None, 10.0])
+def test_a_weight_makes_the_symbols_carry_what_the_task_reads(snr_db):
     z = torch.randn(2000, 10, generator=torch.Generator().manual_seed(4))
-
-    def task(z: torch.Tensor) -> torch.Tensor:
-        return z[:, 7:8]
-
+    weight = torch.zeros(10, 10)
+    weight[7, 7] = 1.0
     errors = []
-    for of_task in (None, task):
-        codec = AnalogCodec(10, num_symbols=1, snr_db=10.0)
-        codec.fit(z, of_task)
+    for weighted in (False, True):
+        codec = AnalogCodec(10, num_symbols=1, snr_db=snr_db, weighted=weighted)
+        codec.fit(z, weight if weighted else None)
         with torch.no_grad():
-            errors.append(float((task(codec(z)) - task(z)).square().mean()))
+            errors.append(float((codec(z) - z)[:, 7].square().mean()))
     assert errors[1] < 0.2 < 0.5 < errors[0]
+
+
+def test_the_linear_map_under_a_weight_is_the_best_at_its_snr():
+    # Independent dimensions of unit variance and weights 1, 4, 16, 64: amplitudes as 1, 2^(1/2), 2, 2^(3/2).
+    z = torch.randn(20_000, 4, generator=torch.Generator().manual_seed(4))
+    weight = torch.diag(torch.tensor([1.0, 4.0, 16.0, 64.0]))
+    codec = AnalogCodec(4, weighted=True)
+    codec.fit(z, weight)
+    powers = codec.symbols(z).detach().flatten(1).square().mean(dim=0).sort().values
+    torch.testing.assert_close(powers / powers[0], torch.tensor([1.0, 2.0, 4.0, 8.0]), rtol=0.05, atol=0.0)
+    uniform = AnalogCodec(4)
+    uniform.fit(z)
+    noise = torch.randn(len(z), 2, 2, generator=torch.Generator().manual_seed(9))
+    gain = torch.full((len(z), 2), 100.0)
+    errors = []
+    for tried in (uniform, codec):
+        with torch.no_grad():
+            e = tried.embedding(over_equalised_channel(tried.symbols(z), gain, noise)) - z
+        errors.append(float(((e @ weight) * e).sum(dim=1).mean()))
+    # At high SNR the error is (sum of sqrt(w))^2 / D instead of the sum of w: 225 / 4 against 85.
+    assert errors[1] / errors[0] == pytest.approx(225 / 4 / 85, rel=0.05)
 
 
 def test_an_encoder_learns_through_the_codec_and_its_noise():
