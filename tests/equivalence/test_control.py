@@ -55,20 +55,27 @@ def test_radio_links_both_ways_give_the_same_records_for_any_number_of_workers(c
     """Bit for bit in both directions; and nr downwards alone, for which the channel is then made."""
     channel = DelayProfileConfig(model="tdl-c", snr_db=6.0, num_base_station_antennas=2)
     bits = NrBitConfig(max_retransmissions=1)
-    configs = [
-        CONFIG.model_copy(update={"channel": channel, "link": link, "downlink": downlink})
-        for link, downlink in (
-            (bits, DownlinkConfig(link=bits, snr_offset_db=-8.0)),
-            (ErasureConfig(probability=0.1), DownlinkConfig(link=NrConfig(), snr_offset_db=-8.0)),
+    # A method that holds sends few commands, which counts bit for bit.
+    cases = [
+        (
+            CONFIG.model_copy(update={"channel": channel, "link": link, "downlink": downlink}),
+            Point("rate", method, 0, {"update_interval_ms": 80.0}),
+        )
+        for method, link, downlink in (
+            ("hold-last", bits, DownlinkConfig(link=bits, snr_offset_db=-8.0)),
+            (
+                "jepa",
+                ErasureConfig(probability=0.1),
+                DownlinkConfig(link=NrConfig(), snr_offset_db=-8.0),
+            ),
         )
     ]
-    points = [Point("rate", method, 0, {"update_interval_ms": 80.0}) for method in ("jepa", "supervised")]
 
     def records(of_that_size):
-        return [SCENARIO.simulate(config, points, trained(), of_that_size) for config in configs]
+        return [SCENARIO.simulate(config, [point], trained(), of_that_size) for config, point in cases]
 
     expected = records(Cluster())
-    for rows, _ in expected:
+    for [rows] in expected:
         value = {record.metric: record.value for record in rows}
         assert 0 < value["packet_loss"] < 1
         assert 0 < value["downlink_packet_loss"] < 1
