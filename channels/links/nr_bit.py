@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from channels.budget import dbm_to_w
 from channels.grid import SUBCARRIERS_PER_RESOURCE_BLOCK, SYMBOLS_PER_SLOT, ResourceGrid
 from channels.links.harq import HarqTrial
-from channels.links.transport_plan import TransportPlan, TransportPlanner
+from channels.links.transport_plan import McsRule, TransportPlan, TransportPlanner
 from channels.links.transport_tables import ErrorRates, check_mcs
 from channels.sionna_scope import sionna_scope
 from semcom.contracts import Delivery, RadioState, SemcomError
@@ -37,6 +37,10 @@ class NrBitConfig(BaseModel):
     bler_target: float = Field(0.1, gt=0, lt=1, description="error rate a transport block may have at most")
     margin_db: float = Field(
         0.0, ge=0, le=20, description="taken off the wideband SINR before the MCS is chosen"
+    )
+    mcs_rule: McsRule = Field(
+        "fitting",
+        description="highest: the highest MCS within the target; fitting: then lowered while it fits",
     )
     error_rates: ErrorRates = Field(
         "measured",

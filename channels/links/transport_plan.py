@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -34,6 +34,9 @@ class TransportPlan:
     wideband_sinr: np.ndarray
 
 
+McsRule = Literal["fitting", "highest"]
+
+
 class Adaptation(Protocol):
     """The settings of link adaptation: those of `nr` and `nr-bit`."""
 
@@ -50,6 +53,9 @@ class Adaptation(Protocol):
     def margin_db(self) -> float: ...
 
     @property
+    def mcs_rule(self) -> McsRule: ...
+
+    @property
     def error_rates(self) -> ErrorRates: ...
 
 
@@ -61,7 +67,9 @@ class TransportPlanner:
     highest at which each of them stays within `bler_target` at the packet's wideband effective SINR
     (EESM) less `margin_db`; if there is none, the lowest. It is the rule of Sionna's
     InnerLoopLinkAdaptation, except that each MCS is judged on the resource blocks that it would itself
-    take: that block assumes the same number for all, too many for a small packet at a high MCS.
+    take: that block assumes the same number for all, too many for a small packet at a high MCS. The rule
+    `fitting` then takes, of all MCS that need no more RB-slots than this one, the one that fails least: a
+    small packet fills its last resource block with redundancy instead of padding; `highest` stays at it.
     mcs_index fixes the MCS instead. must_encode leaves out what Sionna can't encode. The device knows the
     step's SINR (ideal channel state information).
 
@@ -87,6 +95,7 @@ class TransportPlanner:
         self._bler_target = config.bler_target
         self._margin = 10 ** (-config.margin_db / 10)
         self._link_name = link_name
+        self._mcs_rule = config.mcs_rule
         self._fixed_mcs = config.mcs_index
         # The rows of the tables to choose from: all of them, or that of the fixed MCS.
         self._rows = np.flatnonzero((self.tables.mcs == config.mcs_index) | (config.mcs_index is None))
@@ -137,12 +146,17 @@ class TransportPlanner:
         within = (tbler <= self._bler_target) & usable
         lowest = usable.argmax(axis=0)
         chosen = np.where(within.any(axis=0), len(rows) - 1 - within[::-1].argmax(axis=0), lowest)
-        at = chosen, np.arange(len(packet_bits))
+        packet = np.arange(len(packet_bits))
+        num_rb_slots = (num_blocks - 1) * self.grid.num_resource_blocks + last_rb
+        if self._mcs_rule == "fitting":
+            no_larger = usable & (num_rb_slots <= num_rb_slots[chosen, packet])
+            chosen = np.where(no_larger, tbler, np.inf).argmin(axis=0)
+        at = chosen, packet
         return TransportPlan(
             row=rows[chosen],
             num_blocks=num_blocks[at],
             last_rb=last_rb[at],
-            num_rb_slots=(num_blocks[at] - 1) * self.grid.num_resource_blocks + last_rb[at],
+            num_rb_slots=num_rb_slots[at],
             tb_bits=tb_bits[at],
             wideband_sinr=wideband[at],
         )

@@ -25,8 +25,8 @@ HALF_DB = 10**0.05
 
 
 def nr_link(step_s: float = 0.02, **settings: float | str) -> NrLink:
-    """A link with Sionna's error rates, which Sionna's own object is there to confirm, unless told."""
-    config = NrConfig.model_validate({"error_rates": "sionna", **settings})
+    """A link with Sionna's error rates and rule, which Sionna's own objects confirm, unless told."""
+    config = NrConfig.model_validate({"error_rates": "sionna", "mcs_rule": "highest", **settings})
     return NrLink(config, GRID, step_s, tx_power_dbm=10.0)
 
 
@@ -256,6 +256,42 @@ def test_packets_take_the_fewest_resource_blocks_that_hold_them():
     np.testing.assert_array_equal(held, plan.tb_bits)
     assert (held >= packet_bits).all()
     assert (full + tables.tb_bits[plan.row, plan.last_rb - 1] < packet_bits).all()
+
+
+def test_an_mcs_is_lowered_as_far_as_the_packet_takes_no_more_resources():
+    num = 400
+    packet_bits = np.random.default_rng(3).integers(1, 1500, num)
+    sinr = 10 ** np.random.default_rng(4).uniform(-1, 3, (num, 51))
+    highest, fitting = (
+        NrLink(NrConfig.model_validate({"mcs_rule": rule}), GRID, 10.0, 10.0).planner
+        for rule in ("highest", "fitting")
+    )
+    before, after = highest.plan(sinr, packet_bits), fitting.plan(sinr, packet_bits)
+    np.testing.assert_array_equal(after.num_rb_slots, before.num_rb_slots)
+    assert (after.row <= before.row).all()
+    assert (after.row < before.row).mean() > 0.2
+    # On flat channels, where one SINR serves for all MCS, none that fits fails less.
+    tables, snr = fitting.tables, sinr[:, :1].repeat(51, axis=1)
+    plan = fitting.plan(snr, packet_bits)
+    for packet, bits in enumerate(packet_bits):
+        if plan.num_blocks[packet] == 1:
+            at, most_rb = tables.snr_index(snr[packet, 0]), plan.last_rb[packet]
+            fewest = [(row, np.flatnonzero(sizes >= bits)[:1]) for row, sizes in enumerate(tables.tb_bits)]
+            rates = [tables.tbler[row, rb[0], at] for row, rb in fewest if rb.size and rb[0] <= most_rb]
+            assert tables.tbler[plan.row[packet], most_rb, at] == min(rates)
+    # A small packet in a good channel: the lowest MCS that one resource block holds it with.
+    plan = fitting.plan(flat(1, 25.0), np.array([144]))
+    sizes = tables.tb_bits[:, 1]
+    assert plan.num_rb_slots[0] == 1
+    assert fitting.mcs_index(plan)[0] == tables.mcs[np.flatnonzero(sizes >= 144)[0]]
+    radio, packets = still_radio(flat(2000, 13.0), GRID), [bytes(18)] * 2000
+    losses = [
+        1 - NrLink(NrConfig.model_validate({"mcs_rule": rule}), GRID, 10.0, 10.0).transmit(
+            packets, np.arange(2000), radio, 0, Streams(1)
+        ).ok.mean()
+        for rule in ("highest", "fitting")
+    ]  # fmt: skip
+    assert losses[1] < 0.1 * losses[0]
 
 
 def test_effective_sinr_is_sionnas_eesm():
