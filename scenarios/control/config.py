@@ -194,7 +194,9 @@ def codec_name(codec: CodecConfig) -> str:
 
 
 _WITHOUT_BITS = ("float32", "float16")
-_CODEC_NAME = re.compile(r"(?P<kind>[a-z]+|float32|float16)(-(?P<number>\d+)(?P<levels>levels)?(?P<task>-task)?)?")
+_CODEC_NAME = re.compile(
+    r"(?P<kind>[a-z]+|float32|float16)(-(?P<number>\d+)(?P<levels>levels)?(?P<task>-task)?)?"
+)
 
 
 def codec_config(name: str) -> CodecConfig:
@@ -211,6 +213,7 @@ def codec_config(name: str) -> CodecConfig:
         return CodecConfig.model_validate(given)
     except ValueError as error:
         raise SemcomError(
-            f"codec {name!r} is unknown: write float32, float16, uniform-BITS, entropy-BITS (1 to 16), vq-BITS, "
-            "rvq-BITS, fsq-BITS, factorised-BITS (1 to 8) or fsq-Llevels, all but the first three also with -task"
+            f"codec {name!r} is unknown: write float32, float16, uniform-BITS or entropy-BITS, BITS 1 to 16; "
+            "vq-BITS, rvq-BITS, fsq-BITS or factorised-BITS, BITS 1 to 8; fsq-Nlevels, N 2 to 256; "
+            "-task behind any but the first three weighs the errors"
         ) from error

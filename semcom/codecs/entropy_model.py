@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +36,7 @@ class FactorisedDensity(nn.Module):
         # At the start c is close to a logistic distribution of the scale of a standard normal one.
         scale = 0.6 ** (1 / num_layers)
         self.matrices, self.biases, self.factors = (nn.ParameterList() for _ in range(3))
-        for before, after in zip(_WIDTHS[:-1], _WIDTHS[1:], strict=True):
+        for before, after in pairwise(_WIDTHS):
             start = math.log(math.expm1(1 / scale / before))
             self.matrices.append(nn.Parameter(torch.full((num_dims, after, before), start)))
             bias = torch.rand(num_dims, after, 1, generator=generator) - 0.5
@@ -94,7 +95,9 @@ class FactorisedQuantiser(nn.Module):
         self.bits = bits
         self.alphabet_size = 1 << (bits + 6)
         self._streams = Streams(0)
-        self.density = FactorisedDensity(embedding_dim, self._streams.torch_generator("entropy-model-weights"))
+        self.density = FactorisedDensity(
+            embedding_dim, self._streams.torch_generator("entropy-model-weights")
+        )
         self.log_step = nn.Parameter(torch.zeros(embedding_dim))
         # NaN says "not fitted", and a loaded state dict replaces it.
         self.register_buffer("center", torch.full((embedding_dim,), torch.nan))
@@ -110,9 +113,7 @@ class FactorisedQuantiser(nn.Module):
         if z.shape[0] == 0:
             raise SemcomError("a codec can't be fitted on no embeddings: give it at least one row")
         generator = self._streams.torch_generator("entropy-model-training")
-        fresh = FactorisedDensity(
-            self.embedding_dim, self._streams.torch_generator("entropy-model-weights")
-        )
+        fresh = FactorisedDensity(self.embedding_dim, self._streams.torch_generator("entropy-model-weights"))
         self.density.load_state_dict(fresh.state_dict())
         self.center.copy_(z.mean(dim=0))
         deviation = (z - self.center).square().mean(dim=0).sqrt()
@@ -166,9 +167,7 @@ class FactorisedQuantiser(nn.Module):
         self.lowest.copy_(lowest)
         self.table.copy_(torch.where(numbers <= highest[:, None], frequencies, 0.0))
 
-    def _relaxed_bits(
-        self, x: torch.Tensor, width: torch.Tensor, generator: torch.Generator
-    ) -> torch.Tensor:
+    def _relaxed_bits(self, x: torch.Tensor, width: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Returns the bits [N] of standardised x [N, D] with uniform noise in place of rounding."""
         noise = torch.rand(x.shape, generator=generator).to(x) - 0.5
         noisy = x + noise * width
@@ -209,7 +208,7 @@ class FactorisedQuantiser(nn.Module):
 
 
 def _water_level(variance: torch.Tensor, total_bits: float) -> float:
-    """Returns theta with sum_d max(0, 1/2 log2(variance_d / theta)) = total_bits (Cover and Thomas, 10.3.3)."""
+    """Returns theta with sum_d max(0, 1/2 log2(variance_d / theta)) = total_bits (C&T 10.3.3)."""
     ordered = variance[variance > 0].sort(descending=True).values
     level = 1.0
     for num in range(1, len(ordered) + 1):

@@ -44,7 +44,9 @@ class ErrorMetric(nn.Module):
         shape = tuple(self.forward_matrix.shape)
         if weight is None or tuple(weight.shape) != shape or not bool(weight.isfinite().all()):
             found = "none" if weight is None else f"{tuple(weight.shape)}, finite or not"
-            raise SemcomError(f"this codec needs a finite weight {shape} of the errors, and was given {found}")
+            raise SemcomError(
+                f"this codec needs a finite weight {shape} of the errors, and was given {found}"
+            )
         values, vectors = torch.linalg.eigh(weight.detach().double().cpu())
         values = values.clamp(min=0)
         least = _LEAST_SHARE * values.mean()
