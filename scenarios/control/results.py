@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 
 from analysis.figures import add_legend, draw_lines, draw_reference, new_figure, save
 from analysis.tables import pivot
+from scenarios.control.codec_comparison import compare_codecs
 
 _ORDER = [
     "jepa", "supervised", "autoencoder", "hold-last", "zero-command", "identity-predictor", "raw-frames",
@@ -81,10 +82,12 @@ def _draw_codecs(codec: pd.DataFrame, folder: Path) -> list[Path]:
     intervals = sorted(codec["update_interval_ms"].unique())
     figure, axes = new_figure("page", height_in=2.0, num_columns=len(intervals))
     narrow = _versus_bits(codec)
-    narrow = narrow.assign(kind=narrow["codec"].str.split("-").str[0].replace("entropy", "entropy-coded"))
+    kind = narrow["codec"].str.split("-").str[0].replace("entropy", "entropy-coded")
+    kind += narrow["codec"].str.endswith("-task").map({True: ", task", False: ""})
+    narrow = narrow.assign(kind=kind)
     for panel, interval in zip(axes, intervals, strict=True):
         part = narrow[narrow["update_interval_ms"] == interval]
-        draw_lines(panel, part, "uplink_bits_per_step", "control_score", by="kind")
+        draw_lines(panel, part, "uplink_bits_per_step", "control_score", by="kind", order=kind.unique())
         panel.set_title(f"update every {interval:g} ms", fontsize=8)
         _label(panel, "Uplink bits per control step", "Control score of jepa")
     add_legend(figure, axes)
@@ -207,6 +210,12 @@ def make_tables(records: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
         tables.append(
             ("jepa: bits of a packet by codec", pivot(codec[codec["metric"].isin(wanted)], ["codec"]))
         )
+        differences = compare_codecs(codec)
+        if len(differences):
+            title = (
+                "jepa: control score less that of a uniform quantiser with no fewer bits, by interval (ms)"
+            )
+            tables.append((title, differences))
     if len(erasure):
         both = with_references(erasure, *erasure["update_interval_ms"].unique())
         for metric in ("control_score", "survival"):

@@ -44,7 +44,8 @@ class CodecConfig(BaseModel):
         default=8,
         ge=1,
         le=16,
-        description="bits per dimension, 1 to 16, or to 8 with vq, rvq, fsq and factorised (none: float32, float16)",
+        description="bits per dimension: 1 to 16, with vq, rvq, fsq and factorised 1 to 8 "
+        "(float32 and float16 ignore it)",
     )
     levels: int | None = Field(
         default=None, ge=2, le=256, description="levels per dimension of fsq, instead of 2^bits"

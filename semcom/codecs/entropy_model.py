@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +36,7 @@ class FactorisedDensity(nn.Module):
         # At the start c is close to a logistic distribution of the scale of a standard normal one.
         scale = 0.6 ** (1 / num_layers)
         self.matrices, self.biases, self.factors = (nn.ParameterList() for _ in range(3))
-        for before, after in zip(_WIDTHS[:-1], _WIDTHS[1:], strict=True):
+        for before, after in pairwise(_WIDTHS):
             start = math.log(math.expm1(1 / scale / before))
             self.matrices.append(nn.Parameter(torch.full((num_dims, after, before), start)))
             bias = torch.rand(num_dims, after, 1, generator=generator) - 0.5
@@ -207,7 +208,7 @@ class FactorisedQuantiser(nn.Module):
 
 
 def _water_level(variance: torch.Tensor, total_bits: float) -> float:
-    """Returns theta with sum_d max(0, 1/2 log2(variance_d / theta)) = total_bits (Cover and Thomas, 10.3.3)."""
+    """Returns theta with sum_d max(0, 1/2 log2(variance_d / theta)) = total_bits (C&T 10.3.3)."""
     ordered = variance[variance > 0].sort(descending=True).values
     level = 1.0
     for num in range(1, len(ordered) + 1):

@@ -24,8 +24,7 @@ class FiniteScalarQuantiser(nn.Module):
     symbol = floor((L - 1) (tanh((z - c) / s) + 1) / 2 + 1/2), one of L levels: the rounding of FSQ's bound
     in its symmetric form (Parker et al. 2024, arXiv 2411.19842, section 3.2). z_hat is the mean of the
     embeddings that were rounded to the level. tanh has to meet an embedding at the right size: c is its
-    mean, and s is fitted for the least squared error. A small s makes outer cells wide, a large one all
-    cells alike.
+    mean, and s is fitted for the least squared error. The cells are finest at the mean and widen outwards.
 
     shared_out: instead of L levels everywhere, D log2 L bits of entropy are shared out among the
     dimensions. Each has the L_d (1 to 256) and the s_d of least squared error plus lambda times

@@ -135,7 +135,7 @@ class UniformScalarCodec(nn.Module):
         self.quantiser = UniformQuantiser(embedding_dim, bits)
 
     def fit(self, z: torch.Tensor, weight: torch.Tensor | None = None) -> None:
-        """Learns the ranges from training embeddings z [N, D] (see `UniformQuantiser.fit`); takes no weight."""
+        """Learns the ranges from training embeddings z [N, D]; takes no weight."""
         if weight is not None:
             raise SemcomError("the uniform codec measures errors without a weight: use entropy, or drop it")
         self.quantiser.fit(z)

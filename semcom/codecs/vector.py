@@ -16,6 +16,10 @@ MAX_BITS = 8
 """Of one codebook: 256 codewords, which a few thousand embeddings can still place."""
 _MAX_STAGED_DIM = 16
 _KMEANS_ITERATIONS = 40
+_DECAY = 0.99
+# Uses in a batch, as a moving average, below which a codeword is given another place. The library's
+# own default of 2 would move half the codewords in each batch that is no larger than the codebook.
+_DEAD_USES = 0.01
 
 
 def product_structure(embedding_dim: int, bits: int) -> tuple[int, tuple[int, ...]]:
@@ -85,8 +89,8 @@ class VectorQuantiser(nn.Module):
                     codebook_size=tuple(1 << bits for bits in self.stage_bits),
                     kmeans_init=True,
                     kmeans_iters=_KMEANS_ITERATIONS,
-                    decay=0.95,
-                    threshold_ema_dead_code=1,
+                    decay=_DECAY,
+                    threshold_ema_dead_code=_DEAD_USES,
                     commitment_weight=1.0,
                     rotation_trick=False,
                 )
@@ -142,10 +146,7 @@ class VectorQuantiser(nn.Module):
         for books, part in zip(self.codewords, z.split(self.group_dim, dim=1), strict=True):
             rest = part
             for book in books:
-                distance = torch.zeros(len(z), self.alphabet_size, device=z.device)
-                for column, entries in zip(rest.unbind(dim=1), book.unbind(dim=1), strict=True):
-                    distance = distance + (column[:, None] - entries).square()
-                symbols.append(distance.argmin(dim=1))
+                symbols.append(_nearest(rest, book))
                 rest = rest - book[symbols[-1]]
         return torch.stack(symbols, dim=1)
 
@@ -164,3 +165,11 @@ class VectorQuantiser(nn.Module):
         """Counts the codewords that z [N, D] is rounded to, plus one each: int64 [S, A]."""
         sizes = torch.tensor([1 << bits for bits in self.stage_bits]).repeat(self.num_groups)
         return count_symbols(self.quantise(z), sizes, self.alphabet_size)
+
+
+def _nearest(rows: torch.Tensor, book: torch.Tensor) -> torch.Tensor:
+    """Returns the number of the codeword [K, g] next to each row [N, g], the first of equals."""
+    distance = torch.zeros(len(rows), len(book), device=rows.device)
+    for column, entries in zip(rows.unbind(dim=1), book.unbind(dim=1), strict=True):
+        distance = distance + (column[:, None] - entries).square()
+    return distance.argmin(dim=1)

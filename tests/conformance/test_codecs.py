@@ -255,13 +255,17 @@ def test_every_entropy_coded_payload_is_made_by_exactly_one_message(kind, bits):
     assert num_refused > 0
 
 
+def process_wide_numpy_state() -> bytes:
+    return np.random.get_state()[1].tobytes()  # noqa: NPY002 (it is the old one that must not be touched)
+
+
 def test_fitting_is_the_same_each_time_and_touches_no_process_wide_random_state(case, codec):
     torch.manual_seed(5)
-    python, numpy, state = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
+    python, numpy, state = random.getstate(), process_wide_numpy_state(), torch.get_rng_state()
     twin = make(*case)
     assert torch.equal(torch.get_rng_state(), state)
     assert random.getstate() == python
-    assert (np.random.get_state()[1] == numpy).all()
+    assert process_wide_numpy_state() == numpy
     assert twin.state_dict().keys() == codec.state_dict().keys()
     for name, tensor in codec.state_dict().items():
         assert torch.equal(twin.state_dict()[name], tensor), name
@@ -285,7 +289,7 @@ def test_the_terms_of_the_loss_are_finite_and_so_are_their_gradients(kind):
     codec = make(kind, 3).train()
     terms = codec.loss(z, torch.Generator().manual_seed(1))
     assert torch.equal(torch.get_rng_state(), state)
-    names = {"vq": ["commitment"], "rvq": ["commitment"], "factorised": ["rate_bits"]}.get(kind, [])
+    names = {"entropy": [], "factorised": ["rate_bits"]}.get(kind, ["commitment"])
     assert list(terms) == names
     if names:
         sum(terms.values()).backward()

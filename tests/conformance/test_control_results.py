@@ -11,6 +11,7 @@ from nodes.base_station import COUNTERS
 from nodes.contracts import CellOutcome
 from scenarios.contracts import Point
 from scenarios.control.cells import resolve
+from scenarios.control.codec_comparison import compare_codecs
 from scenarios.control.config import TINY
 from scenarios.control.metrics import make_records
 from scenarios.control.results import draw_figures, make_tables
@@ -106,3 +107,19 @@ def test_a_device_is_supported_from_a_score_of_074():
     for device, num_steps in enumerate((73, 74, 75)):
         in_band[device, :num_steps] = 1
     assert values(in_band)["supported_devices"] == 2
+
+
+def test_a_codec_is_compared_seed_by_seed_with_uniform_quantisers_of_no_fewer_bits():
+    sizes = {"uniform-2": 24, "uniform-4": 40, "entropy-3": 25, "fsq-2": 24, "fsq-4": 41, "vq-3": 30}
+    rows = []
+    for codec, size in sizes.items():
+        for seed in (0, 1):
+            gain = {"fsq-2": (8 + seed) / 64, "vq-3": -4 / 64}.get(codec, 0.0)
+            for metric, value in (("payload_bits", size), ("control_score", 0.5 + 0.25 * seed + gain)):
+                [row] = rate("jepa", 80.0, **{metric: value})
+                rows.append(row | {"result": "codec", "codec": codec, "seed": seed})
+    table = compare_codecs(records(*rows)).set_index(["codec", "against"])
+    # The fewest bits that are not fewer; nothing stands against fsq-4, which has more than all.
+    assert table.index.tolist() == [("fsq-2", "uniform-2"), ("fsq-2", "entropy-3"), ("vq-3", "uniform-4")]
+    # Seeds differ by 0.25, their differences by 1/64: t of one degree of freedom, 12.7 / 128.
+    assert table["80"].tolist() == ["0.133 ± 0.099", "0.133 ± 0.099", "-0.0625 ± 0"]

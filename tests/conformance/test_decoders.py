@@ -28,7 +28,7 @@ def fitted(kind: str, bits: int):
 
 
 def damaged(real: list[bytes], rng: np.random.Generator, max_bytes: int):
-    """Random bytes of every length up to a little over the longest; real payloads cut, grown, bits flipped."""
+    """Random bytes up to a little over the longest payload; real ones cut, grown, and with flipped bits."""
     yield from (b"", b"\0", b"\xff" * max_bytes, b"\xff" * (max_bytes + 1), b"\0" * max_bytes)
     for number in range(NUM_PAYLOADS):
         payload = real[number % len(real)]
@@ -50,8 +50,7 @@ def decodes(codec, payload: bytes) -> bool:
     """Whether the payload was decoded; what was must be a finite embedding."""
     try:
         z = codec.decode([payload])
-    except SemcomError as error:
-        assert "\n" not in str(error)
+    except SemcomError:
         return False
     assert (z.shape, z.dtype) == ((1, EMBEDDING_DIM), torch.float32)
     assert torch.isfinite(z).all()

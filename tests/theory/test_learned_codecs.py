@@ -1,5 +1,6 @@
-"""Codecs that learn: coded size against the cross-entropy, quantisers against the closed form, joint training."""
+"""Codecs that learn: coded size against cross-entropy, quantisers against closed forms, joint training."""
 
+from itertools import pairwise
 from math import log, log2, pi, sqrt
 
 import pytest
@@ -58,19 +59,23 @@ def test_a_long_message_of_another_length_is_refused():
             codec.coder.decode_together(wrong, num_rows)
 
 
-# Least mean squared error of a quantiser with L levels for N(0, 1), levels and bounds free (Max 1960, table I).
-@pytest.mark.parametrize(("levels", "least_error"), [(2, 0.3634), (3, 0.1902), (4, 0.1175), (8, 0.03454)])
-def test_fsq_comes_near_the_best_quantiser_of_a_gaussian(levels, least_error):
+# Least mean squared error of a quantiser with L levels for N(0, 1), all free (Max 1960, table I).
+# The cells of tanh grow outwards faster than Max's, so the more levels, the further FSQ stays from it.
+@pytest.mark.parametrize(
+    ("levels", "least_error", "most_above"),
+    [(2, 0.3634, 0.02), (3, 0.1902, 0.02), (4, 0.1175, 0.03), (8, 0.03454, 0.12)],
+)
+def test_fsq_comes_near_the_best_quantiser_of_a_gaussian(levels, least_error, most_above):
     quantiser = FiniteScalarQuantiser(1, levels)
     quantiser.fit(draw_normal(4096, 1, seed=3))
     z = draw_normal(400_000, 1, seed=4)
     error = float((quantiser.dequantise(quantiser.quantise(z)) - z).square().mean())
-    assert 0.98 * least_error < error < 1.04 * least_error
+    assert 0.98 * least_error < error < (1 + most_above) * least_error
     # The power check: a bound that meets the embedding at the wrong size is far off.
     quantiser.scale *= 4
     quantiser.adapt(z)
     wrong = float((quantiser.dequantise(quantiser.quantise(z)) - z).square().mean())
-    assert levels == 2 or wrong > 1.1 * least_error
+    assert levels == 2 or wrong > (1.1 + most_above) * least_error
 
 
 @pytest.mark.parametrize("levels", [2, 3, 5, 8, 12])
@@ -93,13 +98,15 @@ def test_bits_are_shared_out_as_reverse_water_filling_says():
     z = draw_normal(4096, 5, seed=7) * variance.sqrt()
     quantiser = FiniteScalarQuantiser(5, 4, shared_out=True)
     quantiser.fit(z)
-    counts = quantiser.frequencies(z).double()
+    # Less the one that is added for symbols not seen.
+    counts = (quantiser.frequencies(z) - 1).clamp(min=0).double()
     share = counts / counts.sum(dim=1, keepdim=True)
     bits = -(share * share.clamp(min=1e-12).log2()).sum(dim=1)
     assert 9.5 < float(bits.sum()) <= 10.05
     assert int(quantiser.num_levels[4]) == 1
     steps = bits[:-2] - bits[1:-1]
-    assert torch.allclose(steps, torch.ones_like(steps), atol=0.25)  # a quarter of the variance, a bit less
+    # A quarter of the variance, a bit less; the loss may be anything up to 0.254, the choices are a grid.
+    assert torch.allclose(steps, torch.ones_like(steps), atol=0.3)
     alike = FiniteScalarQuantiser(5, 4)
     alike.fit(z)
 
@@ -150,7 +157,7 @@ def test_each_residual_stage_lowers_the_error():
     for book, number in zip(books, symbols.unbind(dim=1), strict=True):
         rest = rest - book[number]
         errors.append(float(rest.square().mean()))
-    assert all(after < 0.5 * before for before, after in zip(errors[:-1], errors[1:], strict=True))
+    assert all(after < 0.5 * before for before, after in pairwise(errors))
     torch.testing.assert_close(z - rest, codec(z))
 
 
@@ -173,12 +180,13 @@ def test_the_learned_model_of_a_mixture_comes_near_its_entropy():
     z = side + 0.1 * torch.randn(6000, 1, generator=generator)
     codec = make("factorised", 1, bits=4)
     codec.fit(z[:4000])
-    step = float(codec.quantiser.log_step.exp() * codec.quantiser.deviation)
-    ideal = 1 + log2(0.1 * sqrt(2 * pi * 2.718281828) / step)
+    step = float(codec.quantiser._step())
+    share = torch.bincount(codec.quantise(z[4000:])[:, 0]) / 2000
+    entropy = -float((share * share.clamp(min=1e-12).log2()).sum())
     learned = float(codec.entropy_bits(z[4000:]).mean())
-    assert ideal - 0.1 < learned < ideal + 0.12
+    assert entropy < learned < entropy + 0.1
     gaussian = log2(sqrt(2 * pi) / step) + 0.5 / log(2)
-    assert gaussian > ideal + 1
+    assert gaussian > entropy + 1
 
 
 @pytest.mark.parametrize("bits", [2, 4])
@@ -223,46 +231,79 @@ def test_a_weight_moves_the_error_to_where_it_does_not_matter():
     assert errors["task"] < 0.05 * errors["none"]
 
 
-@pytest.mark.parametrize("kind", ["vq", "rvq", "fsq", "factorised"])
-def test_training_with_the_encoder_beats_fitting_afterwards_at_equal_bits(kind):
-    """An autoencoder of correlated sources, trained as long with the codec inside as without."""
-    bits, dim, num_steps = 2, 4, 250
+def whitening_coder(source: torch.Tensor, dim: int) -> tuple[nn.Module, nn.Module]:
+    """Principal components at equal variance, and back: what matters little looks as large as the rest."""
+    values, vectors = torch.linalg.eigh(source.T @ source / len(source))
+    basis, deviation = vectors[:, -dim:], values[-dim:].sqrt()
+    encoder, decoder = nn.Linear(12, dim, bias=False), nn.Linear(dim, 12, bias=False)
+    with torch.no_grad():
+        encoder.weight.copy_((basis / deviation).T)
+        decoder.weight.copy_(basis * deviation)
+    return encoder, decoder
+
+
+def trained_coder(source: torch.Tensor, dim: int) -> tuple[nn.Module, nn.Module]:
+    """An autoencoder without any codec: its dimensions are correlated as it happens."""
+    encoder = nn.Sequential(nn.Linear(12, 32), nn.GELU(), nn.Linear(32, dim))
+    decoder = nn.Sequential(nn.Linear(dim, 32), nn.GELU(), nn.Linear(32, 12))
+    train_on(source, encoder, decoder, None, 0.0, num_steps=250)
+    return encoder, decoder
+
+
+def train_on(source, encoder, decoder, codec, factor: float, num_steps: int) -> None:
+    """Trains for the least squared error, with the codec's own terms if there is one in between."""
+    generator, rate = torch.Generator().manual_seed(17), 4e-3
+    modules = [module for module in (encoder, decoder, codec) if module is not None]
+    weights = [parameter for module in modules for parameter in module.parameters()]
+    optimizer = torch.optim.Adam(weights, lr=rate)
+    for step in range(num_steps):
+        optimizer.param_groups[0]["lr"] = rate * (1 - step / num_steps)
+        batch = source[torch.randint(0, len(source), (256,), generator=generator)]
+        z, terms = encoder(batch), {}
+        if codec is not None:
+            terms, z = codec.loss(z, generator), codec(z)
+        loss = mse_loss(decoder(z), batch) + factor * sum(terms.values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+# What is to be gained depends on what a codec can't do alone. Codebooks and learned steps put up with
+# correlated dimensions, but don't know which of them matter. FSQ gives each dimension as many levels and
+# gains where they are correlated: on whitened components it gains nothing.
+@pytest.mark.parametrize(
+    ("kind", "bits", "make_coder", "factor"),
+    [
+        ("vq", 1, whitening_coder, 0.1),
+        ("rvq", 2, whitening_coder, 0.1),
+        ("factorised", 2, whitening_coder, 0.012),
+        ("fsq", 2, trained_coder, 1.0),
+    ],
+)
+def test_training_with_the_encoder_beats_fitting_afterwards(kind, bits, make_coder, factor):
+    """Both ways start from the same encoder and train for as long; the codec is inside in one of them."""
+    dim, num_steps = 8, 200
     generator = torch.Generator().manual_seed(15)
-    mix = torch.randn(12, 12, generator=generator) * 2.0 ** -torch.arange(12.0)[:, None]
-    source = torch.randn(6000, 12, generator=generator) @ mix
+    mix = torch.randn(12, 12, generator=generator) * 2.0 ** (-torch.arange(12.0)[:, None] / 2)
+    source = torch.randn(5000, 12, generator=generator) @ mix
     train, held_out = source[:4000], source[4000:]
-
-    def run(inside: bool) -> tuple[float, float]:
-        torch.manual_seed(16)  # of the networks' starting weights
-        encoder = nn.Sequential(nn.Linear(12, 32), nn.GELU(), nn.Linear(32, dim))
-        decoder = nn.Sequential(nn.Linear(dim, 32), nn.GELU(), nn.Linear(32, 12))
-        optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=5e-3)
-        codec, noise = make(kind, dim, bits=bits), torch.Generator().manual_seed(17)
-        for step in range(2 * num_steps):
-            if inside and step == num_steps:
-                with torch.no_grad():
-                    codec.fit(encoder(train))
-                codec.train()
-                if kind == "factorised":
-                    optimizer.add_param_group({"params": list(codec.quantiser.density.parameters())})
-            batch = train[torch.randint(0, len(train), (256,), generator=noise)]
-            z = encoder(batch)
-            loss = torch.zeros(())
-            if inside and step >= num_steps:
-                terms = codec.loss(z, noise)
-                loss = 0.1 * terms.get("commitment", loss) + 0.02 * terms.get("rate_bits", loss)
-                z = codec(z)
-            optimizer.zero_grad()
-            (mse_loss(decoder(z), batch) + loss).backward()
-            optimizer.step()
+    results = {}
+    for inside in (False, True):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(16)  # of the networks' starting weights
+            encoder, decoder = make_coder(train, dim)
+        codec = make(kind, dim, bits=bits)
+        if inside:
+            codec.fit(encoder(train))
+            train_on(train, encoder, decoder, codec.train(), factor, num_steps)
+            codec.eval().adapt(encoder(train))
+        else:
+            train_on(train, encoder, decoder, None, 0.0, num_steps)
+            codec.fit(encoder(train))
         with torch.no_grad():
-            codec.adapt(encoder(train)) if inside else codec.fit(encoder(train))
-            codec.eval()
             z = encoder(held_out)
-            return float(mse_loss(decoder(codec(z)), held_out)), float(codec.entropy_bits(z).mean())
-
-    (error_after, bits_after), (error_with, bits_with) = run(inside=False), run(inside=True)
-    print(kind, error_after, bits_after, error_with, bits_with)
-    # Where bits differ, they are exchanged at the most that a bit in all can bring: 6.02 dB a dimension.
-    error_with *= 4 ** ((bits_with - bits_after) / dim)
-    assert error_with < 0.9 * error_after
+            error = mse_loss(decoder(codec(z)), held_out)
+        results[inside] = float(error), float(codec.entropy_bits(z).mean())
+    print(kind, results)
+    assert results[True][0] < 0.85 * results[False][0]
+    assert results[True][1] < results[False][1] + 0.1
