@@ -14,13 +14,14 @@ from channels.links.erasure import ErasureConfig, ErasureLink
 from channels.links.ideal import IdealConfig, IdealLink
 from channels.links.nr import NrConfig, NrLink
 from channels.links.nr_bit import NrBitConfig, NrBitLink, check_pilots
+from channels.scenes import RayTracedConfig, check_scene, make_ray_traced_channel
 from channels.system_level import CellConfig, HallConfig, make_system_level_channel
 from semcom.contracts import Channel, Link
 from semcom.rng import Streams
 
 LinkConfig = Annotated[IdealConfig | ErasureConfig | NrConfig | NrBitConfig, Field(discriminator="kind")]
 ChannelConfig = Annotated[
-    IndoorFactoryConfig | BlockFadingConfig | DelayProfileConfig | CellConfig | HallConfig,
+    IndoorFactoryConfig | BlockFadingConfig | DelayProfileConfig | CellConfig | HallConfig | RayTracedConfig,
     Field(discriminator="model"),
 ]
 
@@ -32,7 +33,7 @@ LINKS: dict[str, type[BaseModel]] = {
 }
 CHANNELS: dict[str, type[BaseModel]] = {
     name: config
-    for config in (IndoorFactoryConfig, BlockFadingConfig, DelayProfileConfig, CellConfig, HallConfig)
+    for config in get_args(get_args(ChannelConfig)[0])
     for name in get_args(config.model_fields["model"].annotation)
 }
 
@@ -48,6 +49,12 @@ def check_link(config: LinkConfig, grid: ResourceGrid, step_s: float) -> None:
         grid.slots_per_step(step_s)
     if isinstance(config, NrBitConfig):
         check_pilots(grid)
+
+
+def check_channel(config: ChannelConfig) -> None:
+    """Raises SemcomError for a channel that can't be made; imports Sionna for a ray-traced scene only."""
+    if isinstance(config, RayTracedConfig):
+        check_scene(config)
 
 
 def make_link(config: LinkConfig, grid: ResourceGrid, step_s: float, tx_power_dbm: float) -> Link:
@@ -92,3 +99,5 @@ def make_channel(
             return make_delay_profile_channel(config, num_devices, step_s, num_blocks, bandwidth_hz, streams)
         case CellConfig() | HallConfig():
             return make_system_level_channel(config, num_devices, step_s, num_blocks, bandwidth_hz, streams)
+        case RayTracedConfig():
+            return make_ray_traced_channel(config, num_devices, step_s, num_blocks, bandwidth_hz, streams)

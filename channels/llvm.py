@@ -15,7 +15,7 @@ MIN_LLVM = 16
 LLVM_REMEDY = "apt-get install libllvm19 (Debian, Ubuntu) or brew install llvm, or set DRJIT_LIBLLVM_PATH"
 
 # Where Dr.Jit looks for LLVM when the loader doesn't know a libLLVM.so.
-_LLVM_PATTERNS = (
+_PATTERNS = (
     "/usr/lib/x86_64-linux-gnu/libLLVM*.so*",
     "/usr/lib/aarch64-linux-gnu/libLLVM*.so*",
     "/usr/lib/wsl/lib/libLLVM*.so*",
@@ -38,7 +38,7 @@ def _llvm_major(path: str) -> int | None:
 
 
 def find_llvm(
-    patterns: tuple[str, ...] = _LLVM_PATTERNS, environment: Mapping[str, str] = os.environ
+    patterns: tuple[str, ...] = _PATTERNS, environment: Mapping[str, str] = os.environ
 ) -> tuple[str, int | None] | None:
     """Finds the LLVM that ray tracing on the CPU would load, as Dr.Jit does: (path, major version).
 
@@ -52,7 +52,7 @@ def find_llvm(
     return max(found, key=lambda pair: pair[1] or 0, default=None)
 
 
-def use_llvm(patterns: tuple[str, ...] = _LLVM_PATTERNS) -> None:
+def use_llvm(patterns: tuple[str, ...] = _PATTERNS) -> None:
     """Makes this process's Dr.Jit load the LLVM that find_llvm finds, by DRJIT_LIBLLVM_PATH.
 
     With an older one Dr.Jit aborts the process at its first kernel. Raises SemcomError if there is none,

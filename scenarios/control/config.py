@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from channels.catalogue import ChannelConfig, LinkConfig, check_link
+from channels.catalogue import ChannelConfig, LinkConfig, check_channel, check_link, uses_a_channel
 from channels.grid import GridConfig, ResourceGrid
 from channels.indoor_factory import IndoorFactoryConfig
 from channels.links.erasure import ErasureConfig
@@ -182,6 +182,9 @@ def check(config: ControlConfig) -> None:
         )
     for codec in told.codecs:
         codec_config(codec)
+    # The last, since a ray-traced scene is loaded for it.
+    if uses_a_channel(config.link) or told.sharing.schedulers:
+        check_channel(config.channel)
 
 
 def codec_name(codec: CodecConfig) -> str:
