@@ -24,6 +24,7 @@ _MAX_PATHS_AT_ONCE = 1_000_000
 # Paths so far below a device's strongest are dropped: a thousand of them are a thousandth of its power.
 _DROPPED_BELOW_DB = 60.0
 _SOLVER_SEED = 1
+_WALL_HEIGHT_M = 1.0
 
 
 @dataclass(frozen=True)
@@ -47,22 +48,36 @@ class Scene:
         )
 
     def open_ground(self, station_m: np.ndarray, max_distance_m: float, cell_m: float = 1.0) -> OpenGround:
-        """Looks down on the scene from above, around the station: see OpenGround."""
+        """Looks for open ground around the station: see OpenGround.
+
+        A cell is open where the ground is what one sees from above and nothing stands between the cell
+        and its neighbours a metre above it: some walls have no roof.
+        """
         import mitsuba as mi
 
         bounds = self.rt.mi_scene.bbox()
         low, high = np.array(bounds.min).ravel(), np.array(bounds.max).ravel()
         first_m = np.maximum(low[:2], station_m[:2] - max_distance_m)
-        num = np.maximum((np.minimum(high[:2], station_m[:2] + max_distance_m) - first_m) // cell_m, 1)
-        x, y = (first_m[axis] + cell_m * (np.arange(int(num[axis])) + 0.5) for axis in (0, 1))
+        last_m = np.minimum(high[:2], station_m[:2] + max_distance_m)
+        x, y = (np.arange(first_m[axis] + cell_m / 2, last_m[axis], cell_m) for axis in (0, 1))
+        if not (x.size and y.size):
+            return OpenGround(np.zeros((1, 1), dtype=bool), np.zeros((1, 1)), first_m, cell_m)
         place_m = np.stack([*np.meshgrid(x, y), np.full((len(y), len(x)), high[2] + 1)], axis=-1)
         down = np.broadcast_to([0.0, 0.0, -1.0], (place_m[..., 0].size, 3))
         hit = self.rt.mi_scene.ray_intersect(_rays(place_m.reshape(-1, 3), down))
-        is_ground = np.array(hit.shape == mi.ShapePtr(self.rt.objects[self.ground].mi_mesh))
-        near = np.hypot(*(place_m[..., :2] - station_m[:2]).reshape(-1, 2).T) < max_distance_m
-        shape = place_m.shape[:2]
-        height_m = np.array(hit.p.z, dtype=np.float64).reshape(shape)
-        return OpenGround((is_ground & near).reshape(shape), height_m, place_m[0, 0, :2], cell_m)
+        ground = mi.ShapePtr(self.rt.objects[self.ground].mi_mesh)
+        is_open = np.array(hit.shape == ground).reshape(len(y), len(x))
+        height_m = np.array(hit.p.z, dtype=np.float64).reshape(len(y), len(x))
+        above_m = np.concatenate([place_m[..., :2], height_m[..., None] + _WALL_HEIGHT_M], axis=-1)
+        is_free = is_open.copy()
+        for here, there in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
+            both = is_open[here] & is_open[there]
+            blocked = np.zeros_like(both)
+            blocked[both] = ~self.sees(above_m[here][both], above_m[there][both])
+            is_free[here] &= ~blocked
+            is_free[there] &= ~blocked
+        is_free &= np.linalg.norm(place_m[..., :2] - station_m[:2], axis=-1) < max_distance_m
+        return OpenGround(is_free, height_m, place_m[0, 0, :2], cell_m)
 
 
 @dataclass(frozen=True)

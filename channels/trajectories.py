@@ -14,21 +14,23 @@ _STEPS_PER_CELL = 4
 
 
 class OpenGround:
-    """A raster of square cells: where the sky is above the ground, and how high the ground is.
+    """A raster of square cells: where the ground is free, and how high it is.
 
-    sky: bool [Y, X], the cell's centre sees the ground from above; height_m: float64 [Y, X], the ground's
+    is_free: bool [Y, X], nothing stands or hangs there; height_m: float64 [Y, X], the ground's
     height there; centre_m: float64 [2], the centre of the cell in row 0 and column 0; cell_m: a side.
 
-    `walkable` is what a walker keeps to: cells all eight neighbours of which see the ground too, and of
-    these the largest connected part, which leaves closed courtyards out.
+    `walkable` is what a walker keeps to: free cells all eight neighbours of which are free, and of these the
+    largest connected part, which leaves closed courtyards out.
     """
 
-    def __init__(self, sky: np.ndarray, height_m: np.ndarray, centre_m: np.ndarray, cell_m: float) -> None:
+    def __init__(
+        self, is_free: np.ndarray, height_m: np.ndarray, centre_m: np.ndarray, cell_m: float
+    ) -> None:
         self.height_m, self.centre_m, self.cell_m = height_m, centre_m, cell_m
-        free = ndimage.binary_erosion(sky, structure=np.ones((3, 3), dtype=bool))
-        part, num_parts = ndimage.label(free)
+        inner = ndimage.binary_erosion(is_free, structure=np.ones((3, 3), dtype=bool))
+        part, num_parts = ndimage.label(inner)
         sizes = np.bincount(part.ravel(), minlength=num_parts + 1)[1:]
-        self.walkable = free & (part == 1 + sizes.argmax()) if num_parts else free
+        self.walkable = inner & (part == 1 + sizes.argmax()) if num_parts else inner
 
     def is_walkable(self, place_m: np.ndarray) -> np.ndarray:
         """Whether places [..., 2] lie in walkable cells."""
