@@ -140,7 +140,7 @@ class RayTracer:
     def trace(self, place_m: np.ndarray) -> TracedPaths:
         """Traces the paths to K places [K, 3], so many at once as fit a bounded memory."""
         num_places = len(place_m)
-        size = min(self._num_at_once, num_places)
+        size = -(-num_places // -(-num_places // self._num_at_once))
         self._set_up(size)
         parts = []
         for start in range(0, num_places, size):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -45,6 +45,9 @@ SCENES = {
 }
 
 
+Coordinate = Annotated[float, Field(ge=-2000, le=2000)]
+
+
 class RayTracedConfig(BaseModel):
     """A built-in scene of Sionna RT: one station, and devices that walk about its streets."""
 
@@ -56,7 +59,7 @@ class RayTracedConfig(BaseModel):
     )
     tx_power_dbm: float = Field(23.0, ge=-50, le=40, description="a device's power over the whole carrier")
     noise_figure_db: float = Field(5.0, ge=0, le=30, description="the base station's noise figure")
-    base_station_m: tuple[float, float, float] | None = Field(
+    base_station_m: tuple[Coordinate, Coordinate, Coordinate] | None = Field(
         None, description="x, y, z of the base station in the scene; by default a place that sees much of it"
     )
     num_base_station_antennas: int = Field(

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from channels.catalogue import CHANNELS, ChannelConfig, make_channel
 from channels.grid import GridConfig, ResourceGrid
 from channels.response import resource_block_centres_hz
+from channels.scenes import SCENES
 from channels.sionna_scope import sionna_scope
 from semcom.contracts import Channel
 from semcom.rng import Streams
@@ -25,10 +26,13 @@ VARIED: dict[str, dict[str, float | str]] = {
     "tdl-c": {"num_base_station_antennas": 2},
     "cdl-c": {"num_base_station_antennas": 2},
     "inf-sh": {"num_base_station_antennas": 2},
+    "street-canyon": {"num_base_station_antennas": 2, "num_rays": 5000, "max_depth": 2},
 }
+# The other scenes are the same code over larger meshes: tests/conformance/test_scenes.py loads them.
+NAMES = [name for name in CHANNELS if name == "street-canyon" or name not in SCENES]
 
-every_channel = pytest.mark.parametrize("name", CHANNELS)
-every_fading_channel = pytest.mark.parametrize("name", [name for name in CHANNELS if name != "awgn"])
+every_channel = pytest.mark.parametrize("name", NAMES)
+every_fading_channel = pytest.mark.parametrize("name", [name for name in NAMES if name != "awgn"])
 
 
 def channel_of(name: str, streams: Streams = STREAMS) -> Channel:
@@ -161,6 +165,10 @@ def test_the_scope_seeds_inside_and_restores_after_an_error():
         {"model": "indoor-factory", "base_station_height_m": 1.0},
         {"model": "indoor-factory", "snr_db": 3},
         {"model": "tdl-f"},
+        {"model": "munich", "carrier_hz": 60e9},
+        {"model": "munich", "speed_m_per_s": 51},
+        {"model": "munich", "base_station_m": [0, 0]},
+        {"model": "munich", "base_station_m": [0, 0, 3000]},
     ],
 )
 def test_a_wrong_configuration_is_refused(settings):
