@@ -100,7 +100,8 @@ class RayTracedSource:
     in s - s_i (right Doppler shift) for diffractions. The traces before and after are blended linearly,
     (1 - w) and w with w = s / d - i: paths that end fade out over d, and nothing jumps.
 
-    A device without a path has gain 0: its SINR is 0 and what it sends is lost. Memory holds two traces.
+    A device without a path has gain 0: its SINR is 0 and what it sends is lost. The traces around the
+    latest place are kept, five at most, since cells that share a channel ask for two steps in turn.
     """
 
     def __init__(self, config: RayTracedConfig, num_devices: int, streams: Streams) -> None:
@@ -121,19 +122,18 @@ class RayTracedSource:
         """See PathSource."""
         share, index = math.modf(self._config.speed_m_per_s * time_s / self._config.retrace_distance_m)
         weights = {int(index): 1 - share, int(index) + 1: share}
-        weights = {index: weight for index, weight in weights.items() if weight > 0}
-        self._traces = {index: self._trace(index) for index in weights}
+        weights = {i: weight for i, weight in weights.items() if weight > 0}
+        self._traces |= {i: self._trace(i) for i in weights if i not in self._traces}
+        self._traces = {i: trace for i, trace in self._traces.items() if abs(i - int(index)) <= 2}
         position_m = self.positions_m(time_s)
         parts = [
-            _moved(self._traces[index], position_m, self._config.carrier_hz, weight)
-            for index, weight in weights.items()
+            _moved(self._traces[i], position_m, self._config.carrier_hz, weight)
+            for i, weight in weights.items()
         ]
         gains, delays_s = zip(*parts, strict=True)
         return np.concatenate(gains, axis=2), np.concatenate(delays_s, axis=1)
 
     def _trace(self, index: int) -> TracedPaths:
-        if index in self._traces:
-            return self._traces[index]
         place_m = self._trajectories.positions_m(index * self._config.retrace_distance_m)
         return self._tracer.trace(place_m)
 

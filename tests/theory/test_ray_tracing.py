@@ -128,7 +128,9 @@ def test_between_traces_the_channel_is_what_tracing_there_gives():
 
     def mismatch_db(h: np.ndarray, exact: np.ndarray) -> np.ndarray:
         reached = np.abs(exact).sum(axis=(0, 2)) > 0
-        error = (np.abs(h - exact) ** 2).mean(axis=(0, 2)) / (np.abs(exact) ** 2).mean(axis=(0, 2)).clip(1e-30)
+        error = (np.abs(h - exact) ** 2).mean(axis=(0, 2)) / (np.abs(exact) ** 2).mean(axis=(0, 2)).clip(
+            1e-30
+        )
         return 10 * np.log10(error[reached] + 1e-12)
 
     # At 1 m/s that retrace distance ends just where the walker is: traced, not followed.

@@ -10,7 +10,7 @@ CELL_M = 0.5
 
 
 def ground() -> OpenGround:
-    """Streets about four blocks of houses, and a closed courtyard; the ground rises by 1 m in 10 m along x."""
+    """Streets about four blocks of houses, and a closed courtyard; the ground rises by a tenth along x."""
     is_free = np.ones((80, 120), dtype=bool)
     for row, column in ((10, 10), (10, 70), (50, 10), (50, 70)):
         is_free[row : row + 25, column : column + 45] = False
@@ -62,7 +62,7 @@ def test_walks_turn_and_lead_away():
     end_m = walk.positions_m(300.0)
     legs_m = np.concatenate([np.diff(walked_m) for walked_m in walk._walked_m])
     assert legs_m.max() <= 30.0
-    assert 0 < legs_m.min()
+    assert legs_m.min() > 0
     assert np.mean(np.linalg.norm((end_m - walk.positions_m(0.0))[:, :2], axis=1) > 10) > 0.6
 
 
