@@ -51,6 +51,10 @@ def test_a_refused_setting_is_one_line_and_leaves_no_folder(setting, told, tmp_p
         (("link=nr-bit", "grid.num_data_symbols=9"), "grid.num_data_symbols"),
         (("link=nr", "link.mcs_index=2"), "take 3 to 28"),
         (("link=nr", "grid.uplink_share=0.01"), "holds no uplink slot"),
+        (
+            ("link=nr", "channel.model=street-canyon", "channel.base_station_m=[-50,20,10]"),
+            "channel.base_station_m = (-50, 20, 10) lies inside a building",
+        ),
         (("dataset.start_rate_rad_s=1000", "evaluation.methods=[jepa]"), "dataset.start_"),
         (("teacher.state_cost=[0,0,0,0]", *QUICK), "teacher.state_cost"),
     ],
