@@ -148,6 +148,27 @@ def jakes_autocorrelation(doppler_hz: float, lag_s: npt.ArrayLike) -> npt.NDArra
     return np.asarray(special.j0(2 * np.pi * doppler_hz * np.asarray(lag_s, dtype=np.float64)))
 
 
+def free_space_gain(distance_m: npt.ArrayLike, carrier_hz: float) -> npt.NDArray[np.float64]:
+    """Amplitude gain between antennas without a pattern: c / (4 pi f d) (Friis)."""
+    return np.asarray(299_792_458.0 / (4 * np.pi * carrier_hz * np.asarray(distance_m, dtype=np.float64)))
+
+
+def slab_reflection(
+    cos_incidence: npt.ArrayLike, permittivity: complex, thickness_m: float, carrier_hz: float
+) -> npt.NDArray[np.complex128]:
+    """Reflection coefficient of a slab for a field in the plane of incidence (ITU-R P.2040-3, 2.2.2.2).
+
+    R = r (1 - e) / (1 - r^2 e), e = exp(-2 j k d q) with q = sqrt(eta - sin^2 theta), k = 2 pi f / c, and
+    r = (eta cos theta - q) / (eta cos theta + q), Fresnel's coefficient of its surface; eta is the complex
+    relative permittivity, its imaginary part negative.
+    """
+    cos = np.asarray(cos_incidence, dtype=np.complex128)
+    root = np.sqrt(permittivity - 1 + cos**2)
+    surface = (permittivity * cos - root) / (permittivity * cos + root)
+    twice = np.exp(-4j * np.pi * carrier_hz / 299_792_458.0 * thickness_m * root)
+    return np.asarray(surface * (1 - twice) / (1 - surface**2 * twice))
+
+
 def uniform_quantiser_mse(step: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Mean squared error of a fine uniform quantiser: step^2 / 12 (Gersho and Gray, ch. 5)."""
     return np.asarray(np.square(np.asarray(step, dtype=np.float64)) / 12)

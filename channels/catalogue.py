@@ -17,6 +17,7 @@ from channels.links.ideal import IdealConfig, IdealLink
 from channels.links.nr import NrConfig, NrLink
 from channels.links.nr_bit import NrBitConfig, NrBitLink, check_pilots
 from channels.recorded import RecordedChannel, RecordedConfig, check_recorded
+from channels.scenes import RayTracedConfig, check_scene, make_ray_traced_channel
 from channels.system_level import CellConfig, HallConfig, make_system_level_channel
 from semcom.codecs.analog import BYTES_PER_SYMBOL
 from semcom.contracts import Channel, Link, SemcomError
@@ -27,7 +28,13 @@ LinkConfig = Annotated[
     IdealConfig | ErasureConfig | NrConfig | NrBitConfig | AnalogConfig, Field(discriminator="kind")
 ]
 ChannelConfig = Annotated[
-    IndoorFactoryConfig | BlockFadingConfig | DelayProfileConfig | CellConfig | HallConfig | RecordedConfig,
+    IndoorFactoryConfig
+    | BlockFadingConfig
+    | DelayProfileConfig
+    | CellConfig
+    | HallConfig
+    | RayTracedConfig
+    | RecordedConfig,
     Field(discriminator="model"),
 ]
 
@@ -43,14 +50,7 @@ LINKS: dict[str, type[BaseModel]] = {
 }
 CHANNELS: dict[str, type[BaseModel]] = {
     name: config
-    for config in (
-        IndoorFactoryConfig,
-        BlockFadingConfig,
-        DelayProfileConfig,
-        CellConfig,
-        HallConfig,
-        RecordedConfig,
-    )
+    for config in get_args(get_args(ChannelConfig)[0])
     for name in get_args(config.model_fields["model"].annotation)
 }
 
@@ -71,9 +71,11 @@ def check_link(config: LinkConfig, grid: ResourceGrid, step_s: float) -> None:
 
 
 def check_channel(config: ChannelConfig, grid: ResourceGrid, num_steps: int, step_s: float) -> None:
-    """Raises SemcomError for a channel that can't be had for so many steps; imports no Sionna."""
+    """Raises SemcomError for a channel that can't be had; imports Sionna for a ray-traced scene only."""
     if isinstance(config, RecordedConfig):
         check_recorded(config, grid, num_steps, step_s)
+    if isinstance(config, RayTracedConfig):
+        check_scene(config)
 
 
 def check_packet(
@@ -146,3 +148,5 @@ def make_channel(
             return make_system_level_channel(config, num_devices, step_s, num_blocks, bandwidth_hz, streams)
         case RecordedConfig():
             return RecordedChannel(config, num_devices, num_steps, step_s, grid, streams)
+        case RayTracedConfig():
+            return make_ray_traced_channel(config, num_devices, step_s, num_blocks, bandwidth_hz, streams)

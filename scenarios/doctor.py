@@ -5,32 +5,19 @@ Nothing heavy is imported: versions come from the packages' metadata.
 
 from __future__ import annotations
 
-import glob
 import importlib.metadata
 import os
 import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-MIN_LLVM = 16
-LLVM_REMEDY = "apt-get install libllvm19 (Debian, Ubuntu) or brew install llvm, or set DRJIT_LIBLLVM_PATH"
-
-# Where Dr.Jit looks for LLVM when the loader doesn't know a libLLVM.so.
-_LLVM_PATTERNS = (
-    "/usr/lib/x86_64-linux-gnu/libLLVM*.so*",
-    "/usr/lib/aarch64-linux-gnu/libLLVM*.so*",
-    "/usr/lib/wsl/lib/libLLVM*.so*",
-    "/usr/lib64/libLLVM*.so*",
-    "/usr/lib/libLLVM*.so*",
-    "/opt/homebrew/opt/llvm/lib/libLLVM*.dylib",
-    "/usr/local/opt/llvm/lib/libLLVM*.dylib",
-)
+from channels.llvm import LLVM_REMEDY, MIN_LLVM, find_llvm
 
 
 @dataclass(frozen=True)
@@ -101,32 +88,6 @@ def check_python() -> Finding:
     if _numbers(version) >= (3, 11):
         return Finding("python", version, "ok")
     return Finding("python", f"{version}, needs 3.11 or newer", "missing", "install Python 3.11 or newer")
-
-
-def _llvm_major(path: str) -> int | None:
-    """Reads the major version out of a library's name, such as libLLVM-15.so.1 or libLLVM.so.19.1."""
-    for name in (os.path.basename(path), os.path.basename(os.path.realpath(path))):
-        match = re.search(r"LLVM-(\d+)", name) or re.search(r"LLVM\.so\.(\d+)", name)
-        if match:
-            return int(match[1])
-    # Homebrew's and self-built libraries have no number, but their folders often do: llvm/19.1.7/lib.
-    match = re.search(r"llvm[-/@]?(\d+)", os.path.realpath(path))
-    return int(match[1]) if match else None
-
-
-def find_llvm(
-    patterns: tuple[str, ...] = _LLVM_PATTERNS, environment: Mapping[str, str] = os.environ
-) -> tuple[str, int | None] | None:
-    """Finds the LLVM that ray tracing on the CPU would load, as Dr.Jit does: (path, major version).
-
-    DRJIT_LIBLLVM_PATH comes first, then the newest in the usual places. The version is None where no
-    name tells it; None instead of the pair means that there is no LLVM.
-    """
-    given = environment.get("DRJIT_LIBLLVM_PATH")
-    if given:
-        return (given, _llvm_major(given)) if Path(given).exists() else None
-    found = [(path, _llvm_major(path)) for pattern in patterns for path in sorted(glob.glob(pattern))]
-    return max(found, key=lambda pair: pair[1] or 0, default=None)
 
 
 def check_llvm(required: bool, llvm: tuple[str, int | None] | None) -> Finding:

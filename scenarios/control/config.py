@@ -16,7 +16,7 @@ from channels.catalogue import (
     check_packet,
     uses_a_channel,
 )
-from channels.downlink import DownlinkConfig, check_downlink
+from channels.downlink import DownlinkConfig, check_downlink, needs_a_channel
 from channels.grid import GridConfig, ResourceGrid
 from channels.indoor_factory import IndoorFactoryConfig
 from channels.links.analog import AnalogConfig
@@ -208,7 +208,6 @@ def _check_radio(config: ControlConfig) -> None:
             f"link.kind = analog carries numbers, and codec.kind = {config.codec.kind} makes bits: "
             "set codec.kind=analog"
         )
-    check_channel(config.channel, grid, told.num_steps, step_s)
     over_the_carrier = told.methods if uses_a_channel(config.link) else ()
     if told.sharing.schedulers:
         over_the_carrier += told.sharing.methods
@@ -219,6 +218,9 @@ def _check_radio(config: ControlConfig) -> None:
         if method not in REFERENCES and (bits := _payload_bits(config, method)) is not None:
             check_link(carrier, grid, step_s)
             check_packet(carrier, grid, step_s, HEADER_BITS + 8 * -(-bits // 8), method)
+    # The last, since a ray-traced scene is loaded for it, or a recording read.
+    if uses_a_channel(config.link) or needs_a_channel(config.downlink) or told.sharing.schedulers:
+        check_channel(config.channel, grid, told.num_steps, step_s)
 
 
 def can_carry(link: LinkConfig, method: str, codec: CodecConfig) -> bool:

@@ -12,6 +12,7 @@ from channels.csi_file import write_csi
 from channels.downlink import DownlinkChannel
 from channels.grid import GridConfig, ResourceGrid
 from channels.response import resource_block_centres_hz
+from channels.scenes import SCENES
 from channels.sionna_scope import sionna_scope
 from semcom.contracts import Channel
 from semcom.rng import Streams
@@ -29,11 +30,14 @@ VARIED: dict[str, dict[str, float | str]] = {
     "cdl-c": {"num_base_station_antennas": 2},
     "inf-sh": {"num_base_station_antennas": 2},
     "recorded": {},  # and the file that the fixture writes, which has two antennas
+    "street-canyon": {"num_base_station_antennas": 2, "num_rays": 5000, "max_depth": 2},
 }
+# The other scenes are the same code over larger meshes: tests/conformance/test_scenes.py loads them.
+MODELS = [name for name in CHANNELS if name == "street-canyon" or name not in SCENES]
 
 # The way back over one channel of each kind: flat, of taps, of a cell.
 DOWNLINKS = tuple(f"downlink of {name}" for name in ("indoor-factory", "tdl-c", "umi"))
-NAMES = (*CHANNELS, *DOWNLINKS)
+NAMES = (*MODELS, *DOWNLINKS)
 
 every_channel = pytest.mark.parametrize("name", NAMES)
 every_fading_channel = pytest.mark.parametrize("name", [name for name in NAMES if name != "awgn"])
@@ -185,6 +189,10 @@ def test_the_scope_seeds_inside_and_restores_after_an_error():
         {"model": "indoor-factory", "base_station_height_m": 1.0},
         {"model": "indoor-factory", "snr_db": 3},
         {"model": "tdl-f"},
+        {"model": "munich", "carrier_hz": 60e9},
+        {"model": "munich", "speed_m_per_s": 51},
+        {"model": "munich", "base_station_m": [0, 0]},
+        {"model": "munich", "base_station_m": [0, 0, 3000]},
     ],
 )
 def test_a_wrong_configuration_is_refused(settings):

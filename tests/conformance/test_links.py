@@ -182,6 +182,22 @@ def test_a_radio_link_without_a_matching_sinr_is_refused_in_one_line(name):
         )
 
 
+@pytest.mark.parametrize("name", RADIO)
+def test_who_has_no_radio_at_all_sends_in_vain(name):
+    """A device without a path has an SINR of 0: it spends the resources of the lowest MCS, for nothing."""
+    sinr = flat_sinr_of(4)
+    sinr[[1, 3]] = 0
+    sinr[0], sinr[2] = 1e4, 1e4
+    sinr[2, ::2] = 0  # an SINR of 0 on some resource blocks alone
+    link = link_of(name, max_retransmissions=1)
+    assert np.isfinite(link.resource_share(sinr, 160, 4)).all()
+    delivery = link.transmit([bytes(20)] * 4, np.arange(4), still_radio(sinr, GRID), 0, STREAMS)
+    assert delivery.sent.all()
+    assert delivery.ok[0]
+    assert not delivery.ok[[1, 3]].any()
+    assert (delivery.energy_j[[1, 3]] > delivery.energy_j[0]).all()
+
+
 @pytest.mark.parametrize("settings", [{"kind": "erasure", "probability": 1.01}, {"kind": "ideal", "loss": 1}])
 def test_a_wrong_configuration_is_refused(settings):
     with pytest.raises(ValidationError):

@@ -133,12 +133,16 @@ def test_what_the_carrier_cannot_do_is_refused_before_anything_runs(settings, to
     ("settings", "told"),
     [
         (("downlink.link=nr", "grid.uplink_share=0.99"), "leaves no downlink slot"),
+        (("downlink.link=analog",), "carries numbers, and commands are bytes"),
+        (("link=analog",), "set codec.kind=analog"),
+        (("link=analog", "codec.kind=analog", "codec.num_symbols=200"), "link.num_resource_blocks = 2"),
+        (("codec.num_symbols=5",), "it is for analog"),
         (("downlink.link=nr-bit", "grid.num_data_symbols=9"), "grid.num_data_symbols"),
         (("downlink.link=nr", "downlink.link.mcs_index=2"), "take 3 to 28"),
         (("downlink.link.max_retransmissions=2",), "it takes downlink.link.kind = nr"),
     ],
 )
-def test_a_refused_downlink_is_one_line_and_leaves_no_folder(settings, told, tmp_path, capfd):
+def test_a_refused_downlink_or_analog_link_is_one_line_and_leaves_no_folder(settings, told, tmp_path, capfd):
     assert main([*TINY, "--out", str(tmp_path / "run"), *settings]) == 2
     printed = capfd.readouterr()
     assert printed.err.count("\n") == 1
@@ -150,6 +154,10 @@ def test_a_refused_downlink_is_one_line_and_leaves_no_folder(settings, told, tmp
     ("settings", "told"),
     [
         (("link=nr-bit", "grid.num_data_symbols=9"), "grid.num_data_symbols"),
+        (
+            ("link=nr", "channel.model=street-canyon", "channel.base_station_m=[-50,20,10]"),
+            "channel.base_station_m = (-50, 20, 10) lies inside a building",
+        ),
         (("dataset.start_rate_rad_s=1000", "evaluation.methods=[jepa]"), "dataset.start_"),
         (("teacher.state_cost=[0,0,0,0]", *QUICK), "teacher.state_cost"),
     ],
