@@ -87,7 +87,7 @@ def _draw_codecs(codec: pd.DataFrame, folder: Path) -> list[Path]:
     narrow = narrow.assign(kind=kind)
     for panel, interval in zip(axes, intervals, strict=True):
         part = narrow[narrow["update_interval_ms"] == interval]
-        draw_lines(panel, part, "uplink_bits_per_step", "control_score", by="kind", order=kind.unique())
+        draw_lines(panel, part, "uplink_bits_per_step", "control_score", by="kind", order=list(kind.unique()))
         panel.set_title(f"update every {interval:g} ms", fontsize=8)
         _label(panel, "Uplink bits per control step", "Control score of jepa")
     add_legend(figure, axes)
