@@ -208,7 +208,7 @@ class FactorisedQuantiser(nn.Module):
 
 
 def _water_level(variance: torch.Tensor, total_bits: float) -> float:
-    """Returns theta with sum_d max(0, 1/2 log2(variance_d / theta)) = total_bits (C&T 10.3.3)."""
+    """Returns theta with sum_d max(0, 1/2 log2(variance_d / theta)) = total_bits."""
     ordered = variance[variance > 0].sort(descending=True).values
     level = 1.0
     for num in range(1, len(ordered) + 1):

@@ -31,9 +31,9 @@ class FiniteScalarQuantiser(nn.Module):
     cross-entropy, one lambda for all: reverse water-filling (Cover and Thomas 2006, theorem 10.3.3) with
     real quantisers. It pays where the dimensions' variances differ.
 
-    Levels need not be powers of two, and fewer than log2 L bits are used: symbols are for a range coder,
-    which gets both; packing in a mixed radix would get neither the probabilities nor, at D L_d not a
-    power of two, whole bits. Raises SemcomError before `fit` and for embeddings not finite [N, D].
+    Levels need be neither powers of two nor equally likely: the symbols are for a range coder, which spends
+    -log2 p on each. As digits of one number of mixed radix they would take log2 L_d, whatever their
+    probabilities. Raises SemcomError before `fit` and for embeddings that are not finite [N, D].
     """
 
     center: torch.Tensor

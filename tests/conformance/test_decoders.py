@@ -1,5 +1,7 @@
 """Whatever bytes arrive, every decoder of the catalogue refuses them or makes finite embeddings of them."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from semcom.contracts import FittedCodec, SemcomError
 from semcom.packets import HEADER_BYTES, Packet
 
 EMBEDDING_DIM = 6
-NUM_PAYLOADS = 1500
+NUM_PAYLOADS = 600
 MEGABYTE = 1 << 20
 
 
@@ -20,6 +22,7 @@ def embeddings(num_rows: int, seed: int) -> torch.Tensor:
 CASES = [(kind, bits) for kind in CODECS for bits in ((2,) if kind.startswith("float") else (2, 5))]
 
 
+@cache
 def fitted(kind: str, bits: int):
     codec = make_codec(CodecConfig(kind=kind, bits=bits), EMBEDDING_DIM).eval()
     if isinstance(codec, FittedCodec):
