@@ -110,16 +110,16 @@ def test_the_coded_header_fails_as_its_transport_block_and_costs_its_resources()
     num_rows = 4000
     link = analog_link(header="coded", header_bler_target=0.3)
     x = gaussian(num_rows, 5)
-    delivery = link.transmit(packets_of(x), np.arange(num_rows), flat(num_rows, 4.0), 0, Streams(1))
-    plan = link.planner.plan(flat(1, 4.0).sinr, np.array([64]))
+    delivery = link.transmit(packets_of(x), np.arange(num_rows), flat(num_rows, -1.0), 0, Streams(1))
+    plan = link.planner.plan(flat(1, -1.0).sinr, np.array([64]))
     tables = link.planner.tables
-    rate = tables.tbler[plan.row[0], plan.last_rb[0], tables.snr_index(np.array(10**0.4))]
+    rate = tables.tbler[plan.row[0], plan.last_rb[0], tables.snr_index(np.array(10**-0.1))]
     sigma = np.sqrt(rate * (1 - rate) / num_rows)
     assert 0.02 < rate < 0.3
     assert abs(1 - delivery.ok.mean() - rate) < 4.5 * sigma
     assert (delivery.channel_uses == (plan.last_rb[0] + 1) * GRID.re_per_rb_slot).all()
     assert (delivery.bits == 64).all()
-    free = analog_link().transmit(packets_of(x), np.arange(num_rows), flat(num_rows, 4.0), 0, Streams(1))
+    free = analog_link().transmit(packets_of(x), np.arange(num_rows), flat(num_rows, -1.0), 0, Streams(1))
     assert free.ok.all()
     assert (free.channel_uses == GRID.re_per_rb_slot).all()
 
