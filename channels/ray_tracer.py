@@ -135,7 +135,7 @@ class RayTracer:
             "synthetic_array": True,
             "seed": _SOLVER_SEED,
         }
-        self._num_at_once = max(1, _LANES_AT_ONCE // (max(1, max_depth) * num_rays))
+        self._num_at_once = max(4, _LANES_AT_ONCE // (max(1, max_depth) * num_rays))
 
     def trace(self, place_m: np.ndarray) -> TracedPaths:
         """Traces the paths to K places [K, 3], so many at once as fit a bounded memory."""
@@ -171,9 +171,14 @@ class RayTracer:
             scene.add(rt.Receiver(f"device-{number}", [0.0, 0.0, 0.0]))
 
     def _trace_part(self, place_m: np.ndarray, num_wanted: int) -> TracedPaths:
+        import drjit as dr
+        import mitsuba as mi
+
         scene = self._scene.rt
         for number, position in enumerate(place_m.tolist()):
-            scene.receivers[f"device-{number}"].position = position
+            # As plain numbers they would be part of the kernels, and each place would compile some anew.
+            opaque = mi.Point3f(*(dr.opaque(mi.Float, coordinate) for coordinate in position))
+            scene.receivers[f"device-{number}"].position = opaque
         paths = self._solver(scene, **self._settings)
         gain = (paths.a[0].numpy() + 1j * paths.a[1].numpy())[:num_wanted, 0, 0]  # [K, M, P]
         delay_s, zenith, azimuth = (

@@ -79,7 +79,7 @@ class RayTracedConfig(BaseModel):
     diffraction: bool = Field(True, description="one diffraction at an edge")
     refraction: bool = Field(False, description="transmission through walls")
     num_rays: int = Field(
-        100_000, ge=1000, le=3_000_000, description="rays launched from the station to find paths"
+        100_000, ge=1000, le=1_000_000, description="rays launched from the station to find paths"
     )
 
     def station_m(self) -> np.ndarray:
