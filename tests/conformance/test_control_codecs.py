@@ -18,7 +18,8 @@ from semcom.contracts import SemcomError
 from semcom.rng import Streams
 
 NAMES = [
-    *(kind if kind.startswith("float") else f"{kind}-2" for kind in CODECS),
+    *(kind if kind.startswith(("float", "analog")) else f"{kind}-2" for kind in CODECS),
+    "analog-3symbols-at-2.5dB-task",
     "fsq-6levels",
     "fsq-2-task",
     "fsq-3levels-task",
@@ -34,7 +35,18 @@ def test_a_codec_is_called_by_its_name(name):
 
 @pytest.mark.parametrize(
     "wrong",
-    ["fsq", "fsq-9", "fsq-0levels", "vq-2levels", "uniform-4-task", "float32-task", "fsq-task", "fsq-2-"],
+    [
+        "fsq",
+        "fsq-9",
+        "fsq-0levels",
+        "vq-2levels",
+        "uniform-4-task",
+        "float32-task",
+        "fsq-task",
+        "fsq-2-",
+        "analog-2",
+        "fsq-2-3symbols",
+    ],
 )
 def test_a_codec_that_there_is_not_is_refused(wrong):
     with pytest.raises(SemcomError, match=f"codec '{wrong}' is unknown"):
@@ -80,7 +92,10 @@ def simulate(name: str, link=None):
 def test_every_codec_runs_and_its_three_sizes_are_recorded(name):
     measured = simulate(name)
     assert measured["packets_refused"] == measured["packet_loss"] == 0
-    assert 0 < measured["entropy_bits"] < measured["payload_bits"] + 8
+    if name.startswith("analog"):
+        assert measured["entropy_bits"] == 0
+    else:
+        assert 0 < measured["entropy_bits"] < measured["payload_bits"] + 8
     assert measured["transport_block_bits"] == measured["packet_bits"] == measured["payload_bits"] + 64
     if name in ("float32", "float16", "uniform-2"):
         assert measured["entropy_bits"] == measured["payload_bits"]

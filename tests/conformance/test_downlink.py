@@ -59,6 +59,7 @@ class ScriptedLink:
             airtime_s=np.where(sent, 5e-4, 0.0),
             energy_j=np.where(sent, 1e-6, 0.0),
             padding_bits=np.where(sent, 8, 0),
+            bits=np.where(sent, [8 * len(packet) for packet in packets], 0),
         )
 
 

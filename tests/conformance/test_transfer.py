@@ -140,6 +140,7 @@ class WatchedLink:
             airtime_s=np.full(num, 5e-4),
             energy_j=np.full(num, 1e-6),
             padding_bits=np.full(num, 3),
+            bits=np.array([8 * len(packet) for packet in packets]),
         )
 
 

@@ -12,6 +12,7 @@ from control_setups import CONFIG, trained
 from channels.csi_file import write_csi
 from channels.delay_profiles import DelayProfileConfig
 from channels.downlink import DownlinkConfig
+from channels.links.analog import AnalogConfig
 from channels.links.erasure import ErasureConfig
 from channels.links.ideal import IdealConfig
 from channels.links.nr import NrConfig, NrLink
@@ -26,6 +27,7 @@ from scenarios.control.cells import make_cell, make_shared, resolve
 from scenarios.control.methods import METHODS, EventSender
 from scenarios.control.plant import next_state
 from scenarios.control.scenario import SCENARIO
+from semcom.codecs.catalogue import CodecConfig
 from semcom.contracts import SemcomError
 from semcom.train import fit
 
@@ -83,6 +85,26 @@ def test_radio_links_both_ways_give_the_same_records_for_any_number_of_workers(c
     for num_workers in (1, 3):
         with Cluster(num_workers) as of_that_size:
             assert records(of_that_size) == expected
+
+
+def test_the_analog_link_gives_the_same_records_for_any_number_of_workers(cluster):
+    """The codec is trained through the channel by the driver, and the noise is drawn where the cell lives."""
+    config = CONFIG.model_copy(
+        update={
+            "link": AnalogConfig(),
+            "channel": DelayProfileConfig(model="tdl-c", snr_db=0.0),
+            "codec": CodecConfig(kind="analog", training_snr_db=5.0),
+        }
+    )
+    point = Point("rate", "jepa", 0, {"update_interval_ms": 80.0})
+    [expected] = SCENARIO.simulate(config, [point], trained(), Cluster())
+    value = {record.metric: record.value for record in expected}
+    # Numbers are no bits: a packet is its header, a slot of one resource block, and the header's own.
+    assert (value["packet_bits"], value["payload_bits"], value["entropy_bits"]) == (64, 0, 0)
+    assert value["channel_uses"] >= 2 * 144
+    for num_workers in (1, 3):
+        with Cluster(num_workers) as of_that_size:
+            assert SCENARIO.simulate(config, [point], trained(), of_that_size) == [expected]
 
 
 def test_one_channel_serves_both_directions_and_their_losses_are_independent(monkeypatch):
