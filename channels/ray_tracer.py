@@ -236,7 +236,7 @@ def _rays(origin_m: np.ndarray, direction: np.ndarray, length_m: np.ndarray | No
         [mi.Float(np.ascontiguousarray(part[:, axis], dtype=np.float32)) for axis in range(3)]
         for part in (origin_m, direction)
     )
-    ray = mi.Ray3f(mi.Point3f(*origin), mi.Vector3f(*towards))
+    ray: Any = mi.Ray3f(mi.Point3f(*origin), mi.Vector3f(*towards))
     if length_m is not None:
         length: Any = mi.Float(length_m.astype(np.float32))
         ray.maxt = length
