@@ -14,7 +14,7 @@ from channels.grid import SYMBOLS_PER_SLOT, ResourceGrid
 from channels.links.nr import NrConfig
 from channels.links.transport_plan import TransportPlan, TransportPlanner
 from channels.links.transport_tables import effective_sinr
-from semcom.codecs.analog import BYTES_PER_SYMBOL, over_equalised_channel
+from semcom.codecs.analog import BYTES_PER_SYMBOL, AnalogCodec, over_equalised_channel
 from semcom.contracts import Delivery, RadioState, SemcomError
 from semcom.packets import HEADER_BITS, HEADER_BYTES, Packet
 from semcom.rng import Streams
@@ -136,9 +136,9 @@ class AnalogLink:
     def _symbols(self, packet: bytes) -> np.ndarray:
         """I and Q of a packet's symbols, float64 [n, 2]."""
         size = len(packet) - HEADER_BYTES
-        if size < 0 or size % BYTES_PER_SYMBOL:
+        if size < 0 or size % BYTES_PER_SYMBOL or Packet.from_bytes(packet).codec_id != AnalogCodec.codec_id:
             raise SemcomError(
-                f"the analog link carries I/Q numbers, not a packet of {len(packet)} bytes: "
+                f"the analog link carries I/Q numbers, not a packet of {len(packet)} bytes of another codec: "
                 "take codec.kind=analog"
             )
         numbers = np.frombuffer(packet, ">f4", offset=HEADER_BYTES).astype(np.float64).reshape(-1, 2)
