@@ -18,7 +18,7 @@ from semcom.contracts import SemcomError
 
 # A GPU's paths differ in the last bits, and records must not depend on who has one.
 _VARIANT = "llvm_ad_mono_polarized"
-# Rays times bounces times devices at once: the solver takes about a hundred bytes for each.
+# Rays times bounces times devices at once: the solver takes some 50 bytes for each.
 _LANES_AT_ONCE = 4_800_000
 _MAX_PATHS_AT_ONCE = 1_000_000
 # Paths so far below a device's strongest are dropped: a thousand of them are a thousandth of its power.
@@ -85,13 +85,12 @@ class TracedPaths:
     """The paths from a station of M antennas to K places, the strongest first.
 
     gain: complex64 [K, M, P], linear amplitude without the phase of the carrier's delay, 0 where a
-    place has fewer paths. source_m: float64 [K, P, 3], where the path seems to come from: the place's
-    mirror image of the station, at the path's length in its direction of arrival. length_m: float64 [K, P].
+    place has fewer paths. source_m: float64 [K, P, 3], where the path seems to come from: the station or
+    its mirror image, as far away as the path is long, in its direction of arrival.
     """
 
     gain: np.ndarray
     source_m: np.ndarray
-    length_m: np.ndarray
 
 
 class RayTracer:
@@ -148,11 +147,10 @@ class RayTracer:
             # Kernels are compiled for a number of places: the last part is filled up.
             filled_m = np.concatenate([part_m, np.repeat(part_m[:1], size - len(part_m), axis=0)])
             parts.append(self._trace_part(filled_m.astype(np.float32), len(part_m)))
-        num_paths = max(part.length_m.shape[1] for part in parts)
+        num_paths = max(part.gain.shape[2] for part in parts)
         return TracedPaths(
             np.concatenate([_padded(part.gain, 2, num_paths) for part in parts]),
             np.concatenate([_padded(part.source_m, 1, num_paths) for part in parts]),
-            np.concatenate([_padded(part.length_m, 1, num_paths, 1.0) for part in parts]),
         )
 
     def _set_up(self, num_places: int) -> None:
@@ -195,15 +193,15 @@ class RayTracer:
         order, kept = order[:, :num_kept], kept[:, :num_kept]
         delay_s, zenith, azimuth = (np.take_along_axis(a, order, axis=1) for a in (delay_s, zenith, azimuth))
         gain = np.take_along_axis(gain, order[:, None], axis=2) * kept[:, None]
-        length_m = np.where(kept, SPEED_OF_LIGHT_M_PER_S * delay_s, 1.0)
+        length_m = SPEED_OF_LIGHT_M_PER_S * np.maximum(delay_s, 0)
         arrival = np.stack(
             [np.sin(zenith) * np.cos(azimuth), np.sin(zenith) * np.sin(azimuth), np.cos(zenith)], axis=-1
         )
         source_m = place_m[:num_wanted, None].astype(np.float64) + length_m[..., None] * arrival
-        return TracedPaths(gain.astype(np.complex64), source_m, length_m)
+        return TracedPaths(gain.astype(np.complex64), source_m)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=5)
 def load_scene(name: str, ground: str) -> Scene:
     """Loads one of Sionna RT's built-in scenes, of which `ground` is the object that one stands on.
 
@@ -243,6 +241,5 @@ def _rays(origin_m: np.ndarray, direction: np.ndarray, length_m: np.ndarray | No
     return ray
 
 
-def _padded(array: np.ndarray, axis: int, size: int, value: float = 0.0) -> np.ndarray:
-    widths = [(0, size - array.shape[axis] if at == axis else 0) for at in range(array.ndim)]
-    return np.pad(array, widths, constant_values=value)
+def _padded(array: np.ndarray, axis: int, size: int) -> np.ndarray:
+    return np.pad(array, [(0, size - array.shape[axis] if at == axis else 0) for at in range(array.ndim)])

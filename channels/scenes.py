@@ -94,11 +94,12 @@ class RayTracedSource:
     path p of trace i goes on as a wave from where it seemed to come from, its mirror image q_p of the
     station: with r = |x(s) - q_p|,
 
-        a_p(t) = a_p r_p / r exp(-j 2 pi f_c r / c),    tau_p(t) = r / c,
+        a_p(t) = a_p exp(-j 2 pi f_c r / c),    tau_p(t) = r / c,
 
-    which holds exactly for line of sight, reflections and refractions at plane walls, and to first order
-    in s - s_i (right Doppler shift) for diffractions. The traces before and after are blended linearly,
-    (1 - w) and w with w = s / d - i: paths that end fade out over d, and nothing jumps.
+    whose phase and delay are exact for line of sight, reflections and refractions at plane walls, and right
+    to first order in s - s_i (the Doppler shift) for diffractions. The traces before and after are blended
+    linearly, (1 - w) and w with w = s / d - i: amplitudes are interpolated, paths that end fade out over
+    d, and nothing jumps. Within the slot in which a device turns, its Doppler shift changes at once.
 
     A device without a path has gain 0: its SINR is 0 and what it sends is lost. The traces around the
     latest place are kept, five at most, since cells that share a channel ask for two steps in turn.
@@ -144,8 +145,7 @@ def _moved(
     """Gains [K, M, P] and delays [K, P] of traced paths at places [K, 3] nearby."""
     length_m = np.linalg.norm(position_m[:, None] - trace.source_m, axis=-1)
     cycles = carrier_hz / SPEED_OF_LIGHT_M_PER_S * length_m
-    turn = weight * trace.length_m / length_m * np.exp(-2j * np.pi * cycles)
-    return trace.gain * turn[:, None], length_m / SPEED_OF_LIGHT_M_PER_S
+    return trace.gain * (weight * np.exp(-2j * np.pi * cycles))[:, None], length_m / SPEED_OF_LIGHT_M_PER_S
 
 
 def make_ray_traced_channel(
@@ -167,8 +167,11 @@ def make_ray_traced_channel(
 
 @lru_cache(maxsize=16)
 def check_scene(config: RayTracedConfig) -> None:
-    """Raises SemcomError for a station inside a building or below ground, without open ground around it,
-    or without a path to any of the first places that devices may start from; and as load_scene does."""
+    """Raises SemcomError for a scene in which a run would make no sense, or could not begin.
+
+    That is a station inside a building, below ground or without open ground around it, one without a
+    path to any of 16 places that devices may start from, and a machine without LLVM (see load_scene).
+    """
     source = RayTracedSource(config, _NUM_TRIED, Streams(0))
     gains, _ = source.paths(0.0)
     if not gains.any():

@@ -10,6 +10,7 @@ from channels.catalogue import check_channel
 from channels.llvm import use_llvm
 from channels.ray_tracer import load_scene
 from channels.scenes import SCENES, RayTracedConfig, RayTracedSource
+from channels.trajectories import OpenGround
 from semcom.contracts import SemcomError
 from semcom.rng import Streams
 
@@ -27,8 +28,28 @@ def test_in_every_scene_the_station_sees_people_who_walk_through_no_wall(model):
     assert np.linalg.norm((before_m - station_m)[:, :2], axis=1).max() < config.max_distance_m
     # Not all and not none: 0.2 in the canyon to 0.6 at the Etoile.
     assert 0.1 < scene.sees(way_m[0], station_m[:50]).mean() < 0.9
-    # What a wall looks like: the station's other side of the walkers is often behind one.
+    # That seeing means something: some walkers are hidden from each other.
     assert not scene.sees(way_m[0], np.roll(way_m[0], 1, axis=0)).all()
+
+
+@pytest.mark.parametrize("model", SCENES)
+def test_no_wall_stands_between_neighbouring_cells_that_can_be_walked(model):
+    """Not even one without a roof, such as those around Florence's cathedral."""
+    config = RayTracedConfig(model=model)
+    scene = load_scene(SCENES[model].name, SCENES[model].ground)
+    ground = scene.open_ground(config.station_m(), config.max_distance_m)
+    row, column = np.nonzero(ground.walkable[:-1, :-1])
+    here_m = at_height(ground, row, column)
+    assert len(here_m) > 10_000
+    for step in ((0, 1), (1, 0), (1, 1)):
+        next_to = ground.walkable[row + step[0], column + step[1]]
+        there_m = at_height(ground, row[next_to] + step[0], column[next_to] + step[1])
+        assert scene.sees(here_m[next_to], there_m).all()
+
+
+def at_height(ground: OpenGround, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+    place_m = ground.centre_m + ground.cell_m * np.stack([column, row], axis=-1)
+    return np.column_stack([place_m, ground.height_m[row, column] + 1.5])
 
 
 @pytest.mark.parametrize(
