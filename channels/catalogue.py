@@ -87,6 +87,12 @@ def check_packet(
     """
     if isinstance(config, AnalogConfig):
         check_symbols(config, grid, (packet_bits - HEADER_BITS) // (8 * BYTES_PER_SYMBOL))
+        needed, held = config.num_resource_blocks + (config.header == "coded"), grid.rb_slots_per_step(step_s)
+        if needed > held:
+            raise SemcomError(
+                f"a packet of {sender} takes {needed} resource blocks, a step of {step_s:g} s holds {held}: "
+                "lower link.num_resource_blocks, or raise grid.bandwidth_hz or grid.uplink_share"
+            )
     if not isinstance(config, NrConfig | NrBitConfig):
         return
     elements = grid.rb_slots_per_step(step_s) * grid.re_per_rb_slot

@@ -29,7 +29,7 @@ class AnalogConfig(BaseModel):
 
     kind: Literal["analog"] = "analog"
     num_resource_blocks: int = Field(
-        1, ge=1, le=270, description="resource blocks that the symbols fill, repeated as often as they fit"
+        1, ge=1, le=273, description="resource blocks that the symbols fill, repeated as often as they fit"
     )
     equaliser: Literal["lmmse", "zero-forcing"] = Field(
         "lmmse", description="least mean squared error, or unbiased; the channel is known"
@@ -103,15 +103,21 @@ class AnalogLink:
         plan = self.planner.plan(radio.sinr, np.full(len(packets), HEADER_BITS))
         header_rb, payload_rb = plan.num_rb_slots * self._has_header, self.config.num_resource_blocks
         allocation = self.grid.allocate(header_rb + payload_rb, self.step_s)
-        arrived = allocation.sent
+        arrived = allocation.sent.copy()
         if self._has_header:
-            arrived = arrived & self._header_arrives(plan, allocation.first, radio, devices, step, streams)
+            arrived &= self._header_arrives(plan, allocation.first, radio, devices, step, streams)
         received: list[bytes | None] = [None] * len(packets)
         num_symbols = np.array([len(of_packet) for of_packet in symbols], dtype=np.int64)
         for num in np.unique(num_symbols[arrived]).tolist():
             rows = np.flatnonzero(arrived & (num_symbols == num))
             for part in self._parts(rows):
                 gain = self._gain(radio, part, allocation.first[part] + header_rb[part], num)
+                # Where there is no path nothing arrives, and zero forcing would divide by it.
+                heard = (gain > 0).all(axis=1)
+                arrived[part[~heard]] = False
+                part, gain = part[heard], gain[heard]
+                if not part.size:
+                    continue
                 x = torch.from_numpy(np.stack([symbols[row] for row in part]))
                 noise = streams.normal("analog-noise", devices[part].tolist(), step, (num, 2))
                 biased = self.config.equaliser == "lmmse"
@@ -120,7 +126,7 @@ class AnalogLink:
                     packet = Packet.from_bytes(packets[row])
                     received[row] = packet._replace(payload=numbers.tobytes()).to_bytes()
         sent = allocation.sent
-        power = np.array([float((x**2).sum(axis=1).mean()) if len(x) else 0.0 for x in symbols])
+        power = np.array([self._mean_power(x) for x in symbols])
         energy_j = self.tx_power_w * self.grid.slot_s / self.grid.num_resource_blocks
         return Delivery(
             ok=arrived,
@@ -160,6 +166,13 @@ class AnalogLink:
         index = tables.snr_index(effective_sinr(radio.sinr, tables.beta[plan.row], used))
         uniform = streams.indexed_uniform("analog-header", devices, step)
         return uniform >= tables.tbler[plan.row, plan.last_rb, index]
+
+    def _mean_power(self, x: np.ndarray) -> float:
+        """Mean of |x|^2 over the elements; the first symbols may lie on one more of them than the others."""
+        if not len(x):
+            return 0.0
+        room = self.config.num_resource_blocks * self.grid.re_per_rb_slot
+        return float((x**2).sum(axis=1)[np.arange(room) % len(x)].mean())
 
     def _parts(self, rows: np.ndarray) -> list[np.ndarray]:
         elements = self.config.num_resource_blocks * self.grid.re_per_rb_slot

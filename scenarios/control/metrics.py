@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -57,7 +58,10 @@ def make_records(
         record("padding_bits", padding / sent, "bit"),
         record("transport_block_bits", (header + payload + padding) / sent, "bit"),
         record("packets_per_step", count["packets_sent"].sum() / num / num_steps, "1"),
-        record("packet_loss", 1 - count["packets_delivered"].sum() / sent, "1"),
+        # Of no packets there is no loss.
+        record("packet_loss", 1 - count["packets_delivered"].sum() / sent, "1")
+        if count["packets_sent"].any()
+        else record("packet_loss", math.nan, "1", 0),
         record("packets_unsent", count["packets_offered"].sum() - count["packets_sent"].sum(), "1"),
         record("packets_refused", count["packets_refused"].sum(), "1"),
     ]

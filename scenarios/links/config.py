@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from channels.grid import GridConfig, ResourceGrid
-from channels.links.nr import NrConfig
+from channels.links.nr import NrConfig, NrLink
 from channels.links.nr_bit import NrBitConfig, check_pilots
 from channels.links.transport_tables import check_mcs
 from semcom.contracts import SemcomError
@@ -54,6 +55,7 @@ class LinksConfig(BaseModel):
     )
     snr_db: tuple[Annotated[float, Field(ge=-30, le=60)], ...] = Field(
         (-4.0, 0.0, 4.0, 8.0, 12.0, 16.0, 20.0),
+        min_length=1,
         description="Es/N0 of the analog distortion and Eb/N0 of the uncoded error rates",
     )
     num_symbols: int = Field(
@@ -92,6 +94,23 @@ def check(config: LinksConfig) -> None:
         raise SemcomError("mcs_table_1 and mcs_table_2 are both empty: name at least one MCS")
     if any(name.startswith("nr-bit") for name in config.methods):
         check_pilots(ResourceGrid(config.grid))
+    _check_one_block(config, [pair for named in of_keys.values() for pair in named])
+
+
+def _check_one_block(config: LinksConfig, pairs: Sequence[tuple[int, int]]) -> None:
+    """Raises SemcomError for a packet of several blocks; Sionna is imported only for long ones."""
+    grid = ResourceGrid(config.grid)
+    # The lowest MCS with error rates carries 0.49 bits an element.
+    if 8 * config.packet_bytes <= 0.4 * grid.num_resource_blocks * grid.re_per_rb_slot:
+        return
+    for table, index in dict.fromkeys(pairs):
+        sizes = NrLink(NrConfig(**{"mcs_table": table, "mcs_index": index}), grid, 10.0, 0.0).planner.tables
+        most = int(sizes.tb_bits[sizes.mcs.tolist().index(index), -1]) // 8
+        if config.packet_bytes > most:
+            raise SemcomError(
+                f"packet_bytes = {config.packet_bytes} is more than a transport block of MCS {index} of "
+                f"table {table} holds: take at most {most}, or a larger grid.bandwidth_hz"
+            )
 
 
 def link_config(method: str, mcs_table: int, mcs_index: int) -> NrConfig | NrBitConfig:

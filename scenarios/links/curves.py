@@ -68,7 +68,7 @@ def snr_points_db(
 
 def _block_error_rates(config: LinksConfig, point: Point) -> Iterator[Record]:
     """Sends every SNR's blocks over one realisation of the channel each, all links the same ones."""
-    grid = ResourceGrid(config.grid)
+    grid = _whole_carrier(config)
     told = config.point.model_dump() | dict(point.axes)
     table, index, name = int(told["mcs_table"]), int(told["mcs_index"]), str(told["channel"])
     link = make_link(link_config(point.method, table, index), grid, _STEP_S, tx_power_dbm=10.0)
@@ -104,6 +104,11 @@ def _block_error_rates(config: LinksConfig, point: Point) -> Iterator[Record]:
             yield Record("links", point.method, point.seed, "block_bits", bits, "bit", num, dict(at))
 
 
+def _whole_carrier(config: LinksConfig) -> ResourceGrid:
+    """The grid with all its slots: how many of them are uplink decides nothing here."""
+    return ResourceGrid(config.grid.model_copy(update={"uplink_share": 1.0}))
+
+
 def _radio(channel: Channel, devices: np.ndarray) -> RadioState:
     return RadioState(channel.sinr(0)[devices], lambda rows, *at: channel.response(0, devices[rows], *at))
 
@@ -132,7 +137,7 @@ def _uncoded(config: LinksConfig, point: Point) -> Iterator[Record]:
 
 def _analog(config: LinksConfig, point: Point) -> Iterator[Record]:
     """Sends Gaussian symbols over the analog link, one a resource element: the error of what arrives."""
-    grid = ResourceGrid(config.grid)
+    grid = _whole_carrier(config)
     # Symbols whose header is lost would be missing in the mean, and they are those in deep fades.
     link = make_link(AnalogConfig(header="ideal"), grid, _STEP_S, tx_power_dbm=10.0)
     num_devices = ceil(config.num_symbols / grid.re_per_rb_slot)

@@ -206,31 +206,42 @@ def snr_at(snr_db: np.ndarray, bler: np.ndarray, target: float) -> float:
 
 
 def distances(curves: pd.DataFrame, method: str, reference: str) -> tuple[float, float, float]:
-    """How far a method's curve lies from another's, over its points with BLER from 0.9 to 0.01.
+    """How far a method's curve lies from another's, where one of the two has a BLER from 0.9 to 0.01.
 
     curves: rows of one channel and MCS, with method, snr_db and value. Returns the greatest difference in
     BLER at equal SNR, the greatest in SNR (dB) at equal BLER, and the greatest over the points of
     min(BLER difference / 0.05, SNR difference / 0.3): at most 1 where each point meets one of the two.
-    Points that only one of them has are left out.
+    Points that only one of them has are left out; so is, in dB, an error rate that the other never has.
+    NaN where nothing is left.
     """
-    sides = [
-        curves[curves["method"] == name].sort_values("snr_db")[["snr_db", "value"]].to_numpy()
+    of_method, of_reference = (
+        dict(
+            curves.loc[curves["method"] == name, ["snr_db", "value"]]
+            .sort_values("snr_db")
+            .to_numpy()
+            .tolist()
+        )
         for name in (method, reference)
-    ]
-    of_method, of_reference = sides
-    at_reference = dict(of_reference.tolist())
-    in_bler, in_db, in_either = [0.0], [0.0], [0.0]
-    for snr_db, bler in of_method.tolist():
-        if snr_db not in at_reference:
-            continue
-        other = at_reference[snr_db]
-        if not LOWEST_BLER <= bler <= HIGHEST_BLER:
+    )
+    at = np.array(list(of_reference))
+    in_bler, in_db, in_either = [], [], []
+    for snr_db, bler in of_method.items():
+        other = of_reference.get(snr_db)
+        if other is None or not any(LOWEST_BLER <= rate <= HIGHEST_BLER for rate in (bler, other)):
             continue
         in_bler.append(abs(bler - other))
-        shift = abs(snr_at(of_reference[:, 0], of_reference[:, 1], bler) - snr_db)
-        in_db.append(0.0 if np.isnan(shift) else shift)
+        shift = 0.0 if bler == other else _shift_db(at, np.array(list(of_reference.values())), bler, snr_db)
+        in_db.append(shift)
         in_either.append(min(in_bler[-1] / 0.05, np.inf if np.isnan(shift) else shift / 0.3))
-    return max(in_bler), max(in_db), max(in_either)
+    found = [value for value in in_db if not np.isnan(value)]
+    return max(in_bler, default=np.nan), max(found, default=np.nan), max(in_either, default=np.nan)
+
+
+def _shift_db(snr_db: np.ndarray, bler: np.ndarray, target: float, at_db: float) -> float:
+    """How far from an SNR a curve has this error rate, at the nearest crossing: counts rise and fall."""
+    pieces = [(snr_db[i : i + 2], bler[i : i + 2]) for i in range(len(snr_db) - 1)]
+    found = [abs(snr_at(x, y, target) - at_db) for x, y in pieces]
+    return float(np.nanmin(found)) if found and not np.isnan(found).all() else float("nan")
 
 
 def make_tables(records: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
+from channels.links.transport_tables import KNOWN_MCS
 from channels.links.uncoded import BITS_PER_SYMBOL
 from scenarios.contracts import Point, Trained, TrainingJob
 from scenarios.links.config import PAPER, TINY, LinksConfig, check
@@ -57,14 +58,18 @@ class LinksScenario:
                     curves += [
                         ("bler", method, dict(at))
                         for method in config.methods
-                        if _has_error_rates(method, table)
+                        if _has_error_rates(method, table, index)
                     ]
         return [Point(result, method, seed, at) for result, method, at in curves for seed in seeds]
 
     def sweep_points(self, config: LinksConfig, seeds: Sequence[int]) -> list[Point]:
         """Lists one point for each method: the configuration's own channel, MCS and SNR (`point`)."""
         check(config)
-        methods = [name for name in config.methods if _has_error_rates(name, config.point.mcs_table)]
+        methods = [
+            name
+            for name in config.methods
+            if _has_error_rates(name, config.point.mcs_table, config.point.mcs_index)
+        ]
         return [Point("sweep", method, seed) for method in methods for seed in seeds]
 
     def simulate(
@@ -90,9 +95,10 @@ class LinksScenario:
         return make_tables(records)
 
 
-def _has_error_rates(method: str, mcs_table: int) -> bool:
-    # Sionna ships none of table 2 (docs/decisions/006).
-    return method != "nr-sionna" or mcs_table == 1
+def _has_error_rates(method: str, mcs_table: int, mcs_index: int) -> bool:
+    # Sionna ships none of table 2 (docs/decisions/006), and not of every MCS of table 1.
+    first, last = KNOWN_MCS["sionna", 1]
+    return method != "nr-sionna" or (mcs_table == 1 and first <= mcs_index <= last)
 
 
 SCENARIO = LinksScenario()

@@ -189,13 +189,25 @@ def test_who_has_no_radio_at_all_sends_in_vain(name):
     sinr[[1, 3]] = 0
     sinr[0], sinr[2] = 1e4, 1e4
     sinr[2, ::2] = 0  # an SINR of 0 on some resource blocks alone
-    link = link_of(name, max_retransmissions=1)
+    settings = {"equaliser": "zero-forcing"} if name == "analog" else {"max_retransmissions": 1}
+    link = link_of(name, **settings)
     assert np.isfinite(link.resource_share(sinr, 160, 4)).all()
-    delivery = link.transmit([bytes(20)] * 4, np.arange(4), still_radio(sinr, GRID), 0, STREAMS)
+    packets = packets_of(4, name) if name == "analog" else [bytes(20)] * 4
+    delivery = link.transmit(packets, np.arange(4), still_radio(sinr, GRID), 0, STREAMS)
     assert delivery.sent.all()
     assert delivery.ok[0]
     assert not delivery.ok[[1, 3]].any()
-    assert (delivery.energy_j[[1, 3]] > delivery.energy_j[0]).all()
+    # Numbers take the same resources whatever the channel.
+    assert name == "analog" or (delivery.energy_j[[1, 3]] > delivery.energy_j[0]).all()
+
+
+def test_numbers_over_no_channel_at_all_are_lost_even_with_an_ideal_header():
+    link = link_of("analog", header="ideal", equaliser="zero-forcing")
+    sinr = flat_sinr_of(2)
+    sinr[0], sinr[1] = 0, 100
+    delivery = link.transmit(packets_of(2, "analog"), np.arange(2), still_radio(sinr, GRID), 0, STREAMS)
+    assert delivery.ok.tolist() == [False, True]
+    assert delivery.sent.all()
 
 
 @pytest.mark.parametrize("settings", [{"kind": "erasure", "probability": 1.01}, {"kind": "ideal", "loss": 1}])

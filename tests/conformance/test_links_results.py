@@ -43,12 +43,29 @@ def test_curves_a_given_shift_apart_are_that_far_apart():
     assert distances(curves(nr=2.0, nr_bit=2.0), "nr-bit", "nr") == pytest.approx((0, 0, 0))
 
 
+def test_a_curve_that_is_wrong_altogether_is_not_near():
+    good = curves(nr=2.0)
+    for wrong in (1.0, 0.0):
+        bad = pd.DataFrame({"method": "nr-bit", "snr_db": SNR_DB, "value": wrong})
+        in_bler, in_db, in_either = distances(pd.concat([good, bad]), "nr-bit", "nr")
+        assert in_bler > 0.8
+        assert np.isnan(in_db)
+        assert in_either > 10
+    # Counts that rise and fall again: the same curve is no distance from itself.
+    counted = [0.9, 0.5, 0.3, 0.4, 0.1, 0.02]
+    twice = pd.concat(
+        pd.DataFrame({"method": name, "snr_db": SNR_DB, "value": counted}) for name in ("nr", "nr-bit")
+    )
+    assert distances(twice, "nr-bit", "nr") == (0, 0, 0)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"mcs_table_2": (1,)}, "mcs_table_2.*take 2 to 27"),
         ({"mcs_table_1": (), "mcs_table_2": ()}, "name at least one MCS"),
         ({"methods": ()}, "methods is empty"),
+        ({"packet_bytes": 4096}, "packet_bytes = 4096.*take at most"),
         ({"channels": ()}, "channels is empty"),
         ({"grid": {"num_data_symbols": 9}}, r"grid\.num_data_symbols"),
         ({"point": {"mcs_table": 2, "mcs_index": 1}}, "point.mcs_index"),

@@ -79,7 +79,7 @@ def send(
 
 
 @pytest.mark.parametrize("direction", ["up", "down"])
-@pytest.mark.parametrize("name", LINKS)
+@pytest.mark.parametrize("name", [name for name in LINKS if name != "analog"])
 def test_a_model_update_arrives_bit_for_bit_over_every_link(name, direction):
     link, channel = two_ways(name, snr_db=0.0)[direction]
     update = model_update(600)
@@ -148,6 +148,12 @@ def head(packet: Packet) -> tuple[int, int]:
     """Whether a segment is the last, and its number."""
     value = int.from_bytes(packet.payload[:4], "big")
     return value >> 31, value & 0x7FFFFFFF
+
+
+def test_the_analog_link_does_not_take_bytes_for_numbers():
+    link, channel = two_ways("analog", snr_db=0.0)["up"]
+    with pytest.raises(SemcomError, match=r"codec\.kind=analog"):
+        send([model_update(600)], [4], link, channel, segment_bytes=100, max_steps=60)
 
 
 def test_the_segments_are_numbered_in_their_bits_and_only_what_was_lost_is_sent_again():

@@ -129,7 +129,9 @@ def test_energy_is_what_the_symbols_radiate():
     energy_j = analog_link().transmit(packets_of(x), np.arange(2), flat(2, 4.0), 0, Streams(1)).energy_j
     assert energy_j[1] == pytest.approx(9 * energy_j[0], rel=1e-5)
     # 10 mW over 51 resource blocks, one of them for half a millisecond.
-    power = 2 * np.square(x[0]).mean()
+    # Twenty symbols on 144 elements: the first four of them lie on eight, the others on seven.
+    times = np.where(np.arange(20) < 4, 8, 7)
+    power = float((np.square(x[0]).reshape(20, 2).sum(axis=1) * times).sum() / 144)
     assert energy_j[0] == pytest.approx(0.01 / 51 * 0.5e-3 * power, rel=1e-5)
 
 
