@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 
 from channels.catalogue import check_channel
+from channels.grid import GridConfig, ResourceGrid
 from channels.llvm import use_llvm
 from channels.ray_tracer import load_scene
 from channels.scenes import SCENES, RayTracedConfig, RayTracedSource
 from channels.trajectories import OpenGround
 from semcom.contracts import SemcomError
 from semcom.rng import Streams
+
+GRID = ResourceGrid(GridConfig())
 
 
 @pytest.mark.parametrize("model", SCENES)
@@ -63,7 +66,7 @@ def at_height(ground: OpenGround, row: np.ndarray, column: np.ndarray) -> np.nda
 )
 def test_a_station_that_can_reach_nobody_is_refused(settings, told):
     with pytest.raises(SemcomError, match=r"channel\.base_station_m") as refusal:
-        check_channel(RayTracedConfig(model="street-canyon", **settings))
+        check_channel(RayTracedConfig(model="street-canyon", **settings), GRID, 40, 0.02)
     assert told in str(refusal.value)
     assert "\n" not in str(refusal.value)
 

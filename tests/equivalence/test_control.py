@@ -56,7 +56,7 @@ def test_records_are_the_same_for_any_number_of_workers(cluster, expected, num_w
 def test_radio_links_both_ways_give_the_same_records_for_any_number_of_workers(cluster):
     """Bit for bit in both directions; and nr downwards alone, for which the channel is then made."""
     channel = DelayProfileConfig(model="tdl-c", snr_db=6.0, num_base_station_antennas=2)
-    bits = NrBitConfig(max_retransmissions=1)
+    bits = NrBitConfig(max_retransmissions=1, mcs_rule="highest")
     # A method that holds sends few commands, which counts bit for bit.
     cases = [
         (
@@ -68,7 +68,7 @@ def test_radio_links_both_ways_give_the_same_records_for_any_number_of_workers(c
             (
                 "jepa",
                 ErasureConfig(probability=0.1),
-                DownlinkConfig(link=NrConfig(), snr_offset_db=-8.0),
+                DownlinkConfig(link=NrConfig(mcs_rule="highest"), snr_offset_db=-8.0),
             ),
         )
     ]
@@ -111,8 +111,8 @@ def test_one_channel_serves_both_directions_and_their_losses_are_independent(mon
     made = []
     config = CONFIG.model_copy(
         update={
-            "link": NrConfig(), "channel": DelayProfileConfig(model="tdl-c", snr_db=2.0),
-            "downlink": DownlinkConfig(link=NrConfig(), snr_offset_db=0.0),
+            "link": NrConfig(mcs_rule="highest"), "channel": DelayProfileConfig(model="tdl-c", snr_db=2.0),
+            "downlink": DownlinkConfig(link=NrConfig(mcs_rule="highest"), snr_offset_db=0.0),
         }
     )  # fmt: skip
     setting = resolve(config, Point("rate", "jepa", 0, {"update_interval_ms": 20.0}))
@@ -150,7 +150,7 @@ def test_records_with_other_cells_and_with_a_recording_are_the_same_in_a_worker(
     points = [Point("rate", "jepa", 0, {"update_interval_ms": 40.0})]
     with Cluster(1) as of_that_size:
         for channel in channels:
-            config = CONFIG.model_copy(update={"link": NrConfig(), "channel": channel})
+            config = CONFIG.model_copy(update={"link": NrConfig(mcs_rule="highest"), "channel": channel})
             expected = SCENARIO.simulate(config, points, trained(), Cluster())
             value = {record.metric: record.value for record in expected[0]}
             assert 0 < value["packet_loss"] < 1
@@ -184,11 +184,16 @@ def test_a_killed_actor_changes_nothing(cluster, victim):
     [
         (ErasureConfig(probability=0.0), DownlinkConfig(), {}, False),
         (ErasureConfig(probability=0.4), DownlinkConfig(), {}, True),
-        (NrConfig(), DownlinkConfig(), {"scheduler": "round-robin", "num_devices": 10}, True),
+        (
+            NrConfig(mcs_rule="highest"),
+            DownlinkConfig(),
+            {"scheduler": "round-robin", "num_devices": 10},
+            True,
+        ),
         (ErasureConfig(probability=0.4), DownlinkConfig(link=ErasureConfig(probability=0.4)), {}, True),
         (
-            NrConfig(),
-            DownlinkConfig(link=NrConfig(), snr_offset_db=-20.0),
+            NrConfig(mcs_rule="highest"),
+            DownlinkConfig(link=NrConfig(mcs_rule="highest"), snr_offset_db=-20.0),
             {"scheduler": "round-robin", "num_devices": 10},
             True,
         ),
