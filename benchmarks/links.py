@@ -61,12 +61,14 @@ def bare_chain(grid: ResourceGrid, num_rb: int) -> Callable[[int], None]:
     amplitude = 10 ** (SNR_DB / 20)
     size = max(1, ELEMENTS_AT_ONCE // (num_rb * SUBCARRIERS_PER_RESOURCE_BLOCK * SYMBOLS_PER_SLOT))
 
+    generator = torch.Generator().manual_seed(0)
+
     @torch.no_grad()
     def send(num_blocks: int) -> None:
         for first in range(0, num_blocks, size):
             x, _ = transmitter(min(size, num_blocks - first))
-            h = amplitude * torch.randn(len(x), 1, 1, 1, 1, dtype=torch.complex64)
-            y = h * x + torch.randn(x.shape, dtype=torch.complex64)
+            h = amplitude * torch.randn(len(x), 1, 1, 1, 1, dtype=torch.complex64, generator=generator)
+            y = h * x + torch.randn(x.shape, dtype=torch.complex64, generator=generator)
             receiver(y, torch.ones(()))
 
     return send

@@ -79,7 +79,8 @@ class AnalogLink:
         sinr: linear [num_devices, R]. Raises SemcomError if sinr is missing or has another shape.
         """
         header = self.planner.resource_share(sinr, HEADER_BITS, num_devices)
-        header = header * self._has_header
+        if not self._has_header:
+            header = np.zeros(num_devices)
         share = header + self.config.num_resource_blocks / self.planner.rb_slots_per_step
         return np.where(share <= 1, share, np.inf)
 

@@ -18,12 +18,6 @@ ChannelName = Literal[
     "tdl-a", "tdl-b", "tdl-c", "tdl-d", "tdl-e", "cdl-a", "cdl-b", "cdl-c", "cdl-d", "cdl-e",
 ]  # fmt: skip
 MethodName = Literal["nr", "nr-sionna", "nr-bit", "nr-bit-estimated"]
-METHODS: dict[str, str] = {
-    "nr": "error rates of code blocks as measured, effective SINR",
-    "nr-sionna": "the same with Sionna's own error rates (MCS table 1)",
-    "nr-bit": "bit for bit, the receiver knows the channel",
-    "nr-bit-estimated": "bit for bit, the channel estimated from pilots",
-}
 Mcs = Annotated[int, Field(ge=0, le=28)]
 
 
@@ -43,7 +37,11 @@ class LinksConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    methods: tuple[MethodName, ...] = Field(get_args(MethodName), description="links that are compared")
+    methods: tuple[MethodName, ...] = Field(
+        get_args(MethodName),
+        description="links that are compared: nr with measured error rates, or with Sionna's own (of table 1); "
+        "nr-bit with the channel known, or estimated from pilots",
+    )
     channels: tuple[ChannelName, ...] = Field(
         ("awgn", "tdl-a", "tdl-c"), description="channels on which error rates are measured"
     )

@@ -16,10 +16,11 @@ from channels.links.analog import AnalogConfig
 from channels.links.nr import NrConfig, NrLink
 from channels.links.nr_bit import NrBitLink
 from channels.links.uncoded import count_bit_errors
+from nodes.radio import radio_state
 from scenarios.contracts import Point
 from scenarios.links.config import LinksConfig, link_config
 from semcom.codecs.analog import AnalogCodec
-from semcom.contracts import Channel, RadioState, Record
+from semcom.contracts import Channel, Record
 from semcom.packets import HEADER_BYTES, pack_packets
 from semcom.rng import Streams
 
@@ -88,7 +89,7 @@ def _block_error_rates(config: LinksConfig, point: Point) -> Iterator[Record]:
             channel = _channel(config, name, snr_db, size, grid, streams)
             devices = np.arange(size)
             packets = [streams.numpy_generator("packet", d).bytes(config.packet_bytes) for d in range(size)]
-            delivery = link.transmit(packets, devices, _radio(channel, devices), 0, streams)
+            delivery = link.transmit(packets, devices, radio_state(channel, None, 0, devices), 0, streams)
             assert delivery.sent.all()
             # A block whose CRC passed by chance over wrong bits is no block that arrived.
             num_ok += sum(data == packet for data, packet in zip(delivery.payloads, packets, strict=True))
@@ -107,10 +108,6 @@ def _block_error_rates(config: LinksConfig, point: Point) -> Iterator[Record]:
 def _whole_carrier(config: LinksConfig) -> ResourceGrid:
     """The grid with all its slots: how many of them are uplink decides nothing here."""
     return ResourceGrid(config.grid.model_copy(update={"uplink_share": 1.0}))
-
-
-def _radio(channel: Channel, devices: np.ndarray) -> RadioState:
-    return RadioState(channel.sinr(0)[devices], lambda rows, *at: channel.response(0, devices[rows], *at))
 
 
 def _channel(
@@ -151,7 +148,7 @@ def _analog(config: LinksConfig, point: Point) -> Iterator[Record]:
             payloads = [row.tobytes() for row in x.astype(">f4")]
             packets = pack_packets(devices.tolist(), 0, 0, AnalogCodec.codec_id, payloads)
             channel = _channel(config, str(point.axes["channel"]), snr_db, size, grid, streams)
-            delivery = link.transmit(packets, devices, _radio(channel, devices), 0, streams)
+            delivery = link.transmit(packets, devices, radio_state(channel, None, 0, devices), 0, streams)
             for sent, data in zip(x, delivery.payloads, strict=True):
                 assert data is not None
                 received = np.frombuffer(data, ">f4", offset=HEADER_BYTES)
