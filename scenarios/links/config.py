@@ -39,8 +39,8 @@ class LinksConfig(BaseModel):
 
     methods: tuple[MethodName, ...] = Field(
         get_args(MethodName),
-        description="links that are compared: nr with measured error rates, or with Sionna's own (of table 1); "
-        "nr-bit with the channel known, or estimated from pilots",
+        description="links that are compared: nr with measured error rates or with Sionna's own (table 1), "
+        "nr-bit with the channel known or estimated from pilots",
     )
     channels: tuple[ChannelName, ...] = Field(
         ("awgn", "tdl-a", "tdl-c"), description="channels on which error rates are measured"
