@@ -1,4 +1,4 @@
-"""Encoders: a convolutional one that reads keypoints off a frame, and a multilayer perceptron for vectors."""
+"""Encoders: a convolutional one that reads keypoints off a frame, perceptrons for vectors, one or many."""
 
 from __future__ import annotations
 
@@ -113,3 +113,30 @@ class MlpEncoder(nn.Module):
     def forward(self, vector: torch.Tensor) -> torch.Tensor:
         """Maps vectors [..., input_dim] to embeddings [..., D]."""
         return self.linear(vector) + self.out(functional.gelu(self.hidden(vector)))
+
+
+class ParallelMlpEncoder(nn.Module):
+    """R perceptrons of two hidden layers side by side, one for each sensor: [N, R, input_dim] to [N, R, D].
+
+    They share no weights; computing them as one batch of matrices is what makes them quick.
+    """
+
+    def __init__(self, num_sensors: int, input_dim: int, embedding_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.num_sensors = num_sensors
+        self.embedding_dim = embedding_dim
+        sizes = (input_dim, hidden_dim, hidden_dim, embedding_dim)
+        self.weights = nn.ParameterList(
+            nn.Parameter(torch.randn(num_sensors, a, b) / math.sqrt(a)) for a, b in pairwise(sizes)
+        )
+        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(num_sensors, 1, b)) for b in sizes[1:])
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Maps vectors [N, R, input_dim] to embeddings [N, R, D]."""
+        h = vectors.transpose(0, 1)
+        last = len(self.weights) - 1
+        for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            h = torch.baddbmm(bias, h, weight)
+            if number < last:
+                h = functional.gelu(h)
+        return h.transpose(0, 1)
