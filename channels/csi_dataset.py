@@ -156,20 +156,27 @@ def _attribute(owners: tuple[Any, Any], name: str) -> Any:
 def _checked(arrays: dict[str, np.ndarray], attributes: dict[str, Any], told: str) -> CsiDataset:
     """The data set that these arrays are, or one line about the first thing that is wrong with them."""
     csi = _csi(arrays["csi"], told)
-    vectors = {
+    real = {
         name: _real(arrays[name], told, name, len(csi), axes)
         for name, axes in (("position_m", 2), ("time_s", 1), ("velocity_m_s", 2))
         if name in arrays
     }
-    time_s = vectors.get("time_s")
+    time_s = real.get("time_s")
     if "trajectory" in arrays:
         trajectory = _trajectory(arrays["trajectory"], told, len(csi))
         if time_s is not None:
             _check_order(time_s, trajectory, told)
     else:
         trajectory = np.zeros(len(csi), dtype=np.int64) if time_s is None else split_at_jumps(time_s)
-    numbers = {name: _positive(value, told, name) for name, value in attributes.items()}
-    return CsiDataset(csi=csi, trajectory=trajectory, **vectors, **numbers)
+    return CsiDataset(
+        csi=csi,
+        position_m=real["position_m"],
+        trajectory=trajectory,
+        time_s=time_s,
+        velocity_m_s=real.get("velocity_m_s"),
+        carrier_hz=_positive(attributes["carrier_hz"], told, "carrier_hz"),
+        bandwidth_hz=_positive(attributes["bandwidth_hz"], told, "bandwidth_hz"),
+    )
 
 
 def _csi(data: np.ndarray, told: str) -> np.ndarray:
