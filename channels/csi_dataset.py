@@ -3,18 +3,36 @@
 An HDF5 file that holds one:
 
 - `csi`: complex64 or complex128, [positions, antennas, subcarriers] for one array, or [positions, arrays,
-  rows, columns, subcarriers], in which an antenna of two polarisations takes two columns.
+  rows, columns, subcarriers], in which an antenna of two polarisations takes two columns; or float32 or
+  float64 with a last axis of two: real and imaginary part. The lowest frequency comes first.
 - `position_m`: [positions, 2 or 3]. Used for evaluation, and by the methods that are called supervised.
 - optional: `time_s` [positions]; `velocity_m_s` [positions, 2 or 3]; `trajectory` [positions], whole numbers:
   positions of one trajectory stand together, in the order of time.
-- optional attributes of the file: `carrier_hz`, `bandwidth_hz`, `description`.
+- optional attributes of the file, or of `csi`: `carrier_hz`, `bandwidth_hz`; of the file: `description`.
+
+Where there is `time_s` but no `trajectory`, a new one begins wherever time jumps (see `split_at_jumps`).
+Whatever else is in the file is left alone. Arrays become such a file by
+
+    write_dataset(Path("hall.h5"), csi, position_m, time_s=time_s, bandwidth_hz=50e6)
 """
 
 from __future__ import annotations
 
+import math
+import os
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from semcom.contracts import SemcomError
+
+# A trajectory ends where the next position comes later than this many median intervals.
+MAX_GAP_INTERVALS = 3.0
+
+_ARRAYS = ("csi", "position_m", "time_s", "velocity_m_s", "trajectory")
+_ATTRIBUTES = ("carrier_hz", "bandwidth_hz")
 
 
 @dataclass(frozen=True)
@@ -36,3 +54,219 @@ class CsiDataset:
 
     def __len__(self) -> int:
         return len(self.csi)
+
+
+def read_dataset(path: Path, *, where: str = "data.path") -> CsiDataset:
+    """Reads a file of the form described at the top of this module; all of it is held in memory.
+
+    where: the key under which the path was given, for the errors. Raises SemcomError, naming the file, the
+    key and the remedy, for a file that is not there or no HDF5, a missing key, a wrong type or shape,
+    lengths that differ, NaN and infinities (with the first one's place), CSI that is zero throughout at a
+    position, and a trajectory that is not in one piece or not in the order of time.
+    """
+    import h5py
+
+    told = f"{where} = {path}"
+    try:
+        with h5py.File(path, "r") as file:
+            found = {name: _stored(file, name, told) for name in _ARRAYS}
+            arrays = {name: np.asarray(data[()]) for name, data in found.items() if data is not None}
+            attributes = {name: _attribute((found["csi"], file), name) for name in _ATTRIBUTES}
+    except FileNotFoundError:
+        raise SemcomError(f"{told}: there is no such file: give the path of an HDF5 file") from None
+    except OSError as error:
+        reason = str(error).partition("\n")[0]
+        raise SemcomError(f"{told} can't be read as HDF5 ({reason}): give another file") from None
+    return _checked(arrays, attributes, told)
+
+
+def write_dataset(
+    path: Path,
+    csi: np.ndarray,
+    position_m: np.ndarray,
+    *,
+    time_s: np.ndarray | None = None,
+    velocity_m_s: np.ndarray | None = None,
+    trajectory: np.ndarray | None = None,
+    carrier_hz: float | None = None,
+    bandwidth_hz: float | None = None,
+    description: str | None = None,
+) -> None:
+    """Writes arrays as a file that `read_dataset` reads: whole, or not at all.
+
+    The arrays are as described at the top of this module; csi may also be [N, R, M, F], as in CsiDataset,
+    and is then stored with one row for each array. Raises SemcomError for arrays that `read_dataset` would
+    refuse, and where the file can't be written.
+    """
+    import h5py
+
+    if csi.ndim == 4 and np.iscomplexobj(csi):
+        csi = csi[:, :, None]
+    given = (csi, position_m, time_s, velocity_m_s, trajectory)
+    arrays = {name: np.asarray(data) for name, data in zip(_ARRAYS, given, strict=True) if data is not None}
+    attributes = {"carrier_hz": carrier_hz, "bandwidth_hz": bandwidth_hz}
+    _checked(arrays, attributes, str(path))
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with h5py.File(part, "w") as file:
+            for name, data in arrays.items():
+                file[name] = data
+            told = {**attributes, "description": description}
+            file.attrs.update({name: value for name, value in told.items() if value is not None})
+        os.replace(part, path)
+    except OSError as error:
+        reason = str(error).partition("\n")[0]
+        raise SemcomError(f"{path} can't be written ({reason}): give another place") from None
+
+
+def split_at_jumps(time_s: np.ndarray) -> np.ndarray:
+    """Numbers the trajectories of positions at times [N]: int64 [N], from 0.
+
+    A new one begins where time runs back or stands still, and after a gap of more than MAX_GAP_INTERVALS
+    times the median interval, which is taken over all intervals in which time runs on.
+    """
+    interval_s = np.diff(time_s)
+    onward = interval_s > 0
+    if not onward.any():
+        return np.arange(len(time_s), dtype=np.int64)
+    jumps = ~onward | (interval_s > MAX_GAP_INTERVALS * np.median(interval_s[onward]))
+    return np.concatenate([[0], np.cumsum(jumps)]).astype(np.int64)
+
+
+def _stored(file: Any, name: str, told: str) -> Any:
+    """The file's dataset of this name; None where an optional one is missing."""
+    import h5py
+
+    data = file.get(name)
+    if isinstance(data, h5py.Dataset):
+        return data
+    if data is None and name not in ("csi", "position_m"):
+        return None
+    names: list[str] = []
+    file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+    found = ", ".join(names[:8]) or "none"
+    raise SemcomError(f"{told} has no dataset {name} (it has {found}): store it under this name")
+
+
+def _attribute(owners: tuple[Any, Any], name: str) -> Any:
+    """What dataset or file say, unchecked; None where neither does."""
+    return next((owner.attrs[name] for owner in owners if name in owner.attrs), None)
+
+
+def _checked(arrays: dict[str, np.ndarray], attributes: dict[str, Any], told: str) -> CsiDataset:
+    """The data set that these arrays are, or one line about the first thing that is wrong with them."""
+    csi = _csi(arrays["csi"], told)
+    real = {
+        name: _real(arrays[name], told, name, len(csi), axes)
+        for name, axes in (("position_m", 2), ("time_s", 1), ("velocity_m_s", 2))
+        if name in arrays
+    }
+    time_s = real.get("time_s")
+    if "trajectory" in arrays:
+        trajectory = _trajectory(arrays["trajectory"], told, len(csi))
+        if time_s is not None:
+            _check_order(time_s, trajectory, told)
+    else:
+        trajectory = np.zeros(len(csi), dtype=np.int64) if time_s is None else split_at_jumps(time_s)
+    return CsiDataset(
+        csi=csi,
+        position_m=real["position_m"],
+        trajectory=trajectory,
+        time_s=time_s,
+        velocity_m_s=real.get("velocity_m_s"),
+        carrier_hz=_positive(attributes["carrier_hz"], told, "carrier_hz"),
+        bandwidth_hz=_positive(attributes["bandwidth_hz"], told, "bandwidth_hz"),
+    )
+
+
+def _csi(data: np.ndarray, told: str) -> np.ndarray:
+    """Checks `csi` and brings it to complex64 [N, R, M, F]."""
+    form = "[positions, antennas, subcarriers] or [positions, arrays, rows, columns, subcarriers]"
+    found = f"{told}: csi has type {data.dtype} and shape {data.shape}"
+    if data.dtype.kind not in "cf" or (data.dtype.kind == "f" and data.shape[-1:] != (2,)):
+        raise SemcomError(f"{found}: store complex numbers, or real and imaginary parts in a last axis of 2")
+    _check_finite(data, told, "csi")
+    if data.dtype.kind == "f":
+        data = data[..., 0] + 1j * data[..., 1]
+    if data.ndim not in (3, 5) or data.size == 0:
+        raise SemcomError(f"{found}: store {form}")
+    with np.errstate(over="ignore"):
+        csi = data.astype(np.complex64, copy=False)
+    if not np.isfinite(csi).all():
+        raise SemcomError(f"{told}: csi has values too large for single precision: scale it down")
+    num_arrays = 1 if csi.ndim == 3 else csi.shape[1]
+    csi = csi.reshape(len(csi), num_arrays, -1, csi.shape[-1])
+    silent = np.flatnonzero(~csi.any(axis=(1, 2, 3)))
+    if silent.size:
+        raise SemcomError(
+            f"{told}: csi is zero throughout at position {silent[0]}, which no path reaches: remove it"
+        )
+    return csi
+
+
+def _real(data: np.ndarray, told: str, name: str, num: int, axes: int) -> np.ndarray:
+    """Checks real numbers [N] or vectors [N, 2 or 3]: float64 [N] or [N, 3], a missing third number 0."""
+    if data.dtype.kind not in "fiu" or data.ndim != axes or (axes == 2 and data.shape[1] not in (2, 3)):
+        form = "[positions]" if axes == 1 else "[positions, 2 or 3]"
+        raise SemcomError(
+            f"{told}: {name} has type {data.dtype} and shape {data.shape}: store real numbers {form}"
+        )
+    _check_length(data, told, name, num)
+    _check_finite(data, told, name)
+    values = data.astype(np.float64)
+    return np.pad(values, ((0, 0), (0, 3 - values.shape[1]))) if axes == 2 else values
+
+
+def _trajectory(data: np.ndarray, told: str, num: int) -> np.ndarray:
+    """Checks the trajectories' numbers: int64 [N], each trajectory in one piece."""
+    if data.dtype.kind not in "iu" or data.ndim != 1:
+        raise SemcomError(
+            f"{told}: trajectory has type {data.dtype} and shape {data.shape}: "
+            "store whole numbers [positions]"
+        )
+    _check_length(data, told, "trajectory", num)
+    trajectory = data.astype(np.int64)
+    starts = np.concatenate([[0], 1 + np.flatnonzero(np.diff(trajectory))])
+    _, first = np.unique(trajectory[starts], return_index=True)
+    again = np.setdiff1d(starts, starts[first])
+    if again.size:
+        raise SemcomError(
+            f"{told}: trajectory {trajectory[again[0]]} goes on at position {again[0]} after another one: "
+            "store the positions of each together"
+        )
+    return trajectory
+
+
+def _check_order(time_s: np.ndarray, trajectory: np.ndarray, told: str) -> None:
+    late = 1 + np.flatnonzero((np.diff(time_s) <= 0) & (np.diff(trajectory) == 0))
+    if late.size:
+        at = late[0]
+        raise SemcomError(
+            f"{told}: time_s doesn't run on in trajectory {trajectory[at]}: {time_s[at]:g} s at position "
+            f"{at} after {time_s[at - 1]:g} s: store each trajectory in the order of time"
+        )
+
+
+def _check_length(data: np.ndarray, told: str, name: str, num: int) -> None:
+    if len(data) != num:
+        raise SemcomError(f"{told}: {name} has {len(data)} rows, csi has {num}: store one for each position")
+
+
+def _check_finite(data: np.ndarray, told: str, name: str) -> None:
+    finite = np.isfinite(data)
+    if not finite.all():
+        first = np.unravel_index(int(finite.argmin()), finite.shape)
+        place = [int(index) for index in first]
+        raise SemcomError(f"{told}: {name} holds NaN or infinity, first at {place}: mend or remove it")
+
+
+def _positive(value: Any, told: str, name: str) -> float | None:
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise SemcomError(f"{told}: attribute {name} is {value!r}, no number above 0: mend or remove it")
+    return number
