@@ -42,6 +42,7 @@ class CsiDataset:
     csi: complex64 [N, R, M, F]; position_m: float64 [N, 3], the third 0 where a file has two.
     time_s: float64 [N] or None; velocity_m_s: float64 [N, 3] or None; trajectory: int64 [N], 0 throughout
     where nothing tells trajectories apart. carrier_hz and bandwidth_hz: None where they aren't known.
+    num_rows: an array's antennas are num_rows rows of M / num_rows columns each, row by row.
     """
 
     csi: np.ndarray
@@ -51,6 +52,7 @@ class CsiDataset:
     velocity_m_s: np.ndarray | None = None
     carrier_hz: float | None = None
     bandwidth_hz: float | None = None
+    num_rows: int = 1
 
     def __len__(self) -> int:
         return len(self.csi)
@@ -155,7 +157,7 @@ def _attribute(owners: tuple[Any, Any], name: str) -> Any:
 
 def _checked(arrays: dict[str, np.ndarray], attributes: dict[str, Any], told: str) -> CsiDataset:
     """The data set that these arrays are, or one line about the first thing that is wrong with them."""
-    csi = _csi(arrays["csi"], told)
+    csi, num_rows = _csi(arrays["csi"], told)
     real = {
         name: _real(arrays[name], told, name, len(csi), axes)
         for name, axes in (("position_m", 2), ("time_s", 1), ("velocity_m_s", 2))
@@ -176,11 +178,12 @@ def _checked(arrays: dict[str, np.ndarray], attributes: dict[str, Any], told: st
         velocity_m_s=real.get("velocity_m_s"),
         carrier_hz=_positive(attributes["carrier_hz"], told, "carrier_hz"),
         bandwidth_hz=_positive(attributes["bandwidth_hz"], told, "bandwidth_hz"),
+        num_rows=num_rows,
     )
 
 
-def _csi(data: np.ndarray, told: str) -> np.ndarray:
-    """Checks `csi` and brings it to complex64 [N, R, M, F]."""
+def _csi(data: np.ndarray, told: str) -> tuple[np.ndarray, int]:
+    """Checks `csi` and brings it to complex64 [N, R, M, F]; tells the rows of an array as well."""
     form = "[positions, antennas, subcarriers] or [positions, arrays, rows, columns, subcarriers]"
     found = f"{told}: csi has type {data.dtype} and shape {data.shape}"
     if data.dtype.kind not in "cf" or (data.dtype.kind == "f" and data.shape[-1:] != (2,)):
@@ -194,14 +197,14 @@ def _csi(data: np.ndarray, told: str) -> np.ndarray:
         csi = data.astype(np.complex64, copy=False)
     if not np.isfinite(csi).all():
         raise SemcomError(f"{told}: csi has values too large for single precision: scale it down")
-    num_arrays = 1 if csi.ndim == 3 else csi.shape[1]
+    num_arrays, num_rows = (1, 1) if csi.ndim == 3 else csi.shape[1:3]
     csi = csi.reshape(len(csi), num_arrays, -1, csi.shape[-1])
     silent = np.flatnonzero(~csi.any(axis=(1, 2, 3)))
     if silent.size:
         raise SemcomError(
             f"{told}: csi is zero throughout at position {silent[0]}, which no path reaches: remove it"
         )
-    return csi
+    return csi, num_rows
 
 
 def _real(data: np.ndarray, told: str, name: str, num: int, axes: int) -> np.ndarray:

@@ -1,0 +1,185 @@
+"""What the models learn from and are tested on: sequences of observed CSI, with noise, split by trajectory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from channels.csi_dataset import CsiDataset
+from scenarios.charting.splits import split_by_trajectory
+from semcom.contracts import SemcomError
+from semcom.rng import Streams
+
+
+class ObservationConfig(BaseModel):
+    """How well the CSI is measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    snr_db: float | None = Field(
+        20.0, ge=-30, le=100, description="mean power of all CSI over that of the noise on it; null: no noise"
+    )
+
+
+class VelocityConfig(BaseModel):
+    """What the base station knows of a user's velocity, in training and in operation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    source: Literal["recorded", "positions", "none"] = Field(
+        "recorded", description="as in the data, as differences of the positions in the data, or unknown"
+    )
+    noise_share: float = Field(
+        0.0, ge=0, le=10, description="root mean square error of a velocity, as a share of the speed"
+    )
+
+
+class SplitConfig(BaseModel):
+    """Which data are held out: whole trajectories."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    validation_share: float = Field(0.1, gt=0, lt=1, description="positions that choices are made on")
+    test_share: float = Field(0.2, gt=0, lt=1, description="positions that results are measured on")
+    segment_steps: int | None = Field(
+        None,
+        ge=4,
+        le=100_000,
+        description="cuts recorded trajectories into pieces so long (null: as they are)",
+    )
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """U trajectories of T positions each, all evenly spaced in time.
+
+    csi: complex64 [U, T, R, M, F], as observed; position_m, float32 [U, T, 2]. velocity_m_s, float32
+    [U, T, 2]: what is known of the mean velocity from position t to t + 1 (the last row repeats the one
+    before it); zero if nothing is.
+    """
+
+    csi: torch.Tensor
+    position_m: torch.Tensor
+    velocity_m_s: torch.Tensor
+
+    @property
+    def num_trajectories(self) -> int:
+        return self.csi.shape[0]
+
+    @property
+    def num_steps(self) -> int:
+        return self.csi.shape[1]
+
+
+@dataclass(frozen=True)
+class ChartingData:
+    """The three parts of a data set, and what they have in common."""
+
+    train: Sequences
+    validation: Sequences
+    test: Sequences
+    interval_s: float
+    num_rows: int
+    knows_velocity: bool
+
+    @property
+    def csi_shape(self) -> tuple[int, int, int]:
+        """Arrays, antennas of each, subcarriers."""
+        num_arrays, num_antennas, num_subcarriers = self.train.csi.shape[2:]
+        return num_arrays, num_antennas, num_subcarriers
+
+
+def add_noise(csi: torch.Tensor, snr_db: float, generator: torch.Generator) -> torch.Tensor:
+    """Adds complex Gaussian noise to CSI [N, ...]: its variance is the mean of |h|^2 over all of it / SNR."""
+    variance = float(csi.abs().square().mean(dtype=torch.float64)) / 10 ** (snr_db / 10)
+    noise = torch.randn((*csi.shape, 2), generator=generator) * (variance / 2) ** 0.5
+    return csi + torch.view_as_complex(noise)
+
+
+def cut_trajectories(trajectory: np.ndarray, segment_steps: int | None) -> np.ndarray:
+    """Lists the positions of trajectories of one length, int64 [U, T]: what is left at their ends is dropped.
+
+    Without segment_steps all trajectories have to have the same length already. Raises SemcomError where
+    they don't, and where none is as long as a segment.
+    """
+    first = np.flatnonzero(np.diff(trajectory, prepend=trajectory[0] - 1))
+    length = np.diff(first, append=len(trajectory))
+    if segment_steps is None:
+        if len(set(length.tolist())) > 1:
+            raise SemcomError(
+                f"the trajectories have {length.min()} to {length.max()} positions: give "
+                "split.segment_steps, to cut them into pieces of one length"
+            )
+        segment_steps = int(length[0])
+    starts = [
+        start + piece * segment_steps
+        for start, steps in zip(first.tolist(), length.tolist(), strict=True)
+        for piece in range(steps // segment_steps)
+    ]
+    if not starts:
+        raise SemcomError(
+            f"split.segment_steps = {segment_steps}, and the longest trajectory has {length.max()} positions: "
+            "shorten the segments"
+        )
+    return np.array(starts, dtype=np.int64)[:, None] + np.arange(segment_steps)
+
+
+def mean_velocity(dataset: CsiDataset, rows: np.ndarray, source: str, interval_s: float) -> np.ndarray | None:
+    """Returns the mean velocity from each position of rows [U, T] to the next, [U, T, 2]; None: unknown.
+
+    Recorded velocities are those of the moment, and averaged between two of them (trapezoidal rule).
+    """
+    if source == "none" or (source == "recorded" and dataset.velocity_m_s is None):
+        return None
+    if source == "recorded":
+        assert dataset.velocity_m_s is not None
+        at = dataset.velocity_m_s[rows][..., :2]
+        between = (at[:, 1:] + at[:, :-1]) / 2
+    else:
+        between = np.diff(dataset.position_m[rows][..., :2], axis=1) / interval_s
+    return np.concatenate([between, between[:, -1:]], axis=1)
+
+
+def make_sequences(
+    dataset: CsiDataset,
+    split: SplitConfig,
+    observation: ObservationConfig,
+    velocity: VelocityConfig,
+    streams: Streams,
+) -> ChartingData:
+    """Cuts, splits and observes a data set; noise and split are named by the streams.
+
+    Raises SemcomError for data without a time axis, and for too few trajectories.
+    """
+    if dataset.time_s is None:
+        raise SemcomError("the data have no time_s: sequences can't be made of them, only charts")
+    csi = torch.from_numpy(dataset.csi)
+    if observation.snr_db is not None:
+        csi = add_noise(csi, observation.snr_db, streams.torch_generator("csi-noise"))
+    rows = cut_trajectories(dataset.trajectory, split.segment_steps)
+    if rows.shape[1] < 4:
+        raise SemcomError(f"trajectories of {rows.shape[1]} positions are too short: record 4 or more")
+    interval_s = float(np.median(np.diff(dataset.time_s[rows], axis=1)))
+    known = mean_velocity(dataset, rows, velocity.source, interval_s)
+    moved = torch.zeros(*rows.shape, 2) if known is None else torch.from_numpy(known).float()
+    if velocity.noise_share > 0:
+        noise = torch.randn(moved.shape, generator=streams.torch_generator("velocity-noise"))
+        moved = moved + velocity.noise_share * moved.norm(dim=-1, keepdim=True) * noise / 2**0.5
+    position = torch.from_numpy(dataset.position_m[..., :2]).float()
+    parts = split_by_trajectory(
+        np.arange(len(rows)),
+        streams,
+        validation_share=split.validation_share,
+        test_share=split.test_share,
+    )
+    made = {
+        name: Sequences(csi[rows[part]], position[rows[part]], moved[part])
+        for name, part in (("train", parts.train), ("validation", parts.validation), ("test", parts.test))
+    }
+    return ChartingData(
+        **made, interval_s=interval_s, num_rows=dataset.num_rows, knows_velocity=known is not None
+    )
