@@ -1,4 +1,4 @@
-"""What the models learn from and are tested on: sequences of observed CSI, with noise, split by trajectory."""
+"""What models learn from and are tested on: sequences of observed CSI, with noise, split by trajectory."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def cut_trajectories(trajectory: np.ndarray, segment_steps: int | None) -> np.nd
     ]
     if not starts:
         raise SemcomError(
-            f"split.segment_steps = {segment_steps}, and the longest trajectory has {length.max()} positions: "
+            f"split.segment_steps = {segment_steps}, the longest trajectory has {length.max()} positions: "
             "shorten the segments"
         )
     return np.array(starts, dtype=np.int64)[:, None] + np.arange(segment_steps)

@@ -22,7 +22,7 @@ from nodes.contracts import CellSpec, Receiver, Sender, Shared
 from nodes.process import one_thread
 from nodes.schedulers import AgeConfig, MaxSnrConfig, PeriodicConfig, RoundRobinConfig, SchedulerConfig
 from scenarios.contracts import Point, TrainingJob
-from scenarios.control.config import ControlConfig, codec_config, codec_name
+from scenarios.control.config import ControlConfig
 from scenarios.control.methods import (
     METHODS,
     REFERENCES,
@@ -38,6 +38,7 @@ from scenarios.control.models import MotionModel
 from scenarios.control.weighting import task_weight
 from scenarios.control.world import ControlWorld
 from semcom.codecs.catalogue import CodecConfig, make_codec
+from semcom.codecs.names import codec_config, codec_name
 from semcom.contracts import Channel, FittedCodec, Link
 from semcom.packets import model_version
 from semcom.records import load_into

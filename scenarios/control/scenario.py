@@ -15,10 +15,11 @@ from channels.links.erasure import ErasureConfig
 from nodes.simulation import simulate
 from scenarios.contracts import Point, Trained, TrainingJob
 from scenarios.control.cells import make_cell, make_shared, resolve, training_job
-from scenarios.control.config import PAPER, TINY, ControlConfig, can_carry, check, codec_config, codec_name
+from scenarios.control.config import PAPER, TINY, ControlConfig, can_carry, check
 from scenarios.control.methods import METHODS, REFERENCES
 from scenarios.control.metrics import make_records
 from scenarios.control.training import train_model
+from semcom.codecs.names import codec_config, codec_name
 from semcom.contracts import Record, SemcomError
 
 if TYPE_CHECKING:

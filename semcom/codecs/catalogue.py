@@ -12,6 +12,7 @@ from semcom.codecs.entropy_model import FactorisedQuantiser
 from semcom.codecs.finite_scalar import FiniteScalarQuantiser
 from semcom.codecs.floating import Float16Codec, Float32Codec
 from semcom.codecs.scalar import UniformQuantiser, UniformScalarCodec
+from semcom.codecs.transform import TransformQuantiser
 from semcom.codecs.vector import VectorQuantiser, product_structure, residual_structure
 
 CODECS: dict[str, str] = {
@@ -23,12 +24,13 @@ CODECS: dict[str, str] = {
     "rvq": "all dimensions together by codebooks in stages, each on what the last left over, range coded",
     "fsq": "each dimension bounded and rounded to a few levels, their number free, range coded",
     "factorised": "each dimension in learned steps, range coded under a learned entropy model",
+    "klt": "the Karhunen-Loeve transform, its coefficients rounded to one step and range coded",
     "analog": "the dimensions as I and Q of symbols without a code, for the link analog",
 }
 
 AnyCodec = Float32Codec | Float16Codec | UniformScalarCodec | EntropyCodec | AnalogCodec
 
-_WEIGHTABLE = ("entropy", "vq", "rvq", "fsq", "factorised", "analog")
+_WEIGHTABLE = ("entropy", "vq", "rvq", "fsq", "factorised", "klt", "analog")
 _UP_TO_8_BITS = ("vq", "rvq", "fsq", "factorised")
 
 
@@ -37,9 +39,9 @@ class CodecConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    kind: Literal["float32", "float16", "uniform", "entropy", "vq", "rvq", "fsq", "factorised", "analog"] = (
-        Field(default="uniform", description=f"the codec: {', '.join(CODECS)}")
-    )
+    kind: Literal[
+        "float32", "float16", "uniform", "entropy", "vq", "rvq", "fsq", "factorised", "klt", "analog"
+    ] = Field(default="uniform", description=f"the codec: {', '.join(CODECS)}")
     bits: int = Field(
         default=8,
         ge=1,
@@ -49,6 +51,9 @@ class CodecConfig(BaseModel):
     )
     levels: int | None = Field(
         default=None, ge=2, le=256, description="levels per dimension of fsq, instead of 2^bits"
+    )
+    mean_bits: float | None = Field(
+        default=None, gt=0, le=1e6, description="mean bits of a whole embedding with klt, instead of bits"
     )
     weighting: Literal["none", "task"] = Field(
         default="none", description="errors of the embedding count alike, or as much as the task suffers"
@@ -67,6 +72,8 @@ class CodecConfig(BaseModel):
             raise ValueError(f"bits = {self.bits} is too much for {self.kind}: it takes 1 to 8")
         if self.levels is not None and self.kind != "fsq":
             raise ValueError(f"levels = {self.levels} does not belong to {self.kind}: it is for fsq")
+        if self.mean_bits is not None and self.kind != "klt":
+            raise ValueError(f"mean_bits = {self.mean_bits:g} does not belong to {self.kind}: it is for klt")
         for name in ("num_symbols", "training_snr_db"):
             if getattr(self, name) is not None and self.kind != "analog":
                 raise ValueError(
@@ -100,5 +107,8 @@ def make_codec(config: CodecConfig, embedding_dim: int) -> AnyCodec:
             return EntropyCodec("fsq", 7, dim, levels, weighted=weighted)
         case "factorised":
             return EntropyCodec("factorised", 8, dim, FactorisedQuantiser(dim, bits), weighted=weighted)
+        case "klt":
+            transform = TransformQuantiser(dim, config.mean_bits or float(bits * dim))
+            return EntropyCodec("klt", 10, dim, transform, weighted=weighted)
         case "analog":
             return AnalogCodec(dim, config.num_symbols, config.training_snr_db, weighted=weighted)

@@ -289,7 +289,7 @@ def test_the_terms_of_the_loss_are_finite_and_so_are_their_gradients(kind):
     codec = make(kind, 3).train()
     terms = codec.loss(z, torch.Generator().manual_seed(1))
     assert torch.equal(torch.get_rng_state(), state)
-    names = {"entropy": [], "factorised": ["rate_bits"]}.get(kind, ["commitment"])
+    names = {"entropy": [], "klt": [], "factorised": ["rate_bits"]}.get(kind, ["commitment"])
     assert list(terms) == names
     if names:
         sum(terms.values()).backward()

@@ -8,12 +8,12 @@ from channels.links.nr import NrConfig
 from nodes.cluster import Cluster
 from scenarios.contracts import Point
 from scenarios.control.cells import make_shared, resolve
-from scenarios.control.config import codec_config, codec_name
 from scenarios.control.models import MotionModel
 from scenarios.control.scenario import SCENARIO
 from scenarios.control.weighting import task_weight
 from scenarios.settings import apply_overrides, parse_overrides
 from semcom.codecs.catalogue import CODECS, CodecConfig
+from semcom.codecs.names import codec_config, codec_name
 from semcom.contracts import SemcomError
 from semcom.rng import Streams
 
