@@ -140,3 +140,12 @@ class ParallelMlpEncoder(nn.Module):
             if number < last:
                 h = functional.gelu(h)
         return h.transpose(0, 1)
+
+    def of_sensor(self, vectors: torch.Tensor, sensor: int) -> torch.Tensor:
+        """Maps vectors [n, input_dim] of one sensor to its embeddings [n, D]."""
+        h, last = vectors, len(self.weights) - 1
+        for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            h = torch.addmm(bias[sensor], h, weight[sensor])
+            if number < last:
+                h = functional.gelu(h)
+        return h

@@ -73,8 +73,8 @@ class CsiFeatures(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.num_rows = num_rows
-        num_taps = min(config.num_taps, num_subcarriers)
+        self.num_rows, self.num_antennas = num_rows, num_antennas
+        self.num_taps = num_taps = min(config.num_taps, num_subcarriers)
         num_columns = num_antennas // num_rows
         num_lags = num_columns + (num_rows - 1) * (2 * num_columns - 1)
         size = 2 * num_taps * (num_lags if config.phase == "invariant" else num_antennas)
@@ -83,17 +83,24 @@ class CsiFeatures(nn.Module):
         self.register_buffer("mean", torch.zeros(num_arrays, size))
         self.register_buffer("projection", torch.zeros(num_arrays, size, self.output_dim))
 
-    def raw(self, csi: torch.Tensor) -> torch.Tensor:
-        """Returns the features before they are projected, float32 [N, R, size]."""
-        taps = delay_taps(csi, self.config.num_taps) / self.power.sqrt()[:, None, None]
+    def taps_of(self, csi: torch.Tensor, array: int) -> torch.Tensor:
+        """Returns the taps of one array's CSI [n, M, F], scaled to a median power of 1: [n, M, L]."""
+        return delay_taps(csi, self.num_taps) / self.power[array].sqrt()
+
+    def raw_of(self, csi: torch.Tensor, array: int) -> torch.Tensor:
+        """Returns the features of one array's CSI [n, M, F] before they are projected, float32 [n, size]."""
+        return self.raw_of_taps(self.taps_of(csi, array))
+
+    def raw_of_taps(self, taps: torch.Tensor) -> torch.Tensor:
+        """Returns the features of scaled taps, complex64 [..., M, L], not yet projected: [..., size]."""
         if self.config.phase == "calibrated":
             first = taps[..., 0, :]
             strongest = first.gather(-1, first.abs().argmax(dim=-1, keepdim=True))
             turned = taps * (strongest.conj() / strongest.abs().clamp_min(1e-20))[..., None]
-            return torch.view_as_real(turned).flatten(2)
+            return torch.view_as_real(turned).flatten(-3)
         power = taps.abs().square().sum(dim=-2)
         products = antenna_products(taps, self.num_rows) / (power + _POWER_FLOOR).sqrt()[..., None]
-        return torch.view_as_real(products).flatten(2)
+        return torch.view_as_real(products).flatten(-3)
 
     @torch.no_grad()
     def calibrate(self, csi: torch.Tensor) -> None:
@@ -101,7 +108,7 @@ class CsiFeatures(nn.Module):
         taps = delay_taps(csi, self.config.num_taps)
         median = taps.abs().square().sum(dim=-2).transpose(0, 1).flatten(1).median(dim=1).values
         self.power.copy_(median.clamp_min(1e-30))
-        raw = self.raw(csi)
+        raw = self._raw(csi)
         self.mean.copy_(raw.mean(dim=0))
         for array in range(raw.shape[1]):
             centred = (raw[:, array] - self.mean[array]).double()
@@ -116,5 +123,12 @@ class CsiFeatures(nn.Module):
 
     def forward(self, csi: torch.Tensor) -> torch.Tensor:
         """Maps CSI, complex64 [N, R, M, F], to features, float32 [N, R, output_dim]."""
-        centred = self.raw(csi) - self.mean
+        centred = self._raw(csi) - self.mean
         return torch.bmm(centred.transpose(0, 1), self.projection).transpose(0, 1)
+
+    def project(self, raw: torch.Tensor, array: int) -> torch.Tensor:
+        """Maps one array's features before projection, [n, size], to features [n, output_dim]."""
+        return (raw - self.mean[array]) @ self.projection[array]
+
+    def _raw(self, csi: torch.Tensor) -> torch.Tensor:
+        return self.raw_of_taps(delay_taps(csi, self.num_taps) / self.power.sqrt()[:, None, None])

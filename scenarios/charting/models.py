@@ -84,6 +84,11 @@ class ArrayModel(nn.Module):
         leading = csi.shape[:-3]
         return self.encoder(self.features(csi.flatten(0, -4))).unflatten(0, leading)
 
+    def embed_array(self, csi: torch.Tensor, array: int) -> torch.Tensor:
+        """Encodes CSI of one array, complex64 [n, M, F], into its embeddings [n, D]."""
+        features = self.features.project(self.features.raw_of(csi, array), array)
+        return self.encoder.of_sensor(features, array)
+
     def chart(self, z: torch.Tensor) -> torch.Tensor:
         """Returns the chart [..., 2] of embeddings [..., R, D]."""
         return self.head(z.flatten(-2))

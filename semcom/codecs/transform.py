@@ -47,7 +47,7 @@ class TransformQuantiser(nn.Module):
         self.register_buffer("points", torch.zeros(embedding_dim, self.alphabet_size, dtype=torch.float64))
 
     def fit(self, z: torch.Tensor) -> None:
-        """Sets transform, step and what symbols stand for from z [N, D] (at most 8192 rows, evenly spaced)."""
+        """Sets transform, step and what symbols stand for from z [N, D] (8192 rows at most)."""
         z = check_embeddings(z.detach(), self.embedding_dim).double().to(self.mean.device)
         if z.shape[0] == 0:
             raise SemcomError("a codec can't be fitted on no embeddings: give it at least one row")

@@ -1,0 +1,165 @@
+"""The charting scenario's configuration and its presets."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from channels.catalogue import (
+    ChannelConfig,
+    LinkConfig,
+    check_channel,
+    check_link,
+    check_packet,
+    uses_a_channel,
+)
+from channels.csi_scene import CsiSceneConfig, check_csi_scene
+from channels.grid import GridConfig, ResourceGrid
+from channels.indoor_factory import IndoorFactoryConfig
+from channels.links.analog import AnalogConfig
+from channels.links.erasure import ErasureConfig
+from scenarios.charting.data import ObservationConfig, SplitConfig, VelocityConfig
+from scenarios.charting.features import FeatureConfig
+from scenarios.charting.methods import CHARTS, FORECASTS, OVER_THE_AIR
+from scenarios.charting.models import ModelConfig
+from scenarios.charting.training import TrainingConfig, TrainingInputs
+from semcom.codecs.catalogue import CodecConfig, make_codec
+from semcom.codecs.names import codec_config
+from semcom.contracts import SemcomError
+from semcom.packets import HEADER_BITS
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+LookAhead = Annotated[float, Field(gt=0, le=600)]
+Share = Annotated[float, Field(ge=0, le=10)]
+
+
+class RayTracedData(BaseModel):
+    """Users on trajectories through a scene of Sionna RT; each seed has its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    kind: Literal["ray-traced"] = "ray-traced"
+    scene: CsiSceneConfig = CsiSceneConfig()
+
+
+class RecordedData(BaseModel):
+    """A recorded data set, the same for every seed; docs/data.md says what the file holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    kind: Literal["recorded"] = "recorded"
+    path: Path = Field(description="HDF5 file with csi and position_m")
+
+
+DataConfig = Annotated[RayTracedData | RecordedData, Field(discriminator="kind")]
+
+
+class EvaluationConfig(BaseModel):
+    """Which results are made, at which operating points."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    charts: tuple[str, ...] = Field(tuple(CHARTS), description="charts compared")
+    forecasts: tuple[str, ...] = Field(tuple(FORECASTS), description="forecasts compared")
+    look_aheads_s: tuple[LookAhead, ...] = Field(
+        (0.2, 0.6, 1.0, 2.0, 4.0), min_length=1, description="times that are looked ahead"
+    )
+    num_history: int = Field(
+        16, ge=2, le=10_000, description="positions before the first from which forecasts start"
+    )
+    sum_rate_snr_db: float = Field(10.0, ge=-50, le=80, description="SNR of the sum rate, over one antenna")
+    velocity_noise_shares: tuple[Share, ...] = Field(
+        (0.1, 0.2, 0.5), description="errors of the velocity, as a share of the speed, that w-jepa is tried with"
+    )
+    without_velocity: bool = Field(True, description="tries w-jepa without any velocity, too")
+    codecs: tuple[str, ...] = Field(
+        ("entropy-1", "entropy-2", "uniform-2", "uniform-3", "uniform-4", "uniform-6", "uniform-8"),
+        description="codecs of the embedding in the rate result",
+    )
+    csi_codecs: tuple[str, ...] = Field(
+        ("uniform-1", "uniform-2", "uniform-4")
+        + tuple(f"klt-{bits}mean" for bits in (4, 8, 16, 32, 64, 128, 256, 512, 1024)),
+        description="codecs of the CSI in the rate result: quantised, and transform coded (klt)",
+    )
+    feature_codecs: tuple[str, ...] = Field(
+        tuple(f"klt-{bits}mean" for bits in (4, 8, 16, 32, 64, 128, 256)),
+        description="codecs of phase-free features in the rate result",
+    )
+    erasures: tuple[Probability, ...] = Field(
+        (0.0, 0.1, 0.3, 0.5, 0.8), description="erasure probabilities in the loss result"
+    )
+    loss_methods: tuple[str, ...] = Field(
+        ("w-jepa", "hold-last"), description="methods that meet erasures"
+    )
+    group_size: int = Field(256, ge=1, description="devices batched together; part of the result's identity")
+
+
+class ChartingConfig(BaseModel):
+    """Everything that the charting scenario can be told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    data: DataConfig = RayTracedData()
+    observation: ObservationConfig = ObservationConfig()
+    velocity: VelocityConfig = VelocityConfig()
+    split: SplitConfig = SplitConfig()
+    features: FeatureConfig = FeatureConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    codec: CodecConfig = CodecConfig(kind="uniform", bits=4)
+    link: LinkConfig = ErasureConfig(probability=0.0)
+    channel: ChannelConfig = IndoorFactoryConfig()
+    grid: GridConfig = GridConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    def training_inputs(self) -> TrainingInputs:
+        """Returns the parts that trained weights depend on, besides the data."""
+        return TrainingInputs(self.features, self.model, self.training)
+
+
+def check(config: ChartingConfig) -> None:
+    """Raises SemcomError for what one field alone doesn't show: unknown names, radios that can't work."""
+    told = config.evaluation
+    for key, names, known in (
+        ("charts", told.charts, CHARTS),
+        ("forecasts", told.forecasts, FORECASTS),
+        ("loss_methods", told.loss_methods, OVER_THE_AIR),
+    ):
+        for name in names:
+            if name not in known:
+                raise SemcomError(f"evaluation.{key} holds {name!r}: it takes {', '.join(known)}")
+    for name in (*told.codecs, *told.csi_codecs, *told.feature_codecs):
+        codec_config(name)
+    if isinstance(config.link, AnalogConfig) != (config.codec.kind == "analog"):
+        raise SemcomError(
+            f"link.kind = {config.link.kind} and codec.kind = {config.codec.kind} don't go together: "
+            "the link analog and the codec analog need each other"
+        )
+    if config.codec.weighting != "none":
+        raise SemcomError("codec.weighting = task is not offered by charting: leave it at none")
+    if isinstance(config.data, RayTracedData):
+        check_csi_scene(config.data.scene)
+    _check_radio(config)
+
+
+def _check_radio(config: ChartingConfig) -> None:
+    """Raises SemcomError for a carrier that can't work: its grid, its channel, packets too large for it."""
+    if not uses_a_channel(config.link):
+        return
+    grid, step_s = ResourceGrid(config.grid), report_interval_s(config)
+    check_link(config.link, grid, step_s)
+    if config.codec.kind != "analog":
+        with suppress(SemcomError):
+            bits = make_codec(config.codec, config.model.embedding_dim).max_payload_bits()
+            check_packet(config.link, grid, step_s, HEADER_BITS + 8 * -(-bits // 8), "w-jepa")
+    check_channel(config.channel, grid, num_report_steps(config), step_s)
+
+
+def report_interval_s(config: ChartingConfig) -> float:
+    """Returns the time between two reports of a user: the data's sampling interval."""
+    if isinstance(config.data, RayTracedData):
+        return config.data.scene.interval_s
+    return load_dataset(config, 0)
