@@ -98,8 +98,8 @@ def test_the_time_scale_is_the_lower_edge_of_what_moving_users_show():
 
 
 def test_geodesics_follow_the_curve_and_not_the_chord():
-    # Half a circle of 101 points, each joined to its 2 nearest. From end to end it is not 2: the ends reach two
-    # points on, and the other 96 sides of the polygon are 2 sin(pi / 200) each.
+    # Half a circle of 101 points, each joined to its 2 nearest. From end to end it is not 2: the ends reach
+    # two points on, and the other 96 sides of the polygon are 2 sin(pi / 200) each.
     angle = np.linspace(0, np.pi, 101)
     points = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     geodesic = geodesic_dissimilarity(cdist(points, points), num_neighbors=2)
