@@ -7,6 +7,7 @@ are made, `look_ahead` the numbers of steps after them; a forecast uses the valu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,8 @@ import numpy.typing as npt
 from semcom.contracts import SemcomError
 
 FloatArray = npt.NDArray[np.float64]
+
+Rule = Literal["trapezoid", "left"]
 
 
 def values_ahead(values: npt.NDArray, origins: npt.ArrayLike, look_ahead: Sequence[int]) -> npt.NDArray:
@@ -69,7 +72,7 @@ def dead_reckoning(
     origins: npt.ArrayLike,
     look_ahead: Sequence[int],
     window: int | Sequence[int] = 1,
-    rule: str = "trapezoid",
+    rule: Rule = "trapezoid",
 ) -> FloatArray:
     """Integrates a known velocity from the last positions: the reference for whoever is told velocities.
 
@@ -97,7 +100,7 @@ def dead_reckoning(
     return result
 
 
-def displacement(velocity: FloatArray, step_s: float, rule: str = "trapezoid") -> FloatArray:
+def displacement(velocity: FloatArray, step_s: float, rule: Rule = "trapezoid") -> FloatArray:
     """The way travelled since the first step, the integral of velocity [U, T, 2] by the rule: [U, T, 2]."""
     if rule not in ("trapezoid", "left"):
         raise SemcomError(f"rule {rule!r} is unknown: take trapezoid or left")

@@ -23,7 +23,10 @@ class LstmConfig(BaseModel):
     hidden_dim: int = Field(128, ge=4, le=4096, description="hidden units of the LSTM and of its head")
     num_layers: int = Field(1, ge=1, le=8, description="layers of the LSTM")
     num_steps: int = Field(600, ge=1, le=1_000_000, description="training steps")
-    batch_size: int = Field(32, ge=1, le=65536, description="trajectories in a training step")
+    batch_size: int = Field(32, ge=1, le=65536, description="segments of trajectories in a training step")
+    segment_steps: int = Field(
+        64, ge=1, description="origins in a segment; trajectories are taken whole if shorter"
+    )
     peak_rate: float = Field(3e-3, gt=0, le=1, description="largest learning rate")
     dropout: float = Field(0.1, ge=0, lt=1, description="share of the LSTM's outputs dropped in training")
     validate_every: int = Field(50, ge=1, description="training steps between looks at the validation error")
@@ -131,10 +134,11 @@ def train_lstm(
     streams: Streams,
     first_origin: int = 0,
 ) -> tuple[LstmForecaster, Log]:
-    """Trains an LSTM on whole trajectories and keeps the weights that are best on validation; tells its log.
+    """Trains an LSTM on segments of trajectories, keeps the weights best on validation, and tells its log.
 
     The loss is the mean distance |x_hat(t + h) - x(t + h)| in units of the targets' deviation, over all
-    look-aheads and all origins from first_origin on, the first that will be judged. Random streams:
+    look-aheads and all origins with at least first_origin steps before them, as will be judged; validation
+    trajectories are taken whole. Random streams:
     "lstm weights", "lstm batches". Raises SemcomError for trajectories shorter than the look-ahead.
     Source: Hochreiter and Schmidhuber, Long short-term memory, Neural Computation 9, 1997.
     """
@@ -149,15 +153,20 @@ def train_lstm(
         model = LstmForecaster(train, look_ahead, config)
         best, best_weights = float("inf"), copy.deepcopy(model.state_dict())
 
-        def error(part: Sequences, rows: torch.Tensor) -> torch.Tensor:
-            way = None if part.displacement is None else part.displacement[rows]
-            forecast = model(part.inputs[rows], way)
+        def error(part: Sequences) -> torch.Tensor:
+            forecast = model(part.inputs, part.displacement)
             steps = torch.arange(forecast.shape[1])[:, None] + torch.tensor(look_ahead)
-            miss = (forecast - part.targets[rows][:, steps])[:, first_origin:] / model.target_scale.mean()
+            miss = (forecast - part.targets[:, steps])[:, first_origin:] / model.target_scale.mean()
             return torch.sqrt(miss.square().sum(-1) + 1e-12).mean()
 
+        length = min(num_steps, max(config.segment_steps, first_origin + 1) + max(look_ahead))
+
         def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-            return {"total": error(train, torch.randperm(num, generator=generator)[: config.batch_size])}
+            rows = torch.randint(num, (config.batch_size, 1), generator=generator)
+            begin = torch.randint(num_steps - length + 1, (config.batch_size, 1), generator=generator)
+            steps = begin + torch.arange(length)
+            way = None if train.displacement is None else train.displacement[rows, steps]
+            return {"total": error(Sequences(train.inputs[rows, steps], train.targets[rows, steps], way))}
 
         def keep_the_best(step: int) -> None:
             nonlocal best, best_weights
@@ -165,7 +174,7 @@ def train_lstm(
                 return
             model.eval()
             with torch.no_grad():
-                value = float(error(validation, torch.arange(len(validation.inputs))))
+                value = float(error(validation))
             model.train()
             if value < best:
                 best, best_weights = value, copy.deepcopy(model.state_dict())

@@ -161,22 +161,24 @@ def tune_wiener(
     look_ahead: Sequence[int],
     origins: npt.ArrayLike,
     structures: Sequence[Structure] = get_args(Structure),
-    orders: Sequence[int] = (1, 2, 4, 8),
-    ridges: Sequence[float] = (1e-4, 1e-2, 1e-1),
-    num_components: int = 32,
+    orders: Sequence[int] = (2, 4, 8, 16),
+    ridges: Sequence[float] = (1e-5, 1e-3, 1e-1),
+    num_components: Sequence[int] = (32, 128),
     score: Score = lost_gain,
 ) -> list[tuple[WienerPredictor, float]]:
     """Chooses for each look-ahead the predictor that is best on validation trajectories, and tells its score.
 
-    All structures, orders and ridges are fitted on `train` and judged on `validation`, both [U, T, R, M, L],
-    at `origins`. score(prediction, truth), both [U, O, R, M, L], is better when smaller: `lost_gain`, or
-    what the forecast is used for, as the position error after an encoder and a chart.
+    All structures, orders, ridges and, for `components`, their numbers are fitted on `train` and judged on
+    `validation`, both [U, T, R, M, L], at `origins`, the first of which is at least max(orders) - 1.
+    score(prediction, truth), both [U, O, R, M, L], is better when smaller: `lost_gain`, or what the forecast
+    is used for, as the position error after an encoder and a chart.
     Each predictor that is returned is for one look-ahead alone.
     """
     truth = values_ahead(validation, origins, look_ahead)
     best: list[tuple[WienerPredictor, float] | None] = [None] * len(look_ahead)
-    for structure in structures:
-        for predictor in fit_wiener(train, look_ahead, structure, orders, ridges, num_components):
+    kinds = [(each, num) for each in structures for num in (num_components if each == "components" else (0,))]
+    for structure, num in kinds:
+        for predictor in fit_wiener(train, look_ahead, structure, orders, ridges, num):
             prediction = predictor.predict(validation, origins)
             for index in range(len(look_ahead)):
                 value = score(prediction[:, :, index], truth[:, :, index])
