@@ -72,7 +72,8 @@ class EvaluationConfig(BaseModel):
     )
     sum_rate_snr_db: float = Field(10.0, ge=-50, le=80, description="SNR of the sum rate, over one antenna")
     velocity_noise_shares: tuple[Share, ...] = Field(
-        (0.1, 0.2, 0.5), description="errors of the velocity, as a share of the speed, that w-jepa is tried with"
+        (0.1, 0.2, 0.5),
+        description="errors of the velocity, as a share of the speed, that w-jepa is tried with",
     )
     without_velocity: bool = Field(True, description="tries w-jepa without any velocity, too")
     codecs: tuple[str, ...] = Field(
@@ -91,9 +92,7 @@ class EvaluationConfig(BaseModel):
     erasures: tuple[Probability, ...] = Field(
         (0.0, 0.1, 0.3, 0.5, 0.8), description="erasure probabilities in the loss result"
     )
-    loss_methods: tuple[str, ...] = Field(
-        ("w-jepa", "hold-last"), description="methods that meet erasures"
-    )
+    loss_methods: tuple[str, ...] = Field(("w-jepa", "hold-last"), description="methods that meet erasures")
     group_size: int = Field(256, ge=1, description="devices batched together; part of the result's identity")
 
 

@@ -108,7 +108,7 @@ class CsiFeatures(nn.Module):
         taps = delay_taps(csi, self.config.num_taps)
         median = taps.abs().square().sum(dim=-2).transpose(0, 1).flatten(1).median(dim=1).values
         self.power.copy_(median.clamp_min(1e-30))
-        raw = self._raw(csi)
+        raw = self.raw_of_taps(self.scaled_taps(csi))
         self.mean.copy_(raw.mean(dim=0))
         for array in range(raw.shape[1]):
             centred = (raw[:, array] - self.mean[array]).double()
@@ -123,12 +123,17 @@ class CsiFeatures(nn.Module):
 
     def forward(self, csi: torch.Tensor) -> torch.Tensor:
         """Maps CSI, complex64 [N, R, M, F], to features, float32 [N, R, output_dim]."""
-        centred = self._raw(csi) - self.mean
+        return self.of_taps(self.scaled_taps(csi))
+
+    def scaled_taps(self, csi: torch.Tensor) -> torch.Tensor:
+        """Returns the taps of CSI [..., R, M, F], scaled to a median power of 1 at each array: [..., R, M, L]."""
+        return delay_taps(csi, self.num_taps) / self.power.sqrt()[:, None, None]
+
+    def of_taps(self, taps: torch.Tensor) -> torch.Tensor:
+        """Maps scaled taps, complex64 [N, R, M, L], to features, float32 [N, R, output_dim]."""
+        centred = self.raw_of_taps(taps) - self.mean
         return torch.bmm(centred.transpose(0, 1), self.projection).transpose(0, 1)
 
     def project(self, raw: torch.Tensor, array: int) -> torch.Tensor:
         """Maps one array's features before projection, [n, size], to features [n, output_dim]."""
         return (raw - self.mean[array]) @ self.projection[array]
-
-    def _raw(self, csi: torch.Tensor) -> torch.Tensor:
-        return self.raw_of_taps(delay_taps(csi, self.num_taps) / self.power.sqrt()[:, None, None])
