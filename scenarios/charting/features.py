@@ -126,7 +126,7 @@ class CsiFeatures(nn.Module):
         return self.of_taps(self.scaled_taps(csi))
 
     def scaled_taps(self, csi: torch.Tensor) -> torch.Tensor:
-        """Returns the taps of CSI [..., R, M, F], scaled to a median power of 1 at each array: [..., R, M, L]."""
+        """Returns the taps of CSI [..., R, M, F], scaled to a median power of 1 at each array."""
         return delay_taps(csi, self.num_taps) / self.power.sqrt()[:, None, None]
 
     def of_taps(self, taps: torch.Tensor) -> torch.Tensor:

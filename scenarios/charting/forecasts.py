@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from analysis.charting import AffineMap, fit_affine
+from analysis.charting import AffineMap, fit_affine, split_halves
 from scenarios.charting.data import ChartingData, Sequences
 from scenarios.charting.forecasting import (
     constant_velocity,
@@ -30,21 +30,31 @@ _RIDGES = (1e-6, 1e-4, 1e-2)
 
 @dataclass(frozen=True)
 class Frame:
-    """What all forecasts of one seed share: the model, its data, the map from chart to space, the origins.
+    """What all forecasts of one seed share: the model, its data, the maps from chart to space, the origins.
 
     origins: steps at which forecasts start, the same for every method and look-ahead. look_ahead: in steps.
-    The map is fitted on validation trajectories, and so is what methods tune.
+    Test trajectories are halved, and each half is mapped by the fit on the other; what methods tune they
+    tune on validation trajectories, which have a map of their own.
     """
 
     model: ArrayModel
     data: ChartingData
-    to_space: AffineMap
+    in_first: np.ndarray
+    by_first: AffineMap
+    by_second: AffineMap
+    by_validation: AffineMap
     origins: np.ndarray
     look_ahead: tuple[int, ...]
 
     def positions(self, z: torch.Tensor) -> np.ndarray:
-        """Maps embeddings [..., R, D] to positions in metres, float64 [..., 2]."""
-        return self.to_space.apply(chart_points(self.model, z))
+        """Maps embeddings of the test trajectories, [U, ..., R, D], to metres, float64 [U, ..., 2]."""
+        chart = chart_points(self.model, z)
+        in_first = self.in_first.reshape(-1, *[1] * (chart.ndim - 1))
+        return np.where(in_first, self.by_second.apply(chart), self.by_first.apply(chart))
+
+    def other_positions(self, z: torch.Tensor) -> np.ndarray:
+        """Maps embeddings of validation or training trajectories likewise."""
+        return self.by_validation.apply(chart_points(self.model, z))
 
     def truth(self, part: Sequences) -> np.ndarray:
         """Returns where the users were: [U, O, H, 2]."""
@@ -57,9 +67,13 @@ def look_ahead_steps(look_aheads_s: Sequence[float], interval_s: float) -> tuple
 
 
 def make_frame(
-    model: ArrayModel, data: ChartingData, look_aheads_s: Sequence[float], num_history: int
+    model: ArrayModel,
+    data: ChartingData,
+    look_aheads_s: Sequence[float],
+    num_history: int,
+    generator: np.random.Generator,
 ) -> Frame:
-    """Fits the map and lists the origins: from num_history on, as far as the farthest look-ahead allows.
+    """Fits the maps and lists the origins: from num_history on, as far as the farthest look-ahead allows.
 
     Raises SemcomError for trajectories that are too short.
     """
@@ -70,9 +84,16 @@ def make_frame(
             f"trajectories of {data.test.num_steps} positions are too short for evaluation.num_history = "
             f"{num_history} and a look-ahead of {max(look_ahead)} positions: shorten one of them"
         )
-    chart = chart_points(model, embed(model, data.validation)).reshape(-1, 2)
-    to_space = fit_affine(chart, data.validation.position_m.reshape(-1, 2).numpy())
-    return Frame(model, data, to_space, origins, look_ahead)
+    chart = chart_points(model, embed(model, data.test))
+    in_first = split_halves(np.arange(len(chart)), generator)
+    position_m = data.test.position_m.double().numpy()
+    by_first, by_second = (
+        fit_affine(chart[half].reshape(-1, 2), position_m[half].reshape(-1, 2))
+        for half in (in_first, ~in_first)
+    )
+    known = chart_points(model, embed(model, data.validation)).reshape(-1, 2)
+    by_validation = fit_affine(known, data.validation.position_m.reshape(-1, 2).numpy())
+    return Frame(model, data, in_first, by_first, by_second, by_validation, origins, look_ahead)
 
 
 @torch.no_grad()
@@ -133,21 +154,21 @@ def _with_best_window(
     frame: Frame, forecast: Callable[[np.ndarray, Sequences, int | Sequence[int]], np.ndarray]
 ) -> np.ndarray:
     held_out, test = frame.data.validation, frame.data.test
-    known, points = (frame.positions(embed(frame.model, part)) for part in (held_out, test))
+    known = frame.other_positions(embed(frame.model, held_out))
+    points = frame.positions(embed(frame.model, test))
     windows = [window for window in WINDOWS if window <= frame.origins[0] + 1]
     best = tune_window(lambda window: forecast(known, held_out, window), frame.truth(held_out), windows)
     return forecast(points, test, best)
 
 
 def forecast_wiener(frame: Frame) -> np.ndarray:
-    """Predicts the taps linearly, encodes and charts them; structure and order by validation: [U, O, H, 2]."""
+    """Predicts the taps linearly, encodes and charts them; tuned on validation: [U, O, H, 2]."""
     model, data = frame.model, frame.data
 
-    def positions(taps: np.ndarray) -> np.ndarray:
-        flat = torch.from_numpy(taps).flatten(0, -4)
+    def encode(taps: np.ndarray) -> torch.Tensor:
         with torch.no_grad():
-            z = model.encoder(model.features.of_taps(flat))
-        return frame.positions(z).reshape(*taps.shape[:-3], 2)
+            z = model.encoder(model.features.of_taps(torch.from_numpy(taps).flatten(0, -4)))
+        return z.unflatten(0, taps.shape[:-3])
 
     train, held_out, test = (
         model.features.scaled_taps(part.csi).numpy() for part in (data.train, data.validation, data.test)
@@ -156,13 +177,13 @@ def forecast_wiener(frame: Frame) -> np.ndarray:
     for index, steps in enumerate(frame.look_ahead):
 
         def error(prediction: np.ndarray, _: np.ndarray, index: int = index) -> float:
-            return float(np.linalg.norm(positions(prediction) - truth[:, :, index], axis=-1).mean())
+            return float(np.linalg.norm(frame.other_positions(encode(prediction)) - truth[:, :, index], axis=-1).mean())
 
         orders = [order for order in (2, 4, 8, 16) if order <= frame.origins[0] + 1]
         (found,) = tune_wiener(
             train, held_out, [steps], frame.origins, orders=orders, ridges=(1e-3, 1e-1), score=error
         )
-        best.append(positions(found[0].predict(test, frame.origins))[:, :, 0])
+        best.append(frame.positions(encode(found[0].predict(test, frame.origins)))[:, :, 0])
     return np.stack(best, axis=2)
 
 
@@ -171,8 +192,10 @@ def forecast_wiener_chart(frame: Frame) -> np.ndarray:
 
     x_hat(t + h) = b + sum_(k < p) A_(h,k) x(t - k), least squares with a ridge on training trajectories.
     """
-    parts = (frame.data.train, frame.data.validation, frame.data.test)
-    train, held_out, test = (frame.positions(embed(frame.model, part)) for part in parts)
+    train, held_out = (
+        frame.other_positions(embed(frame.model, part)) for part in (frame.data.train, frame.data.validation)
+    )
+    test = frame.positions(embed(frame.model, frame.data.test))
     centre, scale = train.mean(axis=(0, 1)), train.std()
     train, held_out, test = ((points - centre) / scale for points in (train, held_out, test))
     truth = (frame.truth(frame.data.validation) - centre) / scale
