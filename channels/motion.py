@@ -125,9 +125,7 @@ def _trajectory(
     return _along(pieces, profile, ground, begin_s + np.asarray(time_s), config.height_m)
 
 
-def _add_leg(
-    config: MotionConfig, ground: OpenGround, way: _Way, number: int, streams: Streams
-) -> None:
+def _add_leg(config: MotionConfig, ground: OpenGround, way: _Way, number: int, streams: Streams) -> None:
     """Draws until there is a leg that is long enough."""
     choose = _waypoint if config.kind == "random-waypoint" else _crossing
     for attempt in range(_MAX_ATTEMPTS):
@@ -199,8 +197,10 @@ def _pieces(config: MotionConfig, ground: OpenGround, way: _Way) -> list[_Piece]
         arc = None
         if config.kind == "street" and leg + 1 < num_legs:
             arc = _arc(config, ground, way, leg, heading, length_m)
-        next_cut_m = 0.0 if arc is None else np.tan(abs(arc.curvature_per_m) * arc.length_m / 2) / abs(
-            arc.curvature_per_m
+        next_cut_m = (
+            0.0
+            if arc is None
+            else np.tan(abs(arc.curvature_per_m) * arc.length_m / 2) / abs(arc.curvature_per_m)
         )
         pieces.append(
             _Piece(
@@ -228,9 +228,7 @@ def _arc(
     while radius_m >= _MIN_RADIUS_M:
         start_m = way.corners_m[leg + 1] - radius_m * tangent * _unit(heading[leg])
         speed = min(*way.speeds_m_per_s[leg : leg + 2], np.sqrt(config.acceleration_m_per_s2 * radius_m))
-        arc = _Piece(
-            start_m, heading[leg], radius_m * abs(turn), np.sign(turn) / radius_m, speed, False, 0.0
-        )
+        arc = _Piece(start_m, heading[leg], radius_m * abs(turn), np.sign(turn) / radius_m, speed, False, 0.0)
         way_m = np.linspace(0, arc.length_m, 2 + int(arc.length_m / (ground.cell_m / 4)))
         if ground.is_walkable(_places([arc], np.zeros(len(way_m), dtype=np.int64), way_m)[0]).all():
             return arc
@@ -306,4 +304,6 @@ def _places(pieces: list[_Piece], piece: np.ndarray, way_m: np.ndarray) -> tuple
     half = curvature * way_m / 2
     # The chord of an arc: it halves the turn, and is sin(half) / half of the arc.
     chord_m = (way_m * np.sinc(half / np.pi))[:, None]
-    return start_m + chord_m * np.stack([np.cos(first + half), np.sin(first + half)], axis=-1), first + 2 * half
+    return start_m + chord_m * np.stack(
+        [np.cos(first + half), np.sin(first + half)], axis=-1
+    ), first + 2 * half
