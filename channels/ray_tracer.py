@@ -1,10 +1,11 @@
 """Sionna RT behind one small interface: scenes, rays cast through them, and the paths of a station.
 
-The only file that imports sionna.rt; Dr.Jit computes on the CPU, with LLVM.
+The only file that imports sionna.rt beside array_tracer.py; Dr.Jit computes on the CPU, with LLVM.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -34,6 +35,12 @@ class Scene:
     rt: Any
     ground: str
 
+    def bounds_m(self) -> tuple[np.ndarray, np.ndarray]:
+        """The lowest and the highest x, y and z of anything in the scene, float64 [3] each."""
+        bounds = self.rt.mi_scene.bbox()
+        low_m, high_m = (np.array(corner, dtype=np.float64).ravel() for corner in (bounds.min, bounds.max))
+        return low_m, high_m
+
     def sky_above(self, place_m: np.ndarray) -> np.ndarray:
         """Whether nothing is above places [N, 3]: bool [N]; False inside a building and below ground."""
         up = np.broadcast_to([0.0, 0.0, 1.0], np.shape(place_m))
@@ -55,8 +62,7 @@ class Scene:
         """
         import mitsuba as mi
 
-        bounds = self.rt.mi_scene.bbox()
-        low, high = np.array(bounds.min).ravel(), np.array(bounds.max).ravel()
+        low, high = self.bounds_m()
         first_m = np.maximum(low[:2], station_m[:2] - max_distance_m)
         last_m = np.minimum(high[:2], station_m[:2] + max_distance_m)
         x, y = (np.arange(first_m[axis] + cell_m / 2, last_m[axis], cell_m) for axis in (0, 1))
@@ -209,6 +215,35 @@ def load_scene(name: str, ground: str) -> Scene:
     """
     rt = _sionna_rt()
     return Scene(rt.load_scene(getattr(rt.scene, name), merge_shapes_exclude_regex=f"^{ground}$"), ground)
+
+
+@lru_cache(maxsize=2)
+def load_scene_file(path: str, ground: str) -> Scene:
+    """Loads a scene from its XML file, in the format of Mitsuba 3 with Sionna RT's materials.
+
+    Raises SemcomError where no ray can be traced (see use_llvm), and for a file that Sionna RT can't load
+    or that has no object named `ground`.
+    """
+    rt = _sionna_rt()
+    try:
+        scene = Scene(rt.load_scene(path, merge_shapes_exclude_regex=f"^{re.escape(ground)}$"), ground)
+    except Exception as error:
+        told = str(error).strip().split("\n", 1)[0]
+        raise SemcomError(f"{path} is no scene that Sionna RT can load ({told})") from error
+    if ground not in scene.rt.objects:
+        raise SemcomError(
+            f"{path} has no object named {ground}: set ground to what users stand on, "
+            f"one of {', '.join(scene.rt.objects)}"
+        )
+    return scene
+
+
+def use_threads(num_threads: int) -> None:
+    """Makes Dr.Jit compute on so many threads, instead of one on each core; no bit depends on it."""
+    _sionna_rt()
+    import drjit as dr
+
+    dr.set_thread_count(num_threads)
 
 
 def _sionna_rt() -> Any:

@@ -97,11 +97,13 @@ class Cluster:
         function: Callable[[Item], Result],
         items: Sequence[Item],
         on_result: Callable[[int, Result], None] | None = None,
+        jobs_per_worker: int | None = None,
     ) -> list[Result]:
         """Runs function(item) for every item, each on one thread, and returns the results in order.
 
         on_result(index, result) is called as each is done. At most num_workers run at once. The first
-        exception is raised as the function raised it and the other jobs are given up.
+        exception is raised as the function raised it and the other jobs are given up. A worker's process
+        ends after jobs_per_worker jobs and another takes its place: for functions that leak memory.
         """
         results: dict[int, Result] = {}
 
@@ -116,14 +118,19 @@ class Cluster:
                     result = function(item)
                 done(index, result)
         else:
-            self._map_on_workers(function, items, done)
+            self._map_on_workers(function, items, done, jobs_per_worker)
         return [results[index] for index in range(len(items))]
 
     def _map_on_workers(
-        self, function: Callable[[Item], Result], items: Sequence[Item], done: Callable[[int, Result], None]
+        self,
+        function: Callable[[Item], Result],
+        items: Sequence[Item],
+        done: Callable[[int, Result], None],
+        jobs_per_worker: int | None,
     ) -> None:
         ray = self._connected()
-        run = ray.remote(num_cpus=1)(_run_job)
+        # Ray takes 0 for no limit.
+        run = ray.remote(num_cpus=1, max_calls=jobs_per_worker or 0)(_run_job)
         waiting = deque(enumerate(items))
         index_of: dict[Any, int] = {}
         try:
