@@ -1,6 +1,6 @@
 """TFRecords: the records of a file and their fields, each checked. The one file that imports tensorflow.
 
-It is for commands of their own: a process that imports Dr.Jit after tensorflow ends (1.5.0 after 2.21).
+It is for commands of their own: a process that imports Dr.Jit 1.5.0 after tensorflow 2.21 crashes.
 """
 
 from __future__ import annotations
