@@ -26,7 +26,7 @@ from channels.csi_dataset import split_at_jumps, write_dataset
 from channels.tfrecords import float_of, parse_fields, read_records, tensor_of
 from semcom.contracts import SemcomError
 
-# All of DICHASUS was measured here; spec.json doesn't say.
+# Of dichasus-cf0x and its neighbours, by their pages; not read from spec.json.
 CARRIER_HZ = 1.272e9
 # Taps 507 to 519 of 1,024 with the one without delay in the middle, as the published charts keep them.
 TAPS = (-5, 7)
@@ -37,7 +37,9 @@ def calibrate(recorded: np.ndarray, cpo: np.ndarray, sto: np.ndarray) -> np.ndar
 
     H[k] = G[k] exp(j (cpo + 2 pi sto k / F)), k = 0 .. F - 1, with G the response as recorded but its two
     halves swapped (records begin at the carrier). cpo [antennas]: radians; sto [antennas]: samples of
-    1 / bandwidth. Source: the tutorial "Compensating for the Reference Transmitter Channel" of DICHASUS.
+    1 / bandwidth. Sources: the tutorial "Compensating for the Reference Transmitter Channel" of DICHASUS on
+    what they are; the loaders published with charts of dichasus-cf0x (among them that of Taner, Palhares
+    and Studer, IEEE TWC 2025), which agree, on signs and order.
     """
     num_subcarriers = recorded.shape[-1]
     cycles = sto[:, None] * np.arange(num_subcarriers) / num_subcarriers

@@ -2,7 +2,7 @@
 
     python tests/dichasus_files.py FOLDER
 
-A process that imports Dr.Jit after tensorflow crashes: tests read the results of this one instead.
+A process that imports Dr.Jit after tensorflow may crash: tests read the results of this one instead.
 """
 
 import contextlib
