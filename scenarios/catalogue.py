@@ -14,6 +14,10 @@ SCENARIOS: dict[str, tuple[str, str]] = {
         "scenarios.control.scenario",
         "predictive remote control: a cart-pole seen by a camera and steered over the air",
     ),
+    "charting": (
+        "scenarios.charting.scenario",
+        "channel charting and forecasting: a chart of a cell from CSI, without positions",
+    ),
     "links": (
         "scenarios.links.scenario",
         "no model: error rates and goodput of the links by SNR, closed forms beside them",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -59,6 +59,20 @@ class Scenario(Protocol):
     summary: str
     config_type: type[BaseModel]
     presets: Mapping[str, BaseModel]
+
+    def prepare(
+        self,
+        config: Any,
+        seeds: Sequence[int],
+        cluster: Cluster,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Makes the data that training and simulation will read and that are not there yet, if any.
+
+        `train` and `simulate` make what is missing by themselves, so that they depend on nothing but what
+        they are given; here the whole cluster works on it. on_progress(done, total) counts what is made.
+        """
+        ...
 
     def training_jobs(self, config: Any, seed: int, mode: str) -> list[TrainingJob]:
         """Lists the models that the configuration's methods need for one seed."""

@@ -6,7 +6,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -104,6 +104,24 @@ def pending_points(folder: RunFolder, points: Iterable[Point]) -> list[Point]:
     return [p for p in unique.values() if not folder.is_finished(p.result, p.method, p.seed, p.axes)]
 
 
+def _prepare(
+    scenario: Scenario, config: BaseModel, seeds: Sequence[int], cluster: Cluster, progress: Progress
+) -> None:
+    """Lets the scenario make its data; a stage is shown only if there is something to make."""
+    with ExitStack() as stack:
+        advance: Callable[[int], None] | None = None
+        counted = 0
+
+        def told(done: int, total: int) -> None:
+            nonlocal advance, counted
+            if advance is None:
+                advance = stack.enter_context(progress.stage("data", total))
+            advance(done - counted)
+            counted = done
+
+        scenario.prepare(config, seeds, cluster, told)
+
+
 def _train(
     scenario: Scenario, jobs: Sequence[TrainingJob], cluster: Cluster, folder: RunFolder, progress: Progress
 ) -> dict[str, Mapping[str, torch.Tensor]]:
@@ -149,6 +167,7 @@ def train_only(
 ) -> list[Path]:
     """Trains the models of a configuration for all seeds; returns their checkpoints, old and new."""
     jobs = [job for seed in seeds for job in scenario.training_jobs(config, seed, mode)]
+    _prepare(scenario, config, seeds, cluster, progress)
     _train(scenario, jobs, cluster, folder, progress)
     return [folder.checkpoint_path(job.model, job.key) for job in jobs]
 
@@ -190,6 +209,7 @@ def run_experiment(
         return
     due = [seed for seed in seeds if any(point.seed == seed for point in pending)]
     jobs = [job for seed in due for job in scenario.training_jobs(config, seed, "central")]
+    _prepare(scenario, config, due, cluster, progress)
     models = _train(scenario, jobs, cluster, folder, progress)
     with progress.stage("simulating", len(pending)) as advance:
         for batch in _batches(pending):
@@ -273,6 +293,7 @@ def run_sweep(
     for cell_config, pairs in cells:
         due = dict.fromkeys(point.seed for point, _ in pairs)
         jobs.append([job for seed in due for job in scenario.training_jobs(cell_config, seed, "central")])
+        _prepare(scenario, cell_config, list(due), cluster, progress)
     models = _train(scenario, [job for cell in jobs for job in cell], cluster, folder, progress)
     with progress.stage("cells", len(cells)) as advance:
         for start in range(0, len(cells), CELLS_PER_ROUND):

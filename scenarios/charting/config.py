@@ -23,6 +23,7 @@ from channels.links.analog import AnalogConfig
 from channels.links.erasure import ErasureConfig
 from scenarios.charting.data import ObservationConfig, SplitConfig, VelocityConfig
 from scenarios.charting.features import FeatureConfig
+from scenarios.charting.lstm import LstmConfig
 from scenarios.charting.methods import CHARTS, FORECASTS, OVER_THE_AIR
 from scenarios.charting.models import ModelConfig
 from scenarios.charting.training import TrainingConfig, TrainingInputs
@@ -30,6 +31,9 @@ from semcom.codecs.catalogue import CodecConfig, make_codec
 from semcom.codecs.names import codec_config
 from semcom.contracts import SemcomError
 from semcom.packets import HEADER_BITS
+
+# Of recorded data the interval is known only when they are read; the radio is checked for this one before.
+_REPORT_INTERVAL_S = 0.05
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 LookAhead = Annotated[float, Field(gt=0, le=600)]
@@ -82,9 +86,19 @@ class EvaluationConfig(BaseModel):
     )
     csi_codecs: tuple[str, ...] = Field(
         (
-            "uniform-1", "uniform-2", "uniform-4", "klt-4mean", "klt-8mean", "klt-16mean", "klt-32mean",
-            "klt-64mean", "klt-128mean", "klt-256mean", "klt-512mean", "klt-1024mean",
-        ),  # fmt: skip
+            "uniform-1",
+            "uniform-2",
+            "uniform-4",
+            "klt-4mean",
+            "klt-8mean",
+            "klt-16mean",
+            "klt-32mean",
+            "klt-64mean",
+            "klt-128mean",
+            "klt-256mean",
+            "klt-512mean",
+            "klt-1024mean",
+        ),
         description="codecs of the CSI in the rate result: quantised, and transform coded (klt)",
     )
     feature_codecs: tuple[str, ...] = Field(
@@ -110,11 +124,17 @@ class ChartingConfig(BaseModel):
     features: FeatureConfig = FeatureConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+    lstm: LstmConfig = LstmConfig()
     codec: CodecConfig = CodecConfig(kind="uniform", bits=4)
     link: LinkConfig = ErasureConfig(probability=0.0)
     channel: ChannelConfig = IndoorFactoryConfig()
     grid: GridConfig = GridConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @property
+    def report_interval_s(self) -> float:
+        """Time between two reports of an array on a user: the sampling interval of the data, if it is set."""
+        return self.data.scene.interval_s if isinstance(self.data, RayTracedData) else _REPORT_INTERVAL_S
 
     def training_inputs(self) -> TrainingInputs:
         """Returns the parts that trained weights depend on, besides the data."""
@@ -150,17 +170,35 @@ def _check_radio(config: ChartingConfig) -> None:
     """Raises SemcomError for a carrier that can't work: its grid, its channel, packets too large for it."""
     if not uses_a_channel(config.link):
         return
-    grid, step_s = ResourceGrid(config.grid), report_interval_s(config)
+    grid, step_s = ResourceGrid(config.grid), config.report_interval_s
     check_link(config.link, grid, step_s)
-    if config.codec.kind != "analog":
-        with suppress(SemcomError):
-            bits = make_codec(config.codec, config.model.embedding_dim).max_payload_bits()
-            check_packet(config.link, grid, step_s, HEADER_BITS + 8 * -(-bits // 8), "w-jepa")
+    with suppress(SemcomError):
+        bits = make_codec(config.codec, config.model.embedding_dim).max_payload_bits()
+        check_packet(config.link, grid, step_s, HEADER_BITS + 8 * -(-bits // 8), "w-jepa")
     check_channel(config.channel, grid, 1, step_s)
 
 
-def report_interval_s(config: ChartingConfig) -> float:
-    """Returns the time between two reports of a user: the data's sampling interval."""
-    if isinstance(config.data, RayTracedData):
-        return config.data.scene.interval_s
-    return load_sequences(config, 0).interval_s
+TINY = ChartingConfig(
+    data=RayTracedData(
+        scene=CsiSceneConfig(
+            scene="street-canyon", num_arrays=2, num_subcarriers=16, radius_m=15.0, num_trajectories=10,
+            num_steps=24, num_rays=1000, max_depth=1, diffraction=False,
+        )
+    ),
+    features=FeatureConfig(num_taps=8, num_components=16),
+    model=ModelConfig(embedding_dim=3, hidden_dim=16, head_dim=16, predictor_dim=16),
+    training=TrainingConfig(
+        num_steps=60, num_steps_baseline=60, batch_size=8, num_pairs=16, rollout_steps=4, num_starts=2,
+        num_dissimilarity_points=100,
+    ),
+    lstm=LstmConfig(hidden_dim=16, num_steps=60),
+    evaluation=EvaluationConfig(
+        look_aheads_s=(0.2, 1.0), num_history=4, velocity_noise_shares=(0.2,), codecs=("uniform-4",),
+        csi_codecs=("klt-64mean",), feature_codecs=("klt-64mean",), erasures=(0.3,),
+    ),
+)  # fmt: skip
+PAPER = ChartingConfig(
+    data=RayTracedData(scene=CsiSceneConfig(num_trajectories=400, num_rays=100_000, num_subcarriers=256)),
+    model=ModelConfig(embedding_dim=16, hidden_dim=256, head_dim=256, predictor_dim=256),
+    training=TrainingConfig(num_steps=20_000, num_steps_baseline=20_000, batch_size=64, num_pairs=512),
+)

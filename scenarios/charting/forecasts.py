@@ -177,7 +177,9 @@ def forecast_wiener(frame: Frame) -> np.ndarray:
     for index, steps in enumerate(frame.look_ahead):
 
         def error(prediction: np.ndarray, _: np.ndarray, index: int = index) -> float:
-            return float(np.linalg.norm(frame.other_positions(encode(prediction)) - truth[:, :, index], axis=-1).mean())
+            return float(
+                np.linalg.norm(frame.other_positions(encode(prediction)) - truth[:, :, index], axis=-1).mean()
+            )
 
         orders = [order for order in (2, 4, 8, 16) if order <= frame.origins[0] + 1]
         (found,) = tune_wiener(

@@ -44,7 +44,7 @@ class TrainingConfig(BaseModel):
     num_steps: int = Field(1500, ge=10, le=1_000_000, description="training steps of w-jepa")
     num_steps_baseline: int = Field(1500, ge=10, le=1_000_000, description="training steps of the others")
     batch_size: int = Field(24, ge=2, le=65_536, description="windows in a batch of w-jepa")
-    num_pairs: int = Field(128, ge=2, le=65_536, description="pairs of positions in a batch, for charts")
+    num_pairs: int = Field(256, ge=2, le=65_536, description="pairs of positions in a batch, for charts")
     learning_rate: float = Field(2e-3, gt=0, le=1, description="peak learning rate")
     feature_noise_std: float = Field(0.3, ge=0, le=10, description="noise on features in training")
     rollout_steps: int = Field(15, ge=1, le=100, description="longest rollout; it grows from 3 steps on")
@@ -55,9 +55,9 @@ class TrainingConfig(BaseModel):
     variance_weight: float = Field(1.0, ge=0, description="weight of VICReg's variance term")
     covariance_weight: float = Field(0.04, ge=0, description="weight of VICReg's covariance term")
     sigreg_weight: float = Field(0.05, ge=0, description="weight of SIGReg")
-    chart_weight: float = Field(10.0, ge=0, description="weight of the chart's term in w-jepa")
+    chart_weight: float = Field(50.0, ge=0, description="weight of the chart's term in w-jepa")
     pretraining_share: float = Field(
-        0.0, ge=0, lt=1, description="share of w-jepa's steps in which the chart fits the dissimilarity alone"
+        0.2, ge=0, lt=1, description="share of w-jepa's steps in which the chart fits the dissimilarity alone"
     )
     num_dissimilarity_points: int = Field(
         1500, ge=10, le=20_000, description="training positions between which dissimilarities are computed"
@@ -81,6 +81,12 @@ class Dissimilarities:
     geodesic: torch.Tensor
 
 
+def training_rows(train: Sequences, num_points: int) -> torch.Tensor:
+    """Numbers of positions spread evenly over the training data, int64, at most num_points of them."""
+    total = train.num_trajectories * train.num_steps
+    return torch.linspace(0, total - 1, min(num_points, total), dtype=torch.float64).round().long()
+
+
 def training_dissimilarities(
     train: Sequences, interval_s: float, num_points: int, num_taps: int
 ) -> Dissimilarities:
@@ -88,8 +94,7 @@ def training_dissimilarities(
 
     rows number the positions of all trajectories, one after the other.
     """
-    total = train.num_trajectories * train.num_steps
-    rows = torch.linspace(0, total - 1, min(num_points, total)).round().long()
+    rows = training_rows(train, num_points)
     taps = delay_taps(train.csi.flatten(0, 1)[rows], num_taps).numpy()
     trajectory, step = (rows // train.num_steps).numpy(), (rows % train.num_steps).numpy()
     adp = adp_dissimilarity(taps)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,15 @@ class ControlScenario:
     summary = "remote control of a cart-pole seen by a camera, with and without a JEPA"
     config_type = ControlConfig
     presets: Mapping[str, BaseModel] = {"tiny": TINY, "default": ControlConfig(), "paper": PAPER}
+
+    def prepare(
+        self,
+        config: ControlConfig,
+        seeds: Sequence[int],
+        cluster: Cluster,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Has nothing to prepare."""
 
     def training_jobs(self, config: ControlConfig, seed: int, mode: str) -> list[TrainingJob]:
         """Lists the models that the configured methods need. Raises SemcomError for a mode but central."""

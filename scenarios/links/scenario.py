@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +30,15 @@ class LinksScenario:
     summary = "error rates and goodput of the links by SNR, closed forms beside them; no model"
     config_type = LinksConfig
     presets: Mapping[str, BaseModel] = {"tiny": TINY, "default": LinksConfig(), "paper": PAPER}
+
+    def prepare(
+        self,
+        config: LinksConfig,
+        seeds: Sequence[int],
+        cluster: Cluster,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Has nothing to prepare."""
 
     def training_jobs(self, config: LinksConfig, seed: int, mode: str) -> list[TrainingJob]:
         """Lists nothing: no link is trained here. Raises SemcomError for a mode but central."""

@@ -1,0 +1,286 @@
+"""The charting scenario's results as figures and tables, drawn from records alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import matplotlib.axes
+import numpy as np
+import pandas as pd
+
+from analysis.figures import STYLE, add_legend, draw_lines, new_figure, save
+from analysis.statistics import mean_interval
+from analysis.tables import format_interval, pivot
+
+_ORDER = [
+    "w-jepa", "supervised", "siamese", "isomap", "sammon", "autoencoder", "pca",
+    "last-value", "hold-last", "constant-velocity", "wiener", "wiener-chart", "lstm", "lstm-velocity",
+    "dead-reckoning", "csi", "features",
+]  # fmt: skip
+SIMPLE_FORECASTS = ("last-value", "constant-velocity", "wiener")
+"""The forecasts that the paper's headline is about; `wiener` is the better of two where both are there."""
+_NEIGHBOURHOOD = ("trustworthiness", "continuity")
+_CHART_METRICS = (
+    "trustworthiness", "continuity", "kruskal_stress", "rajski_distance", "mae", "drms", "cep", "r95",
+    "fitted_mae",
+)  # fmt: skip
+_SOURCES = {
+    ("w-jepa", False): "embedding",
+    ("csi", False): "CSI, quantised",
+    ("csi", True): "CSI, transform coded",
+    ("features", True): "features, transform coded",
+}
+
+
+def _part(records: pd.DataFrame, result: str) -> pd.DataFrame:
+    part = records[records["result"] == result]
+    rank = {method: index for index, method in enumerate(_ORDER)}
+    part = part.sort_values("method", key=lambda m: m.map(rank), kind="stable")
+    unused = [axis for axis in part.columns if axis != "value" and part[axis].isna().all()]
+    return part.drop(columns=unused)
+
+
+def draw_figures(records: pd.DataFrame, folder: Path) -> list[Path]:
+    """Draws the figures of those results that the records hold; returns their paths."""
+    chart, forecast, velocity, rate, loss = (
+        _part(records, name) for name in ("chart", "forecast", "velocity", "rate", "loss")
+    )
+    paths: list[Path] = []
+    if len(chart[chart["metric"] == "chart_x"]):
+        paths += _draw_charts(chart, folder)
+    if len(forecast):
+        paths += _draw_forecasts(forecast, folder)
+        if forecast["metric"].str.startswith("sum_rate").any():
+            paths += _draw_sum_rates(forecast, folder)
+    if len(velocity):
+        paths += _draw_velocity(velocity, folder)
+    if len(rate):
+        paths += _draw_rate(rate, folder)
+    if len(loss):
+        paths += _draw_loss(loss, folder)
+    return paths
+
+
+def _draw_charts(chart: pd.DataFrame, folder: Path) -> list[Path]:
+    """Positions, and every method's chart, in the colours of the positions."""
+    methods = list(dict.fromkeys(chart.loc[chart["metric"] == "chart_x", "method"]))
+    num_columns = min(4, len(methods) + 1)
+    num_rows = -(-(len(methods) + 1) // num_columns)
+    figure, axes = new_figure("page", height_in=1.75 * num_rows, num_columns=num_columns, num_rows=num_rows)
+    with matplotlib.rc_context(STYLE):
+        for panel, method in zip(axes, ["position", *methods], strict=False):
+            of_method = chart[chart["method"] == (methods[0] if method == "position" else method)]
+            points = of_method[of_method["seed"] == of_method["seed"].min()].pivot_table(
+                index="index", columns="metric", values="value"
+            )
+            at = points[["position_x", "position_y"]].dropna()
+            low, high = at.min(), at.max()
+            share = ((at - low) / (high - low)).to_numpy()
+            color = np.column_stack([share[:, 0], 0.35 + 0.3 * share[:, 1], 1 - share[:, 1]])
+            x, y = ("position_x", "position_y") if method == "position" else ("chart_x", "chart_y")
+            panel.scatter(points.loc[at.index, x], points.loc[at.index, y], c=color, s=3, linewidths=0)
+            panel.set_title("true position (m)" if method == "position" else method, fontsize=8)
+            panel.set_aspect("equal", adjustable="datalim")
+            if method != "position":
+                panel.set_xticks([])
+                panel.set_yticks([])
+        for panel in axes[len(methods) + 1 :]:
+            panel.set_axis_off()
+    return save(figure, folder, "charts")
+
+
+def _draw_forecasts(forecast: pd.DataFrame, folder: Path) -> list[Path]:
+    has_latent = bool((forecast["metric"] == "latent_nmse").any())
+    figure, axes = new_figure("page", height_in=2.6, num_columns=1 + has_latent)
+    draw_lines(axes[0], forecast, "look_ahead_s", "position_error", order=_ORDER)
+    _label(axes[0], "Look-ahead (s)", "Position error (m)")
+    axes[0].set_ylim(bottom=0)
+    if has_latent:
+        draw_lines(axes[1], forecast, "look_ahead_s", "latent_nmse", order=_ORDER)
+        _label(axes[1], "Look-ahead (s)", "Error of the embedding / its variance")
+        axes[1].set_ylim(bottom=0)
+    add_legend(figure, axes)
+    return save(figure, folder, "error_vs_look_ahead")
+
+
+def _draw_sum_rates(forecast: pd.DataFrame, folder: Path) -> list[Path]:
+    rates = forecast[forecast["metric"].str.startswith("sum_rate_")]
+    names = {
+        "sum_rate_true": "true CSI when it is used",
+        "sum_rate_zero-look-ahead": "probe of the embedding at that time",
+        "sum_rate_w-jepa": "probe of the predicted embedding",
+        "sum_rate_last-value": "CSI of the last report",
+    }
+    rates = rates.assign(series=rates["metric"].map(names), metric="sum_rate")
+    figure, axes = new_figure("column")
+    draw_lines(axes[0], rates, "look_ahead_s", "sum_rate", by="series", order=list(names.values()))
+    _label(axes[0], "Look-ahead (s)", "Sum rate (bit/s/Hz)")
+    add_legend(figure, axes)
+    return save(figure, folder, "sum_rate_vs_look_ahead")
+
+
+def _draw_velocity(velocity: pd.DataFrame, folder: Path) -> list[Path]:
+    levels = list(dict.fromkeys(velocity["velocity"]))
+    figure, axes = new_figure("column")
+    draw_lines(axes[0], velocity, "look_ahead_s", "position_error", by="velocity", order=levels)
+    _label(axes[0], "Look-ahead (s)", "Position error of w-jepa (m)")
+    axes[0].set_ylim(bottom=0)
+    add_legend(figure, axes)
+    return save(figure, folder, "error_vs_velocity")
+
+
+def _with_source(rate: pd.DataFrame) -> pd.DataFrame:
+    transformed = rate["codec"].str.startswith("klt")
+    source = [
+        _SOURCES.get((method, coded), f"{method}, {'transform coded' if coded else 'quantised'}")
+        for method, coded in zip(rate["method"], transformed & (rate["method"] != "w-jepa"), strict=True)
+    ]
+    return rate.assign(source=source)
+
+
+def _versus_bits(rate: pd.DataFrame) -> pd.DataFrame:
+    """Gives every row the mean bits that its point spent on a report, as a column."""
+    keys = ["method", "codec"]
+    bits = rate[rate["metric"] == "payload_bits_per_report"].groupby(keys)["value"].mean()
+    return rate.join(bits.rename("bits_per_report"), on=keys).sort_values("bits_per_report", kind="stable")
+
+
+def _draw_rate(rate: pd.DataFrame, folder: Path) -> list[Path]:
+    shown = _versus_bits(_with_source(rate))
+    figure, axes = new_figure("page", height_in=2.3, num_columns=3)
+    order = [name for name in _SOURCES.values() if (shown["source"] == name).any()]
+    for panel, metric, label in zip(
+        axes,
+        (*_NEIGHBOURHOOD, "mae"),
+        ("Trustworthiness", "Continuity", "Position error (m)"),
+        strict=True,
+    ):
+        draw_lines(panel, shown, "bits_per_report", metric, by="source", order=order)
+        panel.set_xscale("log")
+        _label(panel, "Payload bits per report", label)
+    add_legend(figure, axes)
+    return save(figure, folder, "charts_vs_bits")
+
+
+def _draw_loss(loss: pd.DataFrame, folder: Path) -> list[Path]:
+    figure, axes = new_figure("page", height_in=2.2, num_columns=2)
+    for panel, metric, label in zip(
+        axes, ("trustworthiness", "mae"), ("Trustworthiness", "Position error (m)"), strict=True
+    ):
+        draw_lines(panel, loss, "erasure_probability", metric, order=_ORDER)
+        _label(panel, "Probability that a packet is lost", label)
+    add_legend(figure, axes)
+    return save(figure, folder, "charts_vs_loss")
+
+
+def _label(panel: matplotlib.axes.Axes, x: str, y: str) -> None:
+    with matplotlib.rc_context(STYLE):
+        panel.set_xlabel(x)
+        panel.set_ylabel(y)
+
+
+def make_tables(records: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Makes the tables of those results that the records hold: means and 95 % intervals over seeds."""
+    tables: list[tuple[str, pd.DataFrame]] = []
+    if len(chart := _chosen(_part(records, "chart"), _CHART_METRICS)):
+        tables.append(("Charts of test positions", pivot(chart, ["method"])))
+    forecast = _part(records, "forecast")
+    if len(errors := _chosen(forecast, ("position_error",))):
+        tables.append(("Position error (m) by look-ahead (s)", pivot(errors, ["method"], "look_ahead_s")))
+        if len(ratio := _ratios(errors)):
+            tables.append(("Position error of w-jepa, as a share of the best simple forecast's", ratio))
+    if len(rest := forecast[forecast["metric"] != "position_error"]):
+        title = "Error of the embedding over its variance, and sum rates (bit/s/Hz), by look-ahead (s)"
+        tables.append((title, _by_metric(rest)))
+    if len(velocity := _chosen(_part(records, "velocity"), (*_NEIGHBOURHOOD, "mae"))):
+        tables.append(("w-jepa by what is known of the velocity", pivot(velocity, ["velocity"])))
+    if len(velocity := _chosen(_part(records, "velocity"), ("position_error",))):
+        title = "Position error (m) of w-jepa by look-ahead (s) and what is known of the velocity"
+        tables.append((title, pivot(velocity, ["velocity"], "look_ahead_s")))
+    costs = ("payload_bits_per_report", "header_bits_per_report", *_NEIGHBOURHOOD, "mae")
+    if len(rate := _chosen(_part(records, "rate"), costs)):
+        tables.append(
+            ("Charts by bits per report", pivot(_versus_bits(_with_source(rate)), ["source", "codec"]))
+        )
+        if len(saved := _savings(rate)):
+            tables.append(("Bits per report for the trustworthiness of an embedding", saved))
+    if len(loss := _chosen(_part(records, "loss"), (*_NEIGHBOURHOOD, "mae", "packet_loss"))):
+        tables.append(("Charts by lost packets", pivot(loss, ["method", "erasure_probability"])))
+    if len(air := _part(records, "air")):
+        keys = ["method", "codec", "link", "channel"]
+        air = air[~air["metric"].isin(("fitted_drms", "fitted_cep", "fitted_r95", "position_error"))]
+        tables.append(("Charts over the configured link", pivot(air, keys)))
+    return tables
+
+
+def _chosen(part: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """The rows of some metrics, in the order of the metrics."""
+    rank = {metric: index for index, metric in enumerate(metrics)}
+    return part[part["metric"].isin(metrics)].sort_values(
+        "metric", key=lambda names: names.map(rank), kind="stable"
+    )
+
+
+def _by_metric(part: pd.DataFrame) -> pd.DataFrame:
+    """A line for each method and metric, a column for each look-ahead."""
+    named = part.assign(method=part["method"] + ", " + part["metric"], metric="value")
+    return pivot(named, ["method"], "look_ahead_s")
+
+
+def _ratios(errors: pd.DataFrame) -> pd.DataFrame:
+    """By look-ahead: w-jepa over the best of SIMPLE_FORECASTS, seed by seed, and whether intervals overlap."""
+    rows = []
+    for look_ahead_s, part in errors.groupby("look_ahead_s"):
+        of_method = {name: rows_of.set_index("seed")["value"] for name, rows_of in part.groupby("method")}
+        simple = {name: of_method[name] for name in SIMPLE_FORECASTS if name in of_method}
+        if "w-jepa" not in of_method or not simple:
+            continue
+        best = min(simple, key=lambda name: simple[name].mean())
+        ratio = (of_method["w-jepa"] / simple[best]).dropna()
+        row: dict[str, object] = {
+            "look_ahead_s": look_ahead_s,
+            "best": best,
+            "ratio": format_interval(*mean_interval(ratio.to_numpy())),
+        }
+        if len(ratio) > 1:
+            one, one_half = mean_interval(of_method["w-jepa"].to_numpy())
+            other, other_half = mean_interval(simple[best].to_numpy())
+            row["intervals"] = "apart" if one + one_half < other - other_half else "overlap"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _savings(rate: pd.DataFrame) -> pd.DataFrame:
+    """For each codec of the embedding: bits that coded CSI and features need for the same trustworthiness.
+
+    On the curve of means over seeds, linear in the logarithm of the bits; empty where the curve never gets
+    as far, or is there with its fewest bits already.
+    """
+    named = _with_source(rate)
+    means = named.groupby(["source", "codec", "metric"])["value"].mean().unstack()
+    curves = {source: part.sort_values("payload_bits_per_report") for source, part in means.groupby("source")}
+    rows = []
+    for (_, codec), point in means.loc[means.index.get_level_values("source") == "embedding"].iterrows():
+        bits, wanted = point["payload_bits_per_report"], point["trustworthiness"]
+        row: dict[str, object] = {"codec": codec, "bits": round(bits, 1), "trustworthiness": round(wanted, 4)}
+        for source, curve in curves.items():
+            if source != "embedding":
+                needed = _bits_at(
+                    curve["payload_bits_per_report"].to_numpy(), curve["trustworthiness"].to_numpy(), wanted
+                )
+                row[f"bits of {source}"] = round(needed, 1)
+                row[f"times, {source}"] = round(needed / bits, 1)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _bits_at(bits: np.ndarray, value: np.ndarray, wanted: float) -> float:
+    """The fewest bits at which a curve reaches a value; NaN where it doesn't, or begins above it."""
+    reached = np.flatnonzero(value >= wanted)
+    if not reached.size or reached[0] == 0:
+        return float("nan")
+    after, before = int(reached[0]), int(reached[0]) - 1
+    share = (wanted - value[before]) / (value[after] - value[before])
+    return float(np.exp(np.log(bits[before]) + share * (np.log(bits[after]) - np.log(bits[before]))))

@@ -1,0 +1,48 @@
+"""Where a configuration's data come from, as sequences: generated and kept, or recorded."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from channels.csi_dataset import CsiDataset, read_dataset
+from scenarios.charting.config import ChartingConfig, RayTracedData
+from scenarios.charting.data import ChartingData, make_sequences
+from scenarios.charting.generation import obtain_dataset
+from semcom.files import sha256
+from semcom.rng import Streams
+
+
+def load_dataset(config: ChartingConfig, seed: int) -> CsiDataset:
+    """Returns the data set of a seed: generated, in this process, if it is not there yet; or recorded."""
+    if isinstance(config.data, RayTracedData):
+        return _read(obtain_dataset(config.data.scene, seed), 0)
+    stat = config.data.path.stat() if config.data.path.is_file() else None
+    return _read(config.data.path, stat.st_mtime_ns if stat else 0)
+
+
+def load_sequences(config: ChartingConfig, seed: int) -> ChartingData:
+    """Returns the sequences of a seed, as observed and split."""
+    return _sequences(
+        ChartingConfig(
+            data=config.data, observation=config.observation, velocity=config.velocity, split=config.split
+        ),
+        seed,
+    )
+
+
+@lru_cache(maxsize=2)
+def _read(path: Path, version: int) -> CsiDataset:
+    return read_dataset(path)
+
+
+@lru_cache(maxsize=4)
+def _sequences(config: ChartingConfig, seed: int) -> ChartingData:
+    dataset = load_dataset(config, seed)
+    return make_sequences(dataset, config.split, config.observation, config.velocity, Streams(seed))
+
+
+@lru_cache(maxsize=4)
+def file_hash(path: Path, version: int) -> str:
+    """Returns the SHA-256 of a file; version: its time of change, so that one that changed is read again."""
+    return sha256(path)
