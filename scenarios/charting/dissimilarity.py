@@ -183,11 +183,11 @@ def _directions(taps: npt.ArrayLike) -> tuple[npt.NDArray[np.float32], npt.NDArr
 def _undirected(
     dissimilarity: FloatArray, row: npt.NDArray[np.intp], column: npt.NDArray[np.intp]
 ) -> sparse.csr_array:
-    """The graph of the listed edges, in both directions; an edge of length 0 stays one."""
+    """The graph of the listed edges, in both directions; csgraph takes a stored 0 as an edge of length 0."""
     num = len(dissimilarity)
     ends = np.unique(np.concatenate([row * num + column, column * num + row]))
     row, column = ends // num, ends % num
-    length = np.maximum(dissimilarity[row, column], np.finfo(np.float32).tiny).astype(np.float64)
+    length = dissimilarity[row, column].astype(np.float64)
     return sparse.csr_array((length, (row, column)), shape=(num, num))
 
 

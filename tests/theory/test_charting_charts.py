@@ -58,7 +58,7 @@ def test_phase_and_power_of_a_user_do_not_count_but_those_of_an_antenna_do():
     taps = random_taps(5, 2, 4, 3)
     user = random_taps(5, 1, 1, 1, seed=1)
     whole = adp_dissimilarity(taps)
-    np.testing.assert_allclose(adp_dissimilarity(1e-20 * user * taps), whole, atol=1e-5)
+    np.testing.assert_allclose(adp_dissimilarity(1e-24 * user * taps), whole, atol=1e-5)
     np.testing.assert_allclose(np.diag(whole), 0)
     np.testing.assert_array_equal(whole, whole.T)
     assert np.abs(adp_dissimilarity(taps * random_taps(5, 1, 4, 1, seed=2)) - whole).max() > 0.1
@@ -91,6 +91,10 @@ def test_the_time_scale_is_the_lower_edge_of_what_moving_users_show():
     # The last rare bin below 5 is a few bins of 0.06 away at most: half of them are rarer than the median.
     assert 4.7 < time_scale(gap * ratio, gap) < 5.03
     assert 3 * 4.7 < time_scale(3 * gap * ratio, gap) < 3 * 5.03  # the power check
+    # Where most users stand, their ratio of 0 is the most frequent: the median takes its place.
+    standing = np.where(generator.random((num, num)) < 0.4, 0, ratio)
+    median = np.median(standing[(gap > 0) & (gap < 2)])
+    assert time_scale(gap * standing, gap) == pytest.approx(median, rel=1e-5)
     with pytest.raises(SemcomError, match=r"less than 0\.05 s apart"):
         time_scale(gap * ratio, gap, max_gap_s=0.05)
     with pytest.raises(SemcomError, match="nobody moves"):

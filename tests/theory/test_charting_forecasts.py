@@ -150,12 +150,13 @@ def test_the_covariance_structure_does_not_see_phases_and_finds_a_turning_direct
     origins = np.arange(8, 45)
     truth = values_ahead(taps[8:], origins, [10])
     errors = {}
-    for structure in ("taps", "covariance"):
+    for structure in ("taps", "aligned-taps", "covariance"):
         (predictor,) = fit_wiener(taps[:8], [10], structure, [4], [1e-5])
         errors[structure] = lost_gain(predictor.predict(taps[8:], origins), truth)
     held = lost_gain(last_value(taps[8:], origins, [10]), truth)
     assert errors["covariance"] < 0.05 < 0.1 < held
     assert errors["taps"] > held
+    assert errors["aligned-taps"] < 0.1
     best = tune_wiener(taps[:8], taps[8:], [10], origins, ("taps", "covariance"), (2, 4), (1e-5,))
     assert best[0][0].structure == "covariance"
     assert best[0][1] <= errors["covariance"] + 1e-12
@@ -163,6 +164,35 @@ def test_the_covariance_structure_does_not_see_phases_and_finds_a_turning_direct
     last = last_value(taps[8:], origins, [10])
     prediction = best[0][0].predict(taps[8:], origins)
     assert np.angle(np.sum(prediction.conj() * last, axis=-2)) == pytest.approx(0, abs=1e-3)
+
+
+def test_a_covariance_that_only_fluctuates_is_best_predicted_by_its_mean():
+    # A fixed direction and noise that is new at every step: the last value tells nothing of the next.
+    noise = np.random.default_rng(0).normal(size=(2, 16, 50, 1, 4, 1))
+    taps = (1 + noise[0] + 1j * noise[1]).astype(np.complex64)
+    origins = np.arange(5, 45)
+    truth = values_ahead(taps[8:], origins, [2])
+    (predictor,) = fit_wiener(taps[:8], [2], "covariance", [1], [1e-3])
+    lost = lost_gain(predictor.predict(taps[8:], origins), truth)
+    constant = lost_gain(np.ones_like(truth), truth)
+    held = lost_gain(last_value(taps[8:], origins, [2]), truth)
+    assert constant == pytest.approx(lost, abs=0.1 * (held - constant))
+    assert held > 1.2 * constant
+
+
+def test_a_predictor_tuned_for_each_look_ahead_is_the_best_of_all():
+    train, validation = (autoregressive(6, 60, (1, 3, 2), seed) for seed in (0, 1))
+    origins, look_ahead = np.arange(5, 40), [1, 3]
+    truth = values_ahead(validation, origins, look_ahead)
+    tuned = tune_wiener(train, validation, look_ahead, origins, ("taps", "components"), (1, 2), (1e-3,), (4,))
+    for index, (predictor, value) in enumerate(tuned):
+        prediction = predictor.predict(validation, origins)
+        assert predictor.look_ahead == (look_ahead[index],)
+        assert prediction.shape[2] == 1
+        assert lost_gain(prediction[:, :, 0], truth[:, :, index]) == pytest.approx(value)
+        for structure in ("taps", "components"):
+            for other in fit_wiener(train, look_ahead, structure, (1, 2), (1e-3,), 4):
+                assert value <= lost_gain(other.predict(validation, origins)[:, :, index], truth[:, :, index])
 
 
 def test_predictions_do_not_look_ahead():
@@ -231,6 +261,19 @@ def test_the_lstm_learns_to_go_round_in_circles_as_the_last_value_can_not():
     weights = [model.lstm.weight_hh_l0.detach() for model in again]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+def test_of_all_the_weights_those_best_on_validation_are_kept():
+    # Targets that have nothing to do with the inputs can be learnt by heart alone, which helps nobody.
+    values = torch.tensor(np.random.default_rng(0).normal(size=(2, 8, 12, 2)), dtype=torch.float32)
+    train, validation = Sequences(values[0, :4], values[1, :4]), Sequences(values[0, 4:], values[1, 4:])
+    config = LstmConfig(
+        hidden_dim=32, num_steps=120, batch_size=4, peak_rate=3e-2, dropout=0, validate_every=10
+    )
+    model, log = train_lstm(train, validation, [1], config, Streams(0))
+    forecast = model.predict(train.inputs, range(11)).numpy()[:, :, 0]
+    error = np.linalg.norm(forecast - train.targets[:, 1:].numpy(), axis=-1).mean()
+    assert error > 2 * log[-1]["total"] * float(model.target_scale.mean())
 
 
 def test_told_velocities_the_lstm_goes_where_they_lead():
