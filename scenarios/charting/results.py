@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures import STYLE, add_legend, draw_lines, new_figure, save
-from analysis.statistics import mean_interval
+from analysis.statistics import intervals_overlap, mean_interval
 from analysis.tables import format_interval, pivot
 
 _ORDER = [
@@ -230,7 +230,7 @@ def _by_metric(part: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ratios(errors: pd.DataFrame) -> pd.DataFrame:
-    """By look-ahead: w-jepa over the best of SIMPLE_FORECASTS, seed by seed, and whether intervals overlap."""
+    """By look-ahead: w-jepa over the best of SIMPLE_FORECASTS, seed by seed; do their intervals overlap?"""
     rows = []
     for look_ahead_s, part in errors.groupby("look_ahead_s"):
         of_method = {name: rows_of.set_index("seed")["value"] for name, rows_of in part.groupby("method")}
@@ -242,14 +242,18 @@ def _ratios(errors: pd.DataFrame) -> pd.DataFrame:
         row: dict[str, object] = {
             "look_ahead_s": look_ahead_s,
             "best": best,
-            "ratio": format_interval(*mean_interval(ratio.to_numpy())),
+            "ratio": _interval(ratio),
         }
         if len(ratio) > 1:
-            one, one_half = mean_interval(of_method["w-jepa"].to_numpy())
-            other, other_half = mean_interval(simple[best].to_numpy())
-            row["intervals"] = "apart" if one + one_half < other - other_half else "overlap"
+            ours, theirs = mean_interval(of_method["w-jepa"]), mean_interval(simple[best])
+            row["intervals"] = "overlap" if intervals_overlap(ours, theirs) else "apart"
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _interval(values: pd.Series) -> str:
+    interval = mean_interval(values)
+    return format_interval(interval.mean, interval.half_width)
 
 
 def _savings(rate: pd.DataFrame) -> pd.DataFrame:
@@ -260,10 +264,11 @@ def _savings(rate: pd.DataFrame) -> pd.DataFrame:
     """
     named = _with_source(rate)
     means = named.groupby(["source", "codec", "metric"])["value"].mean().unstack()
-    curves = {source: part.sort_values("payload_bits_per_report") for source, part in means.groupby("source")}
+    means = means.reset_index().sort_values("payload_bits_per_report")
+    curves = {str(source): part for source, part in means.groupby("source", sort=False)}
     rows = []
-    for (_, codec), point in means.loc[means.index.get_level_values("source") == "embedding"].iterrows():
-        bits, wanted = point["payload_bits_per_report"], point["trustworthiness"]
+    for point in curves.get("embedding", means[:0]).to_dict("records"):
+        codec, bits, wanted = point["codec"], point["payload_bits_per_report"], point["trustworthiness"]
         row: dict[str, object] = {"codec": codec, "bits": round(bits, 1), "trustworthiness": round(wanted, 4)}
         for source, curve in curves.items():
             if source != "embedding":
