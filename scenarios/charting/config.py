@@ -46,7 +46,7 @@ class RayTracedData(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Literal["ray-traced"] = "ray-traced"
-    scene: CsiSceneConfig = CsiSceneConfig()
+    scene: CsiSceneConfig = CsiSceneConfig(radius_m=40.0, num_trajectories=70, num_steps=80)
 
 
 class RecordedData(BaseModel):

@@ -43,6 +43,9 @@ class Toy:
         self.simulated: list[Point] = []
         self.stop_before: int | None = None
 
+    def prepare(self, config, seeds, cluster, on_progress=None):
+        pass
+
     def training_jobs(self, config: ToyConfig, seed: int, mode: str) -> list[TrainingJob]:
         if mode != "central":
             raise SemcomError(f"scenario toy can't be trained in mode {mode}: it takes central")
