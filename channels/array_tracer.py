@@ -181,7 +181,8 @@ def sum_paths(
     offset_hz = resource_block_centres_hz(num_subcarriers, bandwidth_hz)
     fine_hz = np.arange(num_fine) * bandwidth_hz / num_subcarriers
     coarse = _turned(delay_s, carrier_hz + offset_hz[::num_fine])
-    phasor = (coarse[..., None] * _turned(delay_s, fine_hz)[..., None, :]).reshape(*delay_s.shape, -1)
+    products = coarse[..., None] * _turned(delay_s, fine_hz)[..., None, :]
+    phasor = products.reshape(*delay_s.shape, coarse.shape[-1] * num_fine)
     num_paths = delay_s.shape[-1]
     filled = -(-num_paths // _PATHS_PER_SUM) * _PATHS_PER_SUM - num_paths
     gain = np.pad(gain, [(0, 0)] * (gain.ndim - 1) + [(0, filled)])

@@ -161,6 +161,16 @@ def test_map_gives_results_in_order_and_errors_as_they_were(cluster):
         assert type(other.value) is ZeroDivisionError
 
 
+def test_workers_end_after_their_jobs(cluster):
+    def process(_number: int) -> int:
+        return os.getpid()
+
+    with Cluster(num_workers=1) as one:
+        assert len(set(one.map(process, range(4), jobs_per_worker=1))) == 4
+        # Of the three workers' processes that there may be, some then do more than one job.
+        assert len(set(one.map(process, range(4)))) < 4
+
+
 def test_one_thread_is_undone():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
