@@ -21,6 +21,7 @@ from scenarios.charting.methods import (
     OVER_THE_AIR,
     ReportReceiver,
     ReportSender,
+    Slots,
     source_dim,
     vectors_to_send,
 )
@@ -65,6 +66,13 @@ def resolve(config: ChartingConfig, point: Point) -> Setting:
     return Setting(point.method, point.seed, codec, link)
 
 
+def slots(config: ChartingConfig, num_arrays: int) -> Slots:
+    """Returns the arrays that each device of a user reports on."""
+    if config.sender == "user":
+        return (tuple(range(num_arrays)),)
+    return tuple((array,) for array in range(num_arrays))
+
+
 def make_shared(
     config: ChartingConfig,
     settings: list[Setting],
@@ -87,12 +95,12 @@ def make_shared(
             shared[setting.codec_key] = [
                 _fitted(
                     setting.codec,
-                    model.calibration[:, array]
+                    model.calibration[:, arrays].flatten(1)
                     if source == "embedding"
-                    else vectors_to_send(model, source, train[rows, array], array),
-                    source_dim(model, source),
+                    else vectors_to_send(model, source, train[rows][:, arrays], arrays),
+                    len(arrays) * source_dim(model, source),
                 )
-                for array in range(model.num_arrays)
+                for arrays in slots(config, model.num_arrays)
             ]
     return shared
 
@@ -105,10 +113,11 @@ def _fitted(config: CodecConfig, vectors: torch.Tensor, dim: int) -> AnyCodec:
 
 
 def make_cell(config: ChartingConfig, setting: Setting, data: ChartingData) -> CellSpec:
-    """Describes the cell of one setting: every array hears every test user at the same time."""
+    """Describes the cell of one setting: all test users move at the same time."""
     streams = Streams(setting.seed)
     num_users, num_steps = data.test.csi.shape[:2]
-    num_devices = num_users * data.csi_shape[0]
+    arrays = slots(config, data.csi_shape[0])
+    num_devices = num_users * len(arrays)
     radio = partial(
         _make_channel, config.channel, config.grid, num_devices, num_steps, data.interval_s, streams
     )
@@ -119,29 +128,30 @@ def make_cell(config: ChartingConfig, setting: Setting, data: ChartingData) -> C
         group_size=config.evaluation.group_size,
         streams=streams,
         scheduler=scheduler,
-        make_world=partial(_make_world, setting),
-        make_sender=partial(_make_sender, setting),
-        make_receiver=partial(_make_receiver, setting),
+        make_world=partial(_make_world, setting, arrays),
+        make_sender=partial(_make_sender, setting, arrays),
+        make_receiver=partial(_make_receiver, setting, arrays),
         make_link=partial(_make_link, setting.link, config, data.interval_s),
         make_channel=radio if shares else None,
     )
 
 
-def _make_world(setting: Setting, shared: Shared, devices: np.ndarray) -> ChartingWorld:
-    model = shared[f"model/{setting.seed}"]
-    return ChartingWorld(shared[f"test/{setting.seed}"]["csi"], devices, model.embedding_dim)
+def _make_world(setting: Setting, arrays: Slots, shared: Shared, devices: np.ndarray) -> ChartingWorld:
+    report_dim = len(arrays[0]) * shared[f"model/{setting.seed}"].embedding_dim
+    return ChartingWorld(shared[f"test/{setting.seed}"]["csi"], devices, len(arrays), report_dim)
 
 
-def _make_sender(setting: Setting, shared: Shared, devices: np.ndarray) -> Sender:
+def _make_sender(setting: Setting, arrays: Slots, shared: Shared, devices: np.ndarray) -> Sender:
     model, version = shared[f"model/{setting.seed}"], shared[f"version/{setting.seed}"]
-    return ReportSender(model, shared[setting.codec_key], version, OVER_THE_AIR[setting.method].source)
+    source = OVER_THE_AIR[setting.method].source
+    return ReportSender(model, shared[setting.codec_key], version, source, arrays)
 
 
-def _make_receiver(setting: Setting, shared: Shared) -> Receiver:
+def _make_receiver(setting: Setting, arrays: Slots, shared: Shared) -> Receiver:
     model, version = shared[f"model/{setting.seed}"], shared[f"version/{setting.seed}"]
     velocity_m_s = shared[f"test/{setting.seed}"]["velocity_m_s"]
     return ReportReceiver(
-        model, shared[setting.codec_key], version, OVER_THE_AIR[setting.method], velocity_m_s
+        model, shared[setting.codec_key], version, OVER_THE_AIR[setting.method], velocity_m_s, arrays
     )
 
 

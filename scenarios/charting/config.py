@@ -125,6 +125,10 @@ class ChartingConfig(BaseModel):
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     lstm: LstmConfig = LstmConfig()
+    sender: Literal["array", "user"] = Field(
+        "array",
+        description="who reports: each array what it hears of a user, or the user what all arrays see",
+    )
     codec: CodecConfig = CodecConfig(kind="uniform", bits=4)
     link: LinkConfig = ErasureConfig(probability=0.0)
     channel: ChannelConfig = IndoorFactoryConfig()
@@ -173,7 +177,10 @@ def _check_radio(config: ChartingConfig) -> None:
     grid, step_s = ResourceGrid(config.grid), config.report_interval_s
     check_link(config.link, grid, step_s)
     with suppress(SemcomError):
-        bits = make_codec(config.codec, config.model.embedding_dim).max_payload_bits()
+        data = config.data
+        num_arrays = data.scene.num_arrays if isinstance(data, RayTracedData) else 1
+        num_arrays = num_arrays if config.sender == "user" else 1
+        bits = make_codec(config.codec, num_arrays * config.model.embedding_dim).max_payload_bits()
         check_packet(config.link, grid, step_s, HEADER_BITS + 8 * -(-bits // 8), "w-jepa")
     check_channel(config.channel, grid, 1, step_s)
 

@@ -252,7 +252,9 @@ def air_records(heard: Heard) -> list[Record]:
     model = load_model(config, seed, heard.weights, "w-jepa")
     num_users, num_steps, num_arrays = data.test.csi.shape[:3]
     belief = torch.from_numpy(heard.outcome.world["belief"])
-    z = belief.unflatten(0, (num_users, num_arrays)).transpose(1, 2).contiguous()
+    # Devices stand user by user, and each has the embeddings of its arrays side by side.
+    by_slot = belief.unflatten(0, (num_users, -1)).transpose(1, 2)
+    z = by_slot.reshape(num_users, num_steps, num_arrays, model.embedding_dim)
     frame = _frame(config, model, data, seed)
     rows = _score_records(point, _score(point, model, z, data.test))
     rows += _error_records(point, frame, frame.positions(roll_ahead(frame, z, data.test)))

@@ -54,8 +54,12 @@ OVER_THE_AIR: dict[str, AirMethod] = {
 }
 
 
+Slots = tuple[tuple[int, ...], ...]
+"""The arrays that each device of a user reports on: ((0,), (1,), ...), or ((0, 1, ...),) for the user."""
+
+
 def source_dim(model: ArrayModel, source: Source) -> int:
-    """Numbers that one array sends in a report."""
+    """Numbers that are sent on one array in a report."""
     if source == "embedding":
         return model.embedding_dim
     if source == "features":
@@ -63,8 +67,15 @@ def source_dim(model: ArrayModel, source: Source) -> int:
     return 2 * model.features.num_antennas * model.features.num_taps
 
 
-def vectors_to_send(model: ArrayModel, source: Source, csi: torch.Tensor, array: int) -> torch.Tensor:
-    """Turns CSI of one array, complex64 [n, M, F], into what it sends, float32 [n, source_dim]."""
+def vectors_to_send(
+    model: ArrayModel, source: Source, csi: torch.Tensor, arrays: Sequence[int]
+) -> torch.Tensor:
+    """Turns CSI of A arrays, complex64 [n, A, M, F], into what is sent on them, float32 [n, A source_dim]."""
+    parts = [_vectors(model, source, csi[:, place], array) for place, array in enumerate(arrays)]
+    return torch.cat(parts, dim=1)
+
+
+def _vectors(model: ArrayModel, source: Source, csi: torch.Tensor, array: int) -> torch.Tensor:
     if source == "embedding":
         return model.embed_array(csi, array)
     if source == "features":
@@ -72,8 +83,16 @@ def vectors_to_send(model: ArrayModel, source: Source, csi: torch.Tensor, array:
     return torch.view_as_real(model.features.taps_of(csi, array)).flatten(1)
 
 
-def embeddings_received(model: ArrayModel, source: Source, vectors: torch.Tensor, array: int) -> torch.Tensor:
-    """Turns what arrived from one array, float32 [n, source_dim], into its embeddings [n, D]."""
+def embeddings_received(
+    model: ArrayModel, source: Source, vectors: torch.Tensor, arrays: Sequence[int]
+) -> torch.Tensor:
+    """Turns what arrived on A arrays, float32 [n, A source_dim], into their embeddings [n, A, D]."""
+    parts = vectors.chunk(len(arrays), dim=1)
+    found = [_embeddings(model, source, part, array) for part, array in zip(parts, arrays, strict=True)]
+    return torch.stack(found, dim=1)
+
+
+def _embeddings(model: ArrayModel, source: Source, vectors: torch.Tensor, array: int) -> torch.Tensor:
     if source == "embedding":
         return vectors
     features = model.features
@@ -85,28 +104,29 @@ def embeddings_received(model: ArrayModel, source: Source, vectors: torch.Tensor
 
 @dataclass(frozen=True)
 class View:
-    """What n devices observe: CSI of one array each, complex64 [n, M, F], and which array it is, [n]."""
+    """What n devices observe: their user's CSI at all arrays, complex64 [n, R, M, F]; their slots [n]."""
 
     csi: torch.Tensor
-    array: np.ndarray
+    slot: np.ndarray
 
 
 class ReportSender:
-    """Sends what its method makes of the observed CSI, whenever it may; each array has its own codec."""
+    """Sends what its method makes of the observed CSI, whenever it may; each slot has its own codec."""
 
     def __init__(
-        self, model: ArrayModel, codecs: Sequence[Codec], model_version: int, source: Source
+        self, model: ArrayModel, codecs: Sequence[Codec], model_version: int, source: Source, slots: Slots
     ) -> None:
-        self.model, self.codecs, self.model_version, self.source = model, codecs, model_version, source
+        self.model, self.codecs, self.model_version = model, codecs, model_version
+        self.source, self.slots = source, slots
         self.codec_id = codecs[0].codec_id
 
     def encode(self, step: int, rows: np.ndarray, observation: View) -> tuple[np.ndarray, list[bytes]]:
         """Sends the reports of all `rows`."""
         payloads: list[bytes] = [b""] * len(rows)
-        for array in np.unique(observation.array).tolist():
-            places = np.flatnonzero(observation.array == array)
-            vectors = vectors_to_send(self.model, self.source, observation.csi[places], array)
-            for place, payload in zip(places.tolist(), self.codecs[array].encode(vectors), strict=True):
+        for slot in np.unique(observation.slot).tolist():
+            places, arrays = np.flatnonzero(observation.slot == slot), self.slots[slot]
+            vectors = vectors_to_send(self.model, self.source, observation.csi[places][:, arrays], arrays)
+            for place, payload in zip(places.tolist(), self.codecs[slot].encode(vectors), strict=True):
                 payloads[place] = payload
         return rows, payloads
 
@@ -117,9 +137,9 @@ class ReportSender:
 class ReportReceiver:
     """The central node: decodes reports, and keeps or predicts the embeddings that don't arrive.
 
-    Its command to a device is what it now believes that device's embedding to be, [K, D]. Device k is array
-    k % R of user k // R. velocity_m_s [U, T, 2]: what it knows of the users' mean velocities in each step.
-    A user who was never heard of has the mean embedding of the training data.
+    Its command to a device is what it now believes that device's embeddings to be, [K, A D] of A arrays.
+    Device k is slot k % S of user k // S, S = len(slots). velocity_m_s [U, T, 2]: what it knows of the users'
+    mean velocities in each step. A user who was never heard of has the mean embedding of the training data.
     """
 
     def __init__(
@@ -129,13 +149,14 @@ class ReportReceiver:
         model_version: int,
         method: AirMethod,
         velocity_m_s: torch.Tensor,
+        slots: Slots,
     ) -> None:
         self.model, self.codecs, self.model_version = model, codecs, model_version
         self.codec_id = codecs[0].codec_id
         self.max_payload_bits = max(codec.max_payload_bits() for codec in codecs)
         self.source, self.between = method.source, method.between
-        self.velocity_m_s = velocity_m_s
-        num_users, num_arrays = len(velocity_m_s), len(codecs)
+        self.velocity_m_s, self.slots = velocity_m_s, slots
+        num_users, num_arrays = len(velocity_m_s), model.num_arrays
         # By user and array: what is believed, what arrived in this step, and whether anything did yet.
         self.z = model.calibration.mean(dim=0).repeat(num_users, 1, 1)
         self.received = torch.zeros_like(self.z)
@@ -144,27 +165,26 @@ class ReportReceiver:
 
     def update(self, step: int, rows: np.ndarray, payloads: list[bytes]) -> np.ndarray:
         """Decodes the payloads of the devices `rows` and returns their information in bits."""
-        num_arrays = len(self.codecs)
-        user, array_of = np.divmod(rows, num_arrays)
+        user, slot_of = np.divmod(rows, len(self.slots))
         bits = np.zeros(len(rows))
-        for array in np.unique(array_of).tolist():
-            places = np.flatnonzero(array_of == array)
-            codec, sent = self.codecs[array], [payloads[place] for place in places.tolist()]
-            z = embeddings_received(self.model, self.source, codec.decode(sent), array)
-            self.received[user[places], array] = z
-            self.arrived[user[places], array] = True
+        for slot in np.unique(slot_of).tolist():
+            places, arrays = np.flatnonzero(slot_of == slot), self.slots[slot]
+            codec, sent = self.codecs[slot], [payloads[place] for place in places.tolist()]
+            z = embeddings_received(self.model, self.source, codec.decode(sent), arrays)
+            self.received[user[places, None], arrays] = z
+            self.arrived[user[places, None], arrays] = True
             bits[places] = codec.payload_entropy_bits(sent).numpy()
         return bits
 
     def command(self, step: int) -> torch.Tensor:
-        """Returns what the node believes of each device's embedding, [K, D]."""
+        """Returns what the node believes of each device's embeddings, [K, A D]."""
         if self.between == "predict" and step > 0 and bool(self.known.any()):
             predicted = self.model.predict(self.z, self.velocity_m_s[:, step - 1])
             self.z = torch.where(self.known[:, None, None], predicted, self.z)
         self.z = torch.where(self.arrived[..., None], self.received, self.z)
         self.known = self.known | self.arrived.any(dim=1)
         self.arrived = torch.zeros_like(self.arrived)
-        return self.z.flatten(0, 1)
+        return self.z.reshape(len(self.z) * len(self.slots), -1)
 
     def applied(self, step: int, command: torch.Tensor) -> None:
         """Has nothing to learn: reports are not steered."""

@@ -1,4 +1,4 @@
-"""The world of the charting scenario: users on their trajectories, heard by arrays, which are the devices."""
+"""The world of the charting scenario: users on their trajectories, heard by the arrays."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ from scenarios.charting.methods import View
 
 
 class ChartingWorld:
-    """Plays back the CSI of U test trajectories; device k is array k % R, which hears user k // R.
+    """Plays back the CSI of U test trajectories; device k is slot k % num_slots of user k // num_slots.
 
     csi: complex64 [U, T, R, M, F], as observed. What the central node tells a device, its belief of the
-    device's embedding, is written down: the outcome "belief", float32 [K, T, D].
+    device's embeddings, is written down: the outcome "belief", float32 [K, T, report_dim].
     """
 
-    def __init__(self, csi: torch.Tensor, devices: np.ndarray, embedding_dim: int) -> None:
+    def __init__(self, csi: torch.Tensor, devices: np.ndarray, num_slots: int, report_dim: int) -> None:
         self.csi = csi
-        self.user, self.array = np.divmod(devices, csi.shape[2])
-        self.belief = np.zeros((len(devices), csi.shape[1], embedding_dim), dtype=np.float32)
+        self.user, self.slot = np.divmod(devices, num_slots)
+        self.belief = np.zeros((len(devices), csi.shape[1], report_dim), dtype=np.float32)
 
     def observe(self, step: int, rows: np.ndarray) -> View:
         """Returns the CSI that the devices of `rows` measure in this step."""
-        user, array = self.user[rows], self.array[rows]
-        return View(self.csi[user, step, array], array)
+        return View(self.csi[self.user[rows], step], self.slot[rows])
 
     def advance(self, step: int, command: torch.Tensor) -> None:
-        """Writes down what the central node believes, [K, D]."""
+        """Writes down what the central node believes, [K, report_dim]."""
         self.belief[:, step] = command.numpy()
 
     def outcome(self) -> dict[str, np.ndarray]:

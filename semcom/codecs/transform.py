@@ -12,7 +12,7 @@ from semcom.contracts import SemcomError
 
 _MAX_SYMBOL = 127
 _MAX_FIT_ROWS = 8192
-_NUM_HALVINGS = 40
+_NUM_HALVINGS = 24
 
 
 class TransformQuantiser(nn.Module):
