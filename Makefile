@@ -19,7 +19,7 @@ demo: .venv/.installed
 test: .venv/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-check: .venv/.installed-dev
+check: .venv/.installed-all
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -33,6 +33,11 @@ check: .venv/.installed-dev
 .venv/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -c constraints.txt -e ".[dev]"
 	touch .venv/.installed $@
+
+# TensorFlow is for the tests of DICHASUS files; without it they are skipped.
+.venv/.installed-all: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install -c constraints.txt -e ".[dev,tensorflow]"
+	touch .venv/.installed .venv/.installed-dev $@
 
 # A venv without pip (Debian without python3-venv) would look finished the next time.
 $(BIN)/python:
