@@ -1,4 +1,4 @@
-"""Users who speed up, brake and turn: the physics of their trajectories, and that these are pure functions."""
+"""Users who speed up, brake and turn: the physics of it, and that trajectories are pure functions."""
 
 import numpy as np
 import pytest
