@@ -16,14 +16,16 @@ from channels.ray_tracer import Scene
 from channels.response import resource_block_centres_hz
 
 # Slots of a hash table for each place and array. Of chains of walls and edges that share a slot the solver
-# keeps one: with some thousand candidates a place about one path in two hundred is lost.
+# keeps one: in Munich no path is lost by that with 10,000 rays from each array, one in 200 with 50,000.
 _SLOTS_PER_PLACE = 1 << 18
 _MAX_PATHS_AT_ONCE = 1 << 17
 _SOLVER_SEED = 1
 # So many paths are summed by one product of matrices: the order of a sum is the same however many there are.
 _PATHS_PER_SUM = 64
-# Many more places at once need more memory and are hardly faster.
-_NUM_AT_ONCE = 32
+# More places at once are hardly faster. Rays times bounces times places times arrays: the solver takes some
+# 50 bytes for each.
+_MAX_PLACES_AT_ONCE = 32
+_LANES_AT_ONCE = 4_800_000
 
 
 class ArrayTracer:
@@ -57,6 +59,8 @@ class ArrayTracer:
         self._array_m, self._facing_m = array_m, facing_m
         self._carrier_hz = carrier_hz
         self._shape = (2 if polarisation == "cross" else 1, num_columns, num_rows)
+        lanes = max(1, max_depth) * num_rays * len(array_m)
+        self._num_at_once = max(1, min(_MAX_PLACES_AT_ONCE, _LANES_AT_ONCE // lanes))
         self._arrays = {
             "tx_array": rt.PlanarArray(
                 num_rows=num_rows, num_cols=num_columns, pattern=pattern, polarization=polarisation
@@ -84,7 +88,7 @@ class ArrayTracer:
         two polarisations, column 2c is that of -45 degrees in the c-th column and 2c + 1 that of +45. Rows
         count from above, columns from the right as the array looks.
         """
-        size = -(-len(place_m) // -(-len(place_m) // _NUM_AT_ONCE))
+        size = -(-len(place_m) // -(-len(place_m) // self._num_at_once))
         self._set_up(size)
         parts = []
         for start in range(0, len(place_m), size):

@@ -39,7 +39,7 @@ _POSITIONS_A_BLOCK = 16
 def cache_folder() -> Path:
     """Returns the folder of generated data sets: $SEMCOM_CACHE, or semcom in the user's cache."""
     if given := os.environ.get("SEMCOM_CACHE"):
-        return Path(given)
+        return Path(given).absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "semcom"
 
 

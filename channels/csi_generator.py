@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from channels.csi_scene import CsiSceneConfig, check_csi_scene, read_positions
+from channels.csi_scene import POSITIONS_A_CHUNK, CsiSceneConfig, check_csi_scene, read_positions
 from channels.motion import make_motion
 from channels.scenes import SCENES
 from channels.trajectories import OpenGround
@@ -27,7 +28,6 @@ GENERATOR_VERSION = 1
 """Part of the data's name: to be raised with every change after which other numbers come out."""
 
 _MAX_REDRAWS = 20
-_POSITIONS_A_CHUNK = 128
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def plan_chunks(config: CsiSceneConfig, seed: int) -> list[Chunk]:
     check_csi_scene(config)
     number = config.num_trajectories
     if config.positions_path is not None:
-        number = -(-len(read_positions(config.positions_path)) // _POSITIONS_A_CHUNK)
+        number = -(-len(read_positions(config.positions_path)) // POSITIONS_A_CHUNK)
     return [Chunk(config, seed, index) for index in range(number)]
 
 
@@ -73,8 +73,8 @@ def make_chunk(chunk: Chunk) -> Part:
     """
     config = chunk.config
     site = _site(config)
-    if site.ground is None:
-        return _trace_positions(site, chunk)
+    if config.positions_path is not None:
+        return _trace_positions(site, chunk, config.positions_path)
     time_s = config.interval_s * np.arange(config.num_steps)
     for attempt in range(_MAX_REDRAWS):
         streams = Streams(chunk.seed, replicate=attempt)
@@ -91,10 +91,10 @@ def make_chunk(chunk: Chunk) -> Part:
 
 @dataclass(frozen=True)
 class _Site:
-    """A scene made ready for a configuration; ground is None where positions come from a file."""
+    """A scene made ready for a configuration: its arrays face the ground in the middle of the area."""
 
     scene: Scene
-    ground: OpenGround | None
+    ground: OpenGround
     tracer: ArrayTracer
 
 
@@ -117,16 +117,14 @@ def _site(config: CsiSceneConfig) -> _Site:
                 f"{config.scene}: move or raise it"
             )
     x, y = config.area_centre_m()
-    centre_m = np.array([x, y, 0.0])
-    ground = None
-    if config.positions_path is None:
-        ground = scene.open_ground(centre_m, config.radius_m)
-        if not ground.walkable.any():
-            raise SemcomError(
-                f"centre_m = ({x:g}, {y:g}) has no open ground of {config.scene} within radius_m = "
-                f"{config.radius_m:g}: move it or enlarge the radius"
-            )
-        centre_m[2] = np.median(ground.height_m[ground.walkable])
+    ground = scene.open_ground(np.array([x, y, 0.0]), config.radius_m)
+    if not ground.walkable.any() and config.positions_path is None:
+        raise SemcomError(
+            f"centre_m = ({x:g}, {y:g}) has no open ground of {config.scene} within radius_m = "
+            f"{config.radius_m:g}: move it or enlarge the radius"
+        )
+    level_m = np.median(ground.height_m[ground.walkable]) if ground.walkable.any() else 0.0
+    facing_m = np.array([x, y, level_m])
     told = {
         name: getattr(config, name)
         for name in (
@@ -134,14 +132,13 @@ def _site(config: CsiSceneConfig) -> _Site:
             "max_depth", "reflection", "diffraction", "refraction", "num_rays",
         )
     }  # fmt: skip
-    return _Site(scene, ground, ArrayTracer(scene, array_m, centre_m, config.carrier_hz, **told))
+    return _Site(scene, ground, ArrayTracer(scene, array_m, facing_m, config.carrier_hz, **told))
 
 
-def _trace_positions(site: _Site, chunk: Chunk) -> Part:
+def _trace_positions(site: _Site, chunk: Chunk, path: Path) -> Part:
     config = chunk.config
-    assert config.positions_path is not None
-    first = _POSITIONS_A_CHUNK * chunk.number
-    place_m = read_positions(config.positions_path)[first : first + _POSITIONS_A_CHUNK]
+    first = POSITIONS_A_CHUNK * chunk.number
+    place_m = read_positions(path)[first : first + POSITIONS_A_CHUNK]
     scene, name = site.scene, config.scene
     low_m, high_m = scene.bounds_m()
     is_within = np.all((place_m >= low_m) & (place_m <= high_m), axis=1)
@@ -163,7 +160,7 @@ def _refuse(wrong: np.ndarray, told: str, place_m: np.ndarray, chunk: Chunk) -> 
     if wrong.any():
         index = int(wrong.argmax())
         raise SemcomError(
-            f"position {_POSITIONS_A_CHUNK * chunk.number + index} of positions_path = "
+            f"position {POSITIONS_A_CHUNK * chunk.number + index} of positions_path = "
             f"{chunk.config.positions_path}, {_told(place_m[index])}, {told}: leave it out or move it"
         )
 

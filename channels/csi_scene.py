@@ -12,6 +12,12 @@ from channels.motion import MotionConfig
 from channels.scenes import SCENES, Coordinate
 from semcom.contracts import SemcomError
 
+POSITIONS_A_CHUNK = 128
+"""So many positions of a file are traced as one piece of work; of trajectories it is one."""
+
+# A worker holds the channels of a chunk, twice while it writes them.
+_MAX_CHUNK_BYTES = 1 << 29
+
 Place = tuple[Coordinate, Coordinate, Coordinate]
 
 
@@ -26,6 +32,15 @@ class Area(NamedTuple):
 AREAS = {
     "munich": Area(
         (35.0, 68.0), ((-25.0, 102.0, 25.0), (5.5, 21.5, 29.0), (76.5, 120.5, 21.0), (55.5, 4.5, 29.0))
+    ),
+    "etoile": Area(
+        (-39.5, 24.5), ((10.5, -70.5, 18.0), (44.5, -5.5, 23.5), (45.5, 37.5, 22.4), (5.5, 75.5, 20.5))
+    ),
+    "florence": Area(
+        (71.5, -66.5), ((72.5, -85.5, 15.3), (-9.5, -33.5, 21.2), (39.5, -84.5, 15.3), (120.5, -86.5, 16.6))
+    ),
+    "san-francisco": Area(
+        (31.5, 56.5), ((50.5, 19.5, 21.1), (-17.5, 78.5, 26.5), (-13.5, 30.5, 31.5), (20.5, 96.5, 25.4))
     ),
     "street-canyon": Area(
         (0.0, 0.0), ((-25.0, 0.0, 10.0), (25.0, 0.0, 10.0), (-25.0, 45.0, 10.0), (25.0, -45.0, 10.0))
@@ -88,7 +103,7 @@ def check_csi_scene(config: CsiSceneConfig) -> None:
     """Raises SemcomError for what can be told without a scene: see also make_chunk.
 
     That is a scene that is not there, arrays or a centre that nobody has placed, fewer places than
-    num_arrays, and a file of positions that cannot be read.
+    num_arrays, channels of a trajectory that take too much memory, and positions that cannot be read.
     """
     if config.scene not in SCENES and not Path(config.scene).is_file():
         raise SemcomError(
@@ -100,6 +115,15 @@ def check_csi_scene(config: CsiSceneConfig) -> None:
     if len(config.arrays_m()) < config.num_arrays:
         raise SemcomError(
             f"num_arrays = {config.num_arrays}, and array_m has {len(config.arrays_m())} places: add some"
+        )
+    num_positions = config.num_steps if config.positions_path is None else POSITIONS_A_CHUNK
+    num_antennas = config.num_rows * config.num_columns * (2 if config.polarisation == "cross" else 1)
+    size = 8 * num_positions * config.num_arrays * num_antennas * config.num_subcarriers
+    if size > _MAX_CHUNK_BYTES:
+        raise SemcomError(
+            f"num_steps = {num_positions} positions of {config.num_arrays} x {num_antennas} antennas and "
+            f"{config.num_subcarriers} subcarriers take {size / 2**20:.0f} MiB, more than a worker should "
+            f"hold at once ({_MAX_CHUNK_BYTES / 2**20:.0f} MiB): lower one of them"
         )
     if config.positions_path is not None:
         read_positions(config.positions_path)

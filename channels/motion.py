@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Self
+from typing import Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from channels.trajectories import NUM_HEADINGS, OpenGround
+from channels.ways import Piece, Profile, make_profile, places
 from semcom.contracts import SemcomError
 from semcom.rng import Streams
 
-_CELL_M = 0.1
 _MIN_LEG_M = 1.0
 _MIN_RADIUS_M = 0.5
 # Along a street one looks to both sides every so often.
@@ -60,19 +60,6 @@ class Motion:
     time_s: np.ndarray
 
 
-class _Piece(NamedTuple):
-    """A straight line or an arc: what it begins at, how long it is, 1/radius (left is positive), and how
-    fast one may be on it. A user stands still for pause_s before a piece with stops."""
-
-    start_m: np.ndarray
-    heading: float
-    length_m: float
-    curvature_per_m: float
-    speed_m_per_s: float
-    stops: bool
-    pause_s: float
-
-
 @dataclass(frozen=True)
 class _Way:
     """Corners, and for each leg between two of them its cruising speed and the pause before it."""
@@ -88,11 +75,12 @@ def make_motion(
     """Moves a user along each of the trajectories with these numbers; time_s grows from 0 on.
 
     A trajectory is a pure function of (seed, its number): a chain of legs over walkable ground.
-    random-waypoint: to a place drawn evenly from the way that is free in an evenly drawn direction, where
-    the user stops. street: on in the direction that is free the longest, within 120 degrees of the last, to
-    a place drawn in proportion to the square of how far one can go from it to a side, such as a crossing;
-    legs are joined by arcs, the largest up to max_radius_m for which there is room. On every leg the user
-    accelerates to a cruising speed drawn evenly, in time to brake for what comes: as fast as
+    random-waypoint: to a place in sight, in an evenly drawn direction and so far that places are even over
+    the sector seen, where the user stops. street: on within 120 degrees of the last direction, drawn in
+    proportion to the square of how far it is free, to a place drawn in proportion to the square of how far
+    one can go from it to a side, such as a crossing; legs are joined by arcs, the largest up to
+    max_radius_m for which there is room. On every leg the user accelerates to a cruising speed drawn
+    evenly, in time to brake for what comes: as fast as
 
         |v(s)| <= cruising speed,  |v(s)|^2 <= a r on an arc,  d|v|^2/ds in [-2 a, 2 a]
 
@@ -117,7 +105,7 @@ def _trajectory(
         for _ in range(_LEGS_AT_ONCE):
             _add_leg(config, ground, way, number, streams)
         pieces = _pieces(config, ground, way)
-        profile = _profile(pieces, config.acceleration_m_per_s2)
+        profile = make_profile(pieces, config.acceleration_m_per_s2)
         # A leg added later changes the curve at the end of this one and the braking before it, no more.
         braking_m = config.max_speed_m_per_s**2 / (2 * config.acceleration_m_per_s2)
         last_m = float(np.linalg.norm(way.corners_m[-1] - way.corners_m[-2]))
@@ -149,7 +137,7 @@ def _waypoint(
     config: MotionConfig, ground: OpenGround, corners_m: list[np.ndarray], draws: np.ndarray
 ) -> np.ndarray:
     heading = 2 * np.pi * draws[0]
-    # The root makes places even over the area in sight.
+    # The root makes places even over the sector.
     length_m = np.sqrt(draws[1]) * ground.free_length_m(corners_m[-1], np.array([heading]), config.max_leg_m)
     return np.asarray(corners_m[-1] + length_m * _unit(heading))
 
@@ -186,12 +174,12 @@ def _unit(heading: float) -> np.ndarray:
     return np.array([np.cos(heading), np.sin(heading)])
 
 
-def _pieces(config: MotionConfig, ground: OpenGround, way: _Way) -> list[_Piece]:
-    """Cuts the corners of a way to the curves that there is room for; a corner without one is a stop."""
+def _pieces(config: MotionConfig, ground: OpenGround, way: _Way) -> list[Piece]:
+    """Makes of a way's corners the curves that there is room for; a corner without one is a stop."""
     legs_m = np.diff(way.corners_m, axis=0)
     length_m = np.linalg.norm(legs_m, axis=1)
     heading = np.arctan2(legs_m[:, 1], legs_m[:, 0])
-    pieces: list[_Piece] = []
+    pieces: list[Piece] = []
     start_m, cut_m, stops, num_legs = way.corners_m[0], 0.0, True, len(legs_m)
     for leg in range(num_legs):
         arc = None
@@ -203,7 +191,7 @@ def _pieces(config: MotionConfig, ground: OpenGround, way: _Way) -> list[_Piece]
             else np.tan(abs(arc.curvature_per_m) * arc.length_m / 2) / abs(arc.curvature_per_m)
         )
         pieces.append(
-            _Piece(
+            Piece(
                 start_m, heading[leg], length_m[leg] - cut_m - next_cut_m, 0.0,
                 way.speeds_m_per_s[leg], stops, way.pauses_s[leg],
             )
@@ -218,7 +206,7 @@ def _pieces(config: MotionConfig, ground: OpenGround, way: _Way) -> list[_Piece]
 
 def _arc(
     config: MotionConfig, ground: OpenGround, way: _Way, leg: int, heading: np.ndarray, length_m: np.ndarray
-) -> _Piece | None:
+) -> Piece | None:
     turn = (heading[leg + 1] - heading[leg] + np.pi) % (2 * np.pi) - np.pi
     if abs(turn) < 1e-6 or abs(turn) > _MAX_TURN + 0.01:
         return None
@@ -228,56 +216,16 @@ def _arc(
     while radius_m >= _MIN_RADIUS_M:
         start_m = way.corners_m[leg + 1] - radius_m * tangent * _unit(heading[leg])
         speed = min(*way.speeds_m_per_s[leg : leg + 2], np.sqrt(config.acceleration_m_per_s2 * radius_m))
-        arc = _Piece(start_m, heading[leg], radius_m * abs(turn), np.sign(turn) / radius_m, speed, False, 0.0)
+        arc = Piece(start_m, heading[leg], radius_m * abs(turn), np.sign(turn) / radius_m, speed, False, 0.0)
         way_m = np.linspace(0, arc.length_m, 2 + int(arc.length_m / (ground.cell_m / 4)))
-        if ground.is_walkable(_places([arc], np.zeros(len(way_m), dtype=np.int64), way_m)[0]).all():
+        if ground.is_walkable(places([arc], np.zeros(len(way_m), dtype=np.int64), way_m)[0]).all():
             return arc
         radius_m /= 2
     return None
 
 
-@dataclass(frozen=True)
-class _Profile:
-    """Speed along a way in short cells of constant acceleration: cell c begins at way_m[c] at start_s[c],
-    after any pause, and ends at way_m[c + 1], end_s[c]; its speeds are the roots of squares[c], [c + 1]."""
-
-    way_m: np.ndarray
-    squares: np.ndarray
-    start_s: np.ndarray
-    end_s: np.ndarray
-    piece: np.ndarray
-
-    def time_at(self, way_m: float) -> float:
-        return float(np.interp(way_m, self.way_m[1:], self.end_s, left=-1.0))
-
-
-def _profile(pieces: list[_Piece], acceleration: float) -> _Profile:
-    """The fastest speed that no piece and no acceleration forbids: one pass forwards, one backwards."""
-    num_cells = [max(2, int(np.ceil(piece.length_m / _CELL_M))) for piece in pieces]
-    index = np.repeat(np.arange(len(pieces)), num_cells)
-    cell_m = np.repeat([piece.length_m / n for piece, n in zip(pieces, num_cells, strict=True)], num_cells)
-    way_m = np.concatenate([[0.0], np.cumsum(cell_m)])
-    fastest = np.array([piece.speed_m_per_s**2 for piece in pieces])[index]
-    squares = np.minimum(np.append(fastest, np.inf), np.insert(fastest, 0, np.inf))
-    first = np.cumsum([0, *num_cells[:-1]])
-    pause_s = np.zeros(len(index))
-    for start, piece in zip(first, pieces, strict=True):
-        if piece.stops:
-            squares[start], pause_s[start] = 0.0, piece.pause_s
-    squares[-1] = 0.0
-    gained = 2 * acceleration * cell_m
-    for cell in range(len(cell_m)):
-        squares[cell + 1] = min(squares[cell + 1], squares[cell] + gained[cell])
-    for cell in range(len(cell_m) - 1, -1, -1):
-        squares[cell] = min(squares[cell], squares[cell + 1] + gained[cell])
-    speed = np.sqrt(squares)
-    end_s = np.cumsum(pause_s + 2 * cell_m / (speed[:-1] + speed[1:]))
-    start_s = np.concatenate([[0.0], end_s[:-1]]) + pause_s
-    return _Profile(way_m, squares, start_s, end_s, index)
-
-
 def _along(
-    pieces: list[_Piece], profile: _Profile, ground: OpenGround, time_s: np.ndarray, height_m: float
+    pieces: list[Piece], profile: Profile, ground: OpenGround, time_s: np.ndarray, height_m: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Positions and velocities [T, 3] at the times."""
     cell = (np.searchsorted(profile.start_s, time_s, side="right") - 1).clip(0)
@@ -288,22 +236,9 @@ def _along(
     speed = np.sqrt(before) + acceleration * within_s
     piece = profile.piece[cell]
     start_m = np.concatenate([[0.0], np.cumsum([piece.length_m for piece in pieces])])
-    place_m, heading = _places(pieces, piece, gone_m - start_m[piece])
+    place_m, heading = places(pieces, piece, gone_m - start_m[piece])
     flat = speed[:, None] * np.stack([np.cos(heading), np.sin(heading)], axis=-1)
     ahead_s = 1e-4
     rise_m = ground.ground_m(place_m + ahead_s * flat) - ground.ground_m(place_m - ahead_s * flat)
     position_m = np.column_stack([place_m, ground.ground_m(place_m) + height_m])
     return position_m, np.column_stack([flat, rise_m / (2 * ahead_s)])
-
-
-def _places(pieces: list[_Piece], piece: np.ndarray, way_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Places [T, 2] and headings [T] so far into pieces, way_m [T] after the beginning of each."""
-    start_m = np.array([p.start_m for p in pieces])[piece]
-    first = np.array([p.heading for p in pieces])[piece]
-    curvature = np.array([p.curvature_per_m for p in pieces])[piece]
-    half = curvature * way_m / 2
-    # The chord of an arc: it halves the turn, and is sin(half) / half of the arc.
-    chord_m = (way_m * np.sinc(half / np.pi))[:, None]
-    return start_m + chord_m * np.stack(
-        [np.cos(first + half), np.sin(first + half)], axis=-1
-    ), first + 2 * half

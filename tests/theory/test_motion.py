@@ -1,4 +1,4 @@
-"""Users who speed up, brake and turn: the physics of their trajectories, and that these are pure functions."""
+"""Users who speed up, brake and turn: the physics of it, and that trajectories are pure functions."""
 
 import numpy as np
 import pytest
@@ -100,13 +100,21 @@ def test_a_trajectory_depends_on_seed_number_and_time_alone(kind):
     config, times_s = MotionConfig(kind=kind), np.arange(0, 20, 0.2)
     all_of_them = make_motion(config, ground(), [0, 1, 2, 3], times_s, Streams(3))
     one = make_motion(config, ground(), [2], times_s, Streams(3))
-    longer = make_motion(config, ground(), [2], np.arange(0, 90, 0.2), Streams(3))
     other = make_motion(config, ground(), [2], times_s, Streams(4))
     np.testing.assert_array_equal(one.position_m[0], all_of_them.position_m[2])
     np.testing.assert_array_equal(one.velocity_m_s[0], all_of_them.velocity_m_s[2])
-    np.testing.assert_allclose(longer.position_m[0, :100], one.position_m[0], atol=1e-9)
     assert (one.position_m != other.position_m).any(axis=-1).all()
     assert (all_of_them.position_m[0] != all_of_them.position_m[1]).any(axis=-1).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_longer_trajectory_begins_like_a_shorter_one(kind):
+    """Legs are drawn as they are needed, and braking looks ahead to them."""
+    config, whole_s = MotionConfig(kind=kind), np.arange(0, 60, 0.2)
+    longest = make_motion(config, ground(), [0, 1], whole_s, Streams(3))
+    for num_steps in range(10, 300, 10):
+        shorter = make_motion(config, ground(), [0, 1], whole_s[:num_steps], Streams(3))
+        np.testing.assert_allclose(shorter.position_m, longest.position_m[:, :num_steps], atol=1e-9)
 
 
 def test_who_cannot_go_anywhere_is_told_so():
