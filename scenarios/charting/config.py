@@ -81,28 +81,23 @@ class EvaluationConfig(BaseModel):
     )
     without_velocity: bool = Field(True, description="tries w-jepa without any velocity, too")
     codecs: tuple[str, ...] = Field(
-        ("entropy-1", "entropy-2", "uniform-2", "uniform-3", "uniform-4", "uniform-6", "uniform-8"),
+        ("entropy-1", "entropy-2", "entropy-3", "uniform-3", "uniform-4", "uniform-6", "uniform-8"),
         description="codecs of the embedding in the rate result",
     )
     csi_codecs: tuple[str, ...] = Field(
         (
-            "uniform-1",
             "uniform-2",
             "uniform-4",
-            "klt-4mean",
             "klt-8mean",
-            "klt-16mean",
             "klt-32mean",
-            "klt-64mean",
             "klt-128mean",
             "klt-256mean",
             "klt-512mean",
-            "klt-1024mean",
         ),
         description="codecs of the CSI in the rate result: quantised, and transform coded (klt)",
     )
     feature_codecs: tuple[str, ...] = Field(
-        ("klt-4mean", "klt-8mean", "klt-16mean", "klt-32mean", "klt-64mean", "klt-128mean", "klt-256mean"),
+        ("klt-8mean", "klt-32mean", "klt-128mean", "klt-256mean"),
         description="codecs of phase-free features in the rate result",
     )
     erasures: tuple[Probability, ...] = Field(

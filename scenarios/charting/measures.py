@@ -31,6 +31,7 @@ from scenarios.charting.forecasts import (
     Frame,
     chart_points,
     embed,
+    forecast_jepa,
     forecast_lstm,
     make_frame,
     roll_ahead,
@@ -79,9 +80,8 @@ def answer(question: Question) -> list[Record]:
     frame = _frame(config, model, data, point.seed)
     if point.result == "velocity":
         z = embed(model, data.test)
-        return _score_records(point, _score(point, model, z, data.test)) + _error_records(
-            point, frame, frame.positions(roll_ahead(frame, z, data.test))
-        )
+        rows = _score_records(point, _score(point, model, z, data.test))
+        return rows + _error_records(point, frame, forecast_jepa(frame, z))
     if "lstm" in question.weights:
         told = point.method == "lstm-velocity"
         positions = forecast_lstm(frame, config.lstm, dict(question.weights["lstm"]), told_velocity=told)
@@ -257,7 +257,7 @@ def air_records(heard: Heard) -> list[Record]:
     z = by_slot.reshape(num_users, num_steps, num_arrays, model.embedding_dim)
     frame = _frame(config, model, data, seed)
     rows = _score_records(point, _score(point, model, z, data.test))
-    rows += _error_records(point, frame, frame.positions(roll_ahead(frame, z, data.test)))
+    rows += _error_records(point, frame, forecast_jepa(frame, z))
     return rows + _cost_records(heard, num_users * num_steps)
 
 

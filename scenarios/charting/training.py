@@ -47,7 +47,7 @@ class TrainingConfig(BaseModel):
     num_pairs: int = Field(256, ge=2, le=65_536, description="pairs of positions in a batch, for charts")
     learning_rate: float = Field(2e-3, gt=0, le=1, description="peak learning rate")
     feature_noise_std: float = Field(0.3, ge=0, le=10, description="noise on features in training")
-    rollout_steps: int = Field(15, ge=1, le=100, description="longest rollout; it grows from 3 steps on")
+    rollout_steps: int = Field(10, ge=1, le=100, description="longest rollout; it grows from 3 steps on")
     num_starts: int = Field(4, ge=1, le=100, description="starting points of rollouts in a window")
     distance: Literal["cosine", "l2", "smooth_l1", "l1"] = Field("l2", description="distance of prediction")
     ema_momentum: float = Field(0.99, ge=0, le=1, description="momentum of the EMA target at the start")

@@ -60,16 +60,16 @@ class ErrorMetric(nn.Module):
 
     def apply_to(self, z: torch.Tensor) -> torch.Tensor:
         """Maps z [N, D] to y [N, D]; float32."""
-        return rows_times(z, self.forward_matrix) if self.weighted else z
+        return _rows_times(z, self.forward_matrix) if self.weighted else z
 
     def invert(self, y: torch.Tensor) -> torch.Tensor:
         """Maps y [N, D] back to z [N, D]; float32."""
-        return rows_times(y, self.inverse_matrix) if self.weighted else y
+        return _rows_times(y, self.inverse_matrix) if self.weighted else y
 
 
-def rows_times(rows: torch.Tensor, matrix: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def _rows_times(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     """Multiplies rows [N, I] by a matrix [I, O] without BLAS, whose order of summation depends on N."""
     total = torch.zeros(len(rows), matrix.shape[1], dtype=torch.float64, device=rows.device)
     for column, line in zip(rows.double().unbind(dim=1), matrix, strict=True):
         total = total + column[:, None] * line
-    return total.to(dtype)
+    return total.float()

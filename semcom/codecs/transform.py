@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from semcom.codecs.checks import check_embeddings
-from semcom.codecs.metric import rows_times
 from semcom.codecs.range_coding import count_symbols
 from semcom.contracts import SemcomError
 
@@ -104,13 +103,13 @@ class TransformQuantiser(nn.Module):
         """Returns the symbols of z [N, D], int64 in 0 .. 2 bound."""
         self.check_fitted()
         z = check_embeddings(z, self.embedding_dim).double()
-        return self._bounded(rows_times(z - self.mean, self.basis, torch.float64))
+        return self._bounded(_each_times(z - self.mean, self.basis))
 
     def dequantise(self, symbols: torch.Tensor) -> torch.Tensor:
         """Returns the embeddings that symbols [N, D] stand for, float32."""
         self.check_fitted()
         coefficients = self.points[torch.arange(self.embedding_dim, device=symbols.device), symbols]
-        return (rows_times(coefficients, self.basis.T, torch.float64) + self.mean).float()
+        return (_each_times(coefficients, self.basis.T) + self.mean).float()
 
     def frequencies(self, z: torch.Tensor) -> torch.Tensor:
         """Counts the symbols of z [N, D], plus one each: int64 [D, A]."""
@@ -120,6 +119,11 @@ class TransformQuantiser(nn.Module):
     def loss(self, z: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Adds nothing: the transform is fitted, not trained."""
         return {}
+
+
+def _each_times(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """Multiplies rows [N, I] by a matrix [I, O] one by one: a row's result must not depend on its batch."""
+    return torch.stack([row @ matrix for row in rows]) if len(rows) else rows.new_zeros(0, matrix.shape[1])
 
 
 def _cost_bits(coefficients: torch.Tensor, step: float) -> float:
