@@ -1,4 +1,4 @@
-"""Single snapshots of a uniform linear array: noisy observations, views of some antennas, what a view tells."""
+"""Single snapshots of a uniform linear array: noisy observations, views of some antennas, what they tell."""
 
 from __future__ import annotations
 
@@ -16,15 +16,11 @@ NUM_ANGLES = 512
 """Points of a spatial spectrum over a phase step of -pi to pi; a peak is interpolated between them."""
 
 POWER_FLOOR = 0.3
-"""Share of the noise's deviation below which a power, less the noise's own, is not told from zero."""
+"""Share of the noise's power that is added to a user's own before the logarithm."""
 
-PROFILE_FLOOR = 1e-3
-"""Share of the power below which what a beam beside the strongest direction holds is not told from zero."""
+FEATURE_DIM = 5
 
-NUM_SIDE_BEAMS = 6
-"""Orthogonal beams on each side of the strongest direction that a view's profile holds."""
-
-FEATURE_DIM = 4 + 2 * NUM_SIDE_BEAMS
+_TINY = 1e-9
 
 
 class SnapshotConfig(BaseModel):
@@ -58,10 +54,6 @@ class Snapshots:
         """Returns the sample second moments R = 1/S sum_s y_s y_s^H, complex64 [N, M, M]."""
         return torch.einsum("nsm,nsk->nmk", self.samples, self.samples.conj()) / self.samples.shape[1]
 
-    def noise_deviation(self) -> float:
-        """Returns the standard deviation of the noise's own part of a sample moment of one antenna."""
-        return self.noise_power / math.sqrt(self.samples.shape[1])
-
 
 def observe(csi: torch.Tensor, config: SnapshotConfig, seed: int) -> Snapshots:
     """Observes channels of one linear array: y = h / rms(h) + sqrt(noise_power) w, w ~ CN(0, 1).
@@ -72,7 +64,7 @@ def observe(csi: torch.Tensor, config: SnapshotConfig, seed: int) -> Snapshots:
     """
     if csi.dim() != 4 or csi.shape[1] != 1 or csi.shape[2] < 4:
         raise SemcomError(
-            f"snapshots take CSI [N, 1, M, F] of one linear array of 4 antennas or more, got {tuple(csi.shape)}"
+            f"snapshots take CSI [N, 1, M, F] of one linear array, M of 4 or more, got {tuple(csi.shape)}"
         )
     clean = csi[:, 0].transpose(1, 2).to(torch.complex128)
     power = float(clean.abs().square().mean())
@@ -103,37 +95,38 @@ def draw_views(
     return order[:num_context].sort().values, order[num_context:][:num_target].sort().values
 
 
-def describe_view(
-    moments: torch.Tensor, antennas: torch.Tensor, noise_power: float, noise_deviation: float
-) -> torch.Tensor:
+def describe_view(moments: torch.Tensor, antennas: torch.Tensor, noise_power: float) -> torch.Tensor:
     """Describes what the antennas [V] of a linear array see: moments [N, M, M] to features [N, FEATURE_DIM].
 
-    b(psi) = 1/V sum_(m, k in view) R_mk e^(-i (m - k) psi) is the spatial spectrum, psi its highest place.
+    b(psi) = 1/V sum_(m, k in view) R_mk e^(-i (m - k) psi) is the spatial spectrum, psi its highest place, P
+    the mean power of the view's antennas, both less the noise's. Features:
+
     0, 1: sine and cosine of the direction off broadside at spacings of half a wavelength, psi = -pi sin(theta)
-    (an array doesn't tell front from back: the front is taken). 2: log P, P the power of an antenna less
-    the noise's. 3: log b(psi) / (V P), the share of it that comes from there. From 4 on: log of the spectrum
-    at psi + 2 pi k / M over V P, for k = 1, -1, 2, -2, ... Powers have the floors of this module.
+    (an array doesn't tell front from back: the front is taken).
+    2: log(P + POWER_FLOOR noise_power).
+    3: w log(b(psi) / (V P)), the share of the power that comes from there; w = P / (P + noise_power).
+    4: w times the entropy, in nats, of b at psi + 2 pi k / M, k = 0 .. M - 1, scaled to a sum of 1.
     """
     num_antennas, size = moments.shape[-1], len(antennas)
     view = moments[:, antennas][:, :, antennas]
     lags = (antennas[:, None] - antennas[None, :]).flatten() % NUM_ANGLES
-    folded = torch.zeros(len(view), NUM_ANGLES, dtype=view.dtype)
-    folded.index_add_(1, lags, view.flatten(1))
-    spectrum = torch.fft.fft(folded, dim=1).real / size
+    by_lag = torch.zeros(len(view), NUM_ANGLES, dtype=view.dtype)
+    by_lag.index_add_(1, lags, view.flatten(1))
+    spectrum = torch.fft.fft(by_lag, dim=1).real / size
     index = spectrum.argmax(dim=1, keepdim=True)
     left, peak, right = (spectrum.gather(1, (index + shift) % NUM_ANGLES) for shift in (-1, 0, 1))
-    bend = (left - 2 * peak + right).clamp(max=-1e-12)
+    # The vertex of the parabola through the highest point and its neighbours.
+    bend = (left - 2 * peak + right).clamp(max=-_TINY)
     psi = (index + 0.5 * (left - right) / bend) * (2 * math.pi / NUM_ANGLES)
-    sine = -torch.remainder(psi / math.pi + 1, 2) + 1
-    floor = POWER_FLOOR * noise_deviation + 1e-9
-    power = (
-        functional.relu(view.diagonal(dim1=1, dim2=2).real.mean(dim=1, keepdim=True) - noise_power) + floor
-    )
-    share = (functional.relu(peak - noise_power) + floor) / (size * power)
-    side = torch.arange(1, NUM_SIDE_BEAMS + 1)
-    places = (
-        index + (torch.stack((side, -side), dim=1).flatten() * (NUM_ANGLES / num_antennas)).round().long()
-    )
-    beams = functional.relu(spectrum.gather(1, places % NUM_ANGLES) - noise_power) / (size * power)
+    sine = 1 - torch.remainder(psi / math.pi + 1, 2)
     cosine = (1 - sine.square()).clamp(min=0).sqrt()
-    return torch.cat((sine, cosine, power.log(), share.log(), (beams + PROFILE_FLOOR).log()), dim=1).float()
+    floor = POWER_FLOOR * noise_power + _TINY
+    power = functional.relu(view.diagonal(dim1=1, dim2=2).real.mean(dim=1, keepdim=True) - noise_power)
+    share = (functional.relu(peak - noise_power) + floor) / (size * (power + floor))
+    steps = (torch.arange(num_antennas) * (NUM_ANGLES / num_antennas)).round().long()
+    beams = functional.relu(spectrum.gather(1, (index + steps) % NUM_ANGLES) - noise_power) + floor
+    beams = beams / beams.sum(dim=1, keepdim=True)
+    entropy = torch.special.entr(beams).sum(dim=1, keepdim=True)
+    weight = power / (power + noise_power + _TINY)
+    features = (sine, cosine, (power + floor).log(), weight * share.log(), weight * entropy)
+    return torch.cat(features, dim=1).float()

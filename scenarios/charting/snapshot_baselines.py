@@ -28,7 +28,7 @@ LOG_FLOOR = 3e-4
 LOG_POWER_WEIGHT = 5.0
 """Weight of the log power beside the 32 log shares of the beams."""
 
-NUM_NEIGHBORS = 20
+NUM_NEIGHBORS = 25
 
 
 def beamspace_feature(snapshots: Snapshots, exponent: float = PATH_LOSS_EXPONENT) -> FloatArray:
