@@ -101,8 +101,8 @@ def describe_view(moments: torch.Tensor, antennas: torch.Tensor, noise_power: fl
     b(psi) = 1/V sum_(m, k in view) R_mk e^(-i (m - k) psi) is the spatial spectrum, psi its highest place, P
     the mean power of the view's antennas, both less the noise's. Features:
 
-    0, 1: sine and cosine of the direction off broadside at spacings of half a wavelength, psi = -pi sin(theta)
-    (an array doesn't tell front from back: the front is taken).
+    0, 1: sine and cosine of the direction off broadside, psi = -pi sin(theta) at spacings of half a
+    wavelength (an array doesn't tell front from back: the front is taken).
     2: log(P + POWER_FLOOR noise_power).
     3: w log(b(psi) / (V P)), the share of the power that comes from there; w = P / (P + noise_power).
     4: w times the entropy, in nats, of b at psi + 2 pi k / M, k = 0 .. M - 1, scaled to a sum of 1.

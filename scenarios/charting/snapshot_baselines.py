@@ -1,4 +1,8 @@
-"""Charts of single snapshots that the learned one is held against: none of them is told a position."""
+"""Charts of single snapshots that the learned one is held against: none of them is told a position.
+
+`places` is where the dissimilarity that the learned chart is trained on puts users: what learning starts
+from.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,8 @@ import torch
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE, Isomap
 
-from scenarios.charting.snapshot import Snapshots
+from scenarios.charting.snapshot import Snapshots, describe_view
+from scenarios.charting.snapshot_places import RangeConfig, polar_places
 from semcom.contracts import SemcomError
 from semcom.rng import Streams
 
@@ -25,10 +30,10 @@ RANGE_EXPONENT = 4.0
 LOG_FLOOR = 3e-4
 """Share of a user's power below which a beam's is not told from zero."""
 
-LOG_POWER_WEIGHT = 5.0
+LOG_POWER_WEIGHT = 4.5
 """Weight of the log power beside the 32 log shares of the beams."""
 
-NUM_NEIGHBORS = 25
+NUM_NEIGHBORS = 30
 
 
 def beamspace_feature(snapshots: Snapshots, exponent: float = PATH_LOSS_EXPONENT) -> FloatArray:
@@ -92,12 +97,19 @@ def _polar(snapshots: Snapshots, seed: int) -> FloatArray:
     return polar_chart(snapshots)
 
 
+def _places(snapshots: Snapshots, seed: int) -> FloatArray:
+    moments = snapshots.moments()
+    features = describe_view(moments, torch.arange(moments.shape[-1]), snapshots.noise_power)
+    return polar_places(features, RangeConfig()).double().numpy()
+
+
 BASELINES: dict[str, Callable[[Snapshots, int], FloatArray]] = {
     "random": _random,
     "pca": _pca,
     "isomap": _isomap,
     "t-sne": _tsne,
     "no-learning": _polar,
+    "places": _places,
 }
 
 
@@ -110,6 +122,6 @@ def snapshot_baseline(name: str, snapshots: Snapshots, seed: int) -> FloatArray:
         raise SemcomError(f"baseline {name!r} is unknown: it takes {', '.join(BASELINES)}")
     if len(snapshots) < 4 * NUM_NEIGHBORS:
         raise SemcomError(
-            f"{len(snapshots)} snapshots are too few: baselines take {4 * NUM_NEIGHBORS} or more"
+            f"{len(snapshots)} snapshots are too few: baselines take {4 * NUM_NEIGHBORS} and more"
         )
     return BASELINES[name](snapshots, seed)

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from scenarios.charting.snapshot import FEATURE_DIM, Snapshots, describe_view, draw_views
+from scenarios.charting.snapshot_places import RangeConfig, polar_places
 from semcom.contracts import SemcomError
 from semcom.diagnostics import error_ratio, rank_me
 from semcom.distances import l2
@@ -22,18 +23,6 @@ from semcom.train import WeightAverage, fit
 CHART_DIM = 2
 
 Log = list[dict[str, float | int | str]]
-
-
-class RangeConfig(BaseModel):
-    """How far users are taken to be from what their powers tell; found on the one recorded file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    share_weight: float = Field(1.0, ge=0, le=10, description="taken off log power for each log share")
-    entropy_weight: float = Field(0.3, ge=0, le=10, description="added to log power for each nat of entropy")
-    deviation: float = Field(0.27, gt=0, le=2, description="deviation of the log range over all users")
-    angle_scale: float = Field(1.2, gt=0, le=2, description="angles of the chart over angles of arrival")
-    offset: float = Field(0.0, ge=-1, le=1, description="added to the range, whose median is about 1")
 
 
 class SnapshotTrainingConfig(BaseModel):
@@ -60,7 +49,7 @@ class SnapshotTrainingConfig(BaseModel):
 class SnapshotModel(nn.Module):
     """Second moments of a linear array to an embedding, and the embedding to a place on the chart.
 
-    noise_power, noise_deviation: of the observations it was trained on; descriptions of views take them off.
+    noise_power: of the observations that it was trained on, which descriptions of views take off.
     calibration [N, D]: training embeddings, for codecs to be fitted to.
     """
 
@@ -90,23 +79,6 @@ class SnapshotModel(nn.Module):
         return self.head(z)
 
 
-def polar_places(features: torch.Tensor, config: RangeConfig) -> torch.Tensor:
-    """Places users by direction and received power: features [N, FEATURE_DIM] of all antennas to [N, 2].
-
-    range = exp(-deviation u) + offset, u the standardised log P - share_weight log share + entropy_weight
-    entropy; the angle is angle_scale times that of arrival. A direct path that fades against the paths
-    around it takes a smaller share and leaves a larger entropy, which makes up for its loss of power. Centred,
-    of unit deviation. Distances between these places are the dissimilarity that the chart is trained on.
-    """
-    angle = config.angle_scale * torch.atan2(features[:, 0], features[:, 1])
-    level = features[:, 2] - config.share_weight * features[:, 3] + config.entropy_weight * features[:, 4]
-    level = (level - level.mean()) / level.std().clamp(min=1e-6)
-    distance = torch.exp(-config.deviation * level) + config.offset
-    places = torch.stack((distance * angle.cos(), distance * angle.sin()), dim=1)
-    places = places - places.mean(dim=0)
-    return places / places.std().clamp(min=1e-6)
-
-
 def train_snapshot(
     snapshots: Snapshots, seed: int, config: SnapshotTrainingConfig
 ) -> tuple[SnapshotModel, Log]:
@@ -133,7 +105,8 @@ def train_snapshot(
     everything = describe_view(moments, torch.arange(num_antennas), snapshots.noise_power)
     places = polar_places(everything, config.range)
     model.mean.copy_(everything.mean(dim=0))
-    model.deviation.copy_(everything.std(dim=0).clamp(min=1e-6))
+    # A feature that hardly varies must not be blown up to full scale.
+    model.deviation.copy_(everything.std(dim=0).clamp(min=0.05))
     full = (everything - model.mean) / model.deviation
     # What a view tells doesn't depend on the weights: it is computed once for all users.
     views = [
