@@ -244,25 +244,45 @@ def _past(points: np.ndarray, origins: np.ndarray, order: int) -> np.ndarray:
     return np.concatenate([past, np.ones((len(past), 1))], axis=1)
 
 
+@torch.no_grad()
 def lstm_sequences(
-    model: ArrayModel, part: Sequences, interval_s: float, *, told_velocity: bool
+    supervised: ArrayModel,
+    part: Sequences,
+    interval_s: float,
+    *,
+    told_velocity: bool,
+    noise: tuple[float, int, torch.Generator] | None = None,
 ) -> LstmSequences:
-    """What the LSTM learns from: features of all arrays, positions, and the way travelled if it is told."""
-    with torch.no_grad():
-        features = model.features(part.csi.flatten(0, 1)).flatten(1).unflatten(0, part.csi.shape[:2])
+    """What the LSTM sees: embeddings and estimates by the supervised encoders, and the way travelled if told.
+
+    noise: deviation of the noise on features, as in the encoders' own training, and how many copies of the
+    trajectories are made with it: without, the encoders know training positions better than any others.
+    """
+    std, num_copies, generator = noise or (0.0, 1, torch.Generator())
+    features = supervised.features(part.csi.flatten(0, 1))
+    inputs = []
+    for _ in range(num_copies):
+        noisy = features + std * torch.randn(features.shape, generator=generator) if std else features
+        z = supervised.encoder(noisy)
+        both = torch.cat((z.flatten(1), supervised.chart(z)), dim=1)
+        inputs.append(both.unflatten(0, part.csi.shape[:2]))
     travelled = displacement(part.velocity_m_s.double().numpy(), interval_s, "left")
-    way = torch.from_numpy(travelled).float() if told_velocity else None
-    return LstmSequences(features, part.position_m, way)
+    way = torch.from_numpy(travelled).float().repeat(num_copies, 1, 1) if told_velocity else None
+    return LstmSequences(torch.cat(inputs), part.position_m.repeat(num_copies, 1, 1), way)
 
 
 def forecast_lstm(
-    frame: Frame, config: LstmConfig, weights: dict[str, torch.Tensor], *, told_velocity: bool
+    frame: Frame,
+    supervised: ArrayModel,
+    config: LstmConfig,
+    weights: dict[str, torch.Tensor],
+    *,
+    told_velocity: bool,
 ) -> np.ndarray:
-    """Positions [U, O, H, 2] by a trained LSTM."""
+    """Positions [U, O, H, 2] by a trained LSTM on the embeddings of trained supervised encoders."""
     parts = (frame.data.train, frame.data.test)
     train, test = (
-        lstm_sequences(frame.model, part, frame.data.interval_s, told_velocity=told_velocity)
-        for part in parts
+        lstm_sequences(supervised, part, frame.data.interval_s, told_velocity=told_velocity) for part in parts
     )
     lstm = LstmForecaster(train, frame.look_ahead, config)
     lstm.load_state_dict(weights)

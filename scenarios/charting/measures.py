@@ -84,7 +84,9 @@ def answer(question: Question) -> list[Record]:
         return rows + _error_records(point, frame, forecast_jepa(frame, z))
     if "lstm" in question.weights:
         told = point.method == "lstm-velocity"
-        positions = forecast_lstm(frame, config.lstm, dict(question.weights["lstm"]), told_velocity=told)
+        supervised = load_model(config, point.seed, question.weights["supervised"], "supervised")
+        weights = dict(question.weights["lstm"])
+        positions = forecast_lstm(frame, supervised, config.lstm, weights, told_velocity=told)
     else:
         positions = FORECASTERS[point.method](frame)
     return _error_records(point, frame, positions) + _latent_records(config, point, frame)

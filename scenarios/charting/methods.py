@@ -31,7 +31,7 @@ FORECASTS: dict[str, str] = {
     "constant-velocity": "a line through the chart's last points",
     "wiener": "linear prediction of the CSI, encoded and charted",
     "wiener-chart": "linear prediction of the chart's points",
-    "lstm": "trained with positions to forecast them from past CSI features",
+    "lstm": "trained with positions, on what the supervised encoders make of past CSI",
     "lstm-velocity": "the same, told the velocities as w-jepa is",
     "dead-reckoning": "the mapped chart's last point and the integral of the velocities to come",
 }

@@ -20,7 +20,7 @@ from scenarios.charting.data import VelocityConfig
 from scenarios.charting.forecasts import look_ahead_steps, lstm_sequences
 from scenarios.charting.generation import obtain_dataset
 from scenarios.charting.lstm import train_lstm
-from scenarios.charting.measures import Heard, Question, air_records, answer, empty_model, load_model
+from scenarios.charting.measures import Heard, Question, air_records, answer, load_model
 from scenarios.charting.methods import CHARTS
 from scenarios.charting.models import ArrayModel
 from scenarios.charting.sources import file_hash, load_sequences
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from nodes.cluster import Cluster
 
 _LSTMS = {"lstm": False, "lstm-velocity": True}
+_LSTM_COPIES = 6
 _ON_THE_AIR = ("rate", "loss", "air", "sweep")
 
 
@@ -72,6 +73,7 @@ class ChartingScenario:
         check(config)
         told = config.evaluation
         needed = {CHARTS[name][0] for name in told.charts} | {"w-jepa"}
+        needed |= {"supervised" for name in told.forecasts if name in _LSTMS}
         jobs = [training_job(config, name, seed) for name in MODELS if name in needed]
         jobs += [training_job(config, name, seed) for name in _LSTMS if name in told.forecasts]
         return jobs + [training_job(known, "w-jepa", seed) for known in velocity_variants(config).values()]
@@ -84,12 +86,12 @@ class ChartingScenario:
         if job.model not in _LSTMS:
             model, log = train_model(job.model, job.seed, data, config.training_inputs(), scratch)
             return Trained(model.state_dict(), log)
-        model = empty_model(config, data, with_predictor=False)
-        model.features.calibrate(data.train.csi.flatten(0, 1))
-        train, held_out = (
-            lstm_sequences(model, part, data.interval_s, told_velocity=_LSTMS[job.model])
-            for part in (data.train, data.validation)
-        )
+        # The very encoders that the job `supervised` trains; a job depends on nothing but itself.
+        encoders, log = train_model("supervised", job.seed, data, config.training_inputs())
+        noise = (config.training.feature_noise_std, _LSTM_COPIES, Streams(job.seed).torch_generator("lstm"))
+        told = {"told_velocity": _LSTMS[job.model]}
+        train = lstm_sequences(encoders, data.train, data.interval_s, **told, noise=noise)
+        held_out = lstm_sequences(encoders, data.validation, data.interval_s, **told)
         steps = look_ahead_steps(config.evaluation.look_aheads_s, data.interval_s)
         lstm, rows = train_lstm(
             train, held_out, steps, config.lstm, Streams(job.seed), config.evaluation.num_history
@@ -159,7 +161,7 @@ class ChartingScenario:
         name = CHARTS[point.method][0] if point.result == "chart" else "w-jepa"
         needed = {"chart": name} if name else {}
         if point.method in _LSTMS:
-            needed["lstm"] = point.method
+            needed |= {"lstm": point.method, "supervised": "supervised"}
         weights = {
             part: models[training_job(config, model, point.seed).key] for part, model in needed.items()
         }
@@ -227,7 +229,7 @@ def training_job(config: ChartingConfig, model: str, seed: int) -> TrainingJob:
     """Makes the job that trains a model; its key hashes all that the weights depend on."""
     parts = ["data", "observation", "velocity", "split", "features", "model", "training"]
     if model in _LSTMS:
-        parts[-2:] = ["lstm"]
+        parts.append("lstm")
     told: dict[str, Any] = {part: getattr(config, part).model_dump(mode="json") for part in parts}
     if model in _LSTMS:
         told["look_aheads_s"] = config.evaluation.look_aheads_s
