@@ -89,9 +89,9 @@ class ChartingScenario:
         # The very encoders that the job `supervised` trains; a job depends on nothing but itself.
         encoders, log = train_model("supervised", job.seed, data, config.training_inputs())
         noise = (config.training.feature_noise_std, _LSTM_COPIES, Streams(job.seed).torch_generator("lstm"))
-        told = {"told_velocity": _LSTMS[job.model]}
-        train = lstm_sequences(encoders, data.train, data.interval_s, **told, noise=noise)
-        held_out = lstm_sequences(encoders, data.validation, data.interval_s, **told)
+        told, s = _LSTMS[job.model], data.interval_s
+        train = lstm_sequences(encoders, data.train, s, told_velocity=told, noise=noise)
+        held_out = lstm_sequences(encoders, data.validation, s, told_velocity=told)
         steps = look_ahead_steps(config.evaluation.look_aheads_s, data.interval_s)
         lstm, rows = train_lstm(
             train, held_out, steps, config.lstm, Streams(job.seed), config.evaluation.num_history
