@@ -26,6 +26,8 @@ from scenarios.charting.features import FeatureConfig
 from scenarios.charting.lstm import LstmConfig
 from scenarios.charting.methods import CHARTS, FORECASTS, OVER_THE_AIR
 from scenarios.charting.models import ModelConfig
+from scenarios.charting.snapshot_baselines import BASELINES
+from scenarios.charting.snapshot_training import SnapshotTrainingConfig
 from scenarios.charting.training import TrainingConfig, TrainingInputs
 from semcom.codecs.catalogue import CodecConfig, make_codec
 from semcom.codecs.names import codec_config
@@ -107,6 +109,23 @@ class EvaluationConfig(BaseModel):
     group_size: int = Field(256, ge=1, description="devices batched together; part of the result's identity")
 
 
+class SnapshotsConfig(BaseModel):
+    """What is made of recorded data without a time axis: charts of single snapshots of one linear array."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    methods: tuple[str, ...] = Field(("w-jepa", *BASELINES), description="charts compared")
+    clean: bool = Field(True, description="charts the CSI as it is in the file")
+    snr_db: tuple[Annotated[float, Field(ge=-30, le=60)], ...] = Field(
+        (0.0,), description="SNRs at which noise is added: mean power over all users over the noise's"
+    )
+    num_averages: int = Field(10, ge=1, le=1000, description="noisy observations of each channel")
+    codecs: tuple[str, ...] = Field(
+        ("uniform-4", "uniform-8"), description="codecs of the embedding of w-jepa"
+    )
+    training: SnapshotTrainingConfig = SnapshotTrainingConfig()
+
+
 class ChartingConfig(BaseModel):
     """Everything that the charting scenario can be told."""
 
@@ -120,6 +139,7 @@ class ChartingConfig(BaseModel):
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     lstm: LstmConfig = LstmConfig()
+    snapshot: SnapshotsConfig = SnapshotsConfig()
     sender: Literal["array", "user"] = Field(
         "array",
         description="who reports: each array what it hears of a user, or the user what all arrays see",
@@ -151,7 +171,10 @@ def check(config: ChartingConfig) -> None:
         for name in names:
             if name not in known:
                 raise SemcomError(f"evaluation.{key} holds {name!r}: it takes {', '.join(known)}")
-    for name in (*told.codecs, *told.csi_codecs, *told.feature_codecs):
+    for name in config.snapshot.methods:
+        if name not in ("w-jepa", *BASELINES):
+            raise SemcomError(f"snapshot.methods holds {name!r}: it takes w-jepa, {', '.join(BASELINES)}")
+    for name in (*config.snapshot.codecs, *told.codecs, *told.csi_codecs, *told.feature_codecs):
         codec_config(name)
     if isinstance(config.link, AnalogConfig) != (config.codec.kind == "analog"):
         raise SemcomError(

@@ -80,7 +80,7 @@ def answer(question: Question) -> list[Record]:
     frame = _frame(config, model, data, point.seed)
     if point.result == "velocity":
         z = embed(model, data.test)
-        rows = _score_records(point, _score(point, model, z, data.test))
+        rows = score_records(point, _score(point, model, z, data.test))
         return rows + _error_records(point, frame, forecast_jepa(frame, z))
     if "lstm" in question.weights:
         told = point.method == "lstm-velocity"
@@ -109,7 +109,8 @@ def _chart_records(question: Question, data: ChartingData) -> list[Record]:
         chart = chart_points(model, embed(model, data.test))
     else:
         chart = classical_chart(point.method, config, data)
-    return _score_records(point, _score_of(point, chart, data.test)) + _drawn_points(point, chart, data)
+    position_m = data.test.position_m.double().numpy()
+    return score_records(point, _score_of(point, chart, data.test)) + drawn_points(point, chart, position_m)
 
 
 def classical_chart(method: str, config: ChartingConfig, data: ChartingData) -> np.ndarray:
@@ -151,7 +152,8 @@ def _score_of(point: Point, chart: np.ndarray, part: Sequences) -> ChartScore:
     return score_chart(chart.reshape(-1, 2), position_m, generator, groups)
 
 
-def _score_records(point: Point, score: ChartScore) -> list[Record]:
+def score_records(point: Point, score: ChartScore) -> list[Record]:
+    """Makes the records of a chart's score."""
     num = 1
     rows = [
         _record(point, name, getattr(score, name), "1", num)
@@ -165,12 +167,12 @@ def _score_records(point: Point, score: ChartScore) -> list[Record]:
     return rows
 
 
-def _drawn_points(point: Point, chart: np.ndarray, data: ChartingData) -> list[Record]:
-    """Points of the chart, for the figure: some test positions of the first seed, chart beside position."""
+def drawn_points(point: Point, chart: np.ndarray, position_m: np.ndarray) -> list[Record]:
+    """Records some points of seed 0 for the figure: chart [..., 2] beside position [..., 2]."""
     if point.seed != 0:
         return []
-    position_m = data.test.position_m.double().numpy().reshape(-1, 2)
-    flat, every = chart.reshape(-1, 2), max(1, len(position_m) // _NUM_DRAWN)
+    flat, position_m = chart.reshape(-1, 2), position_m.reshape(-1, 2)
+    every = max(1, len(position_m) // _NUM_DRAWN)
     return [
         _record(point, name, value, unit, 1, index=index)
         for index in range(0, len(position_m), every)
@@ -258,7 +260,7 @@ def air_records(heard: Heard) -> list[Record]:
     by_slot = belief.unflatten(0, (num_users, -1)).transpose(1, 2)
     z = by_slot.reshape(num_users, num_steps, num_arrays, model.embedding_dim)
     frame = _frame(config, model, data, seed)
-    rows = _score_records(point, _score(point, model, z, data.test))
+    rows = score_records(point, _score(point, model, z, data.test))
     rows += _error_records(point, frame, forecast_jepa(frame, z))
     return rows + _cost_records(heard, num_users * num_steps)
 

@@ -36,6 +36,8 @@ _SOURCES = {
 
 def _part(records: pd.DataFrame, result: str) -> pd.DataFrame:
     part = records[records["result"] == result]
+    if part.empty:
+        return part
     rank = {method: index for index, method in enumerate(_ORDER)}
     part = part.sort_values("method", key=lambda m: m.map(rank), kind="stable")
     unused = [axis for axis in part.columns if axis != "value" and part[axis].isna().all()]
@@ -49,7 +51,10 @@ def draw_figures(records: pd.DataFrame, folder: Path) -> list[Path]:
     )
     paths: list[Path] = []
     if len(chart[chart["metric"] == "chart_x"]):
-        paths += _draw_charts(chart, folder)
+        paths += _draw_charts(chart, folder, "charts")
+    snapshot = _part(records, "snapshot")
+    if len(snapshot[snapshot["metric"] == "chart_x"]):
+        paths += _draw_snapshots(snapshot, folder)
     if len(forecast):
         paths += _draw_forecasts(forecast, folder)
         if forecast["metric"].str.startswith("sum_rate").any():
@@ -63,7 +68,7 @@ def draw_figures(records: pd.DataFrame, folder: Path) -> list[Path]:
     return paths
 
 
-def _draw_charts(chart: pd.DataFrame, folder: Path) -> list[Path]:
+def _draw_charts(chart: pd.DataFrame, folder: Path, name: str) -> list[Path]:
     """Positions, and every method's chart, in the colours of the positions."""
     methods = list(dict.fromkeys(chart.loc[chart["metric"] == "chart_x", "method"]))
     num_columns = min(4, len(methods) + 1)
@@ -88,7 +93,16 @@ def _draw_charts(chart: pd.DataFrame, folder: Path) -> list[Path]:
                 panel.set_yticks([])
         for panel in axes[len(methods) + 1 :]:
             panel.set_axis_off()
-    return save(figure, folder, "charts")
+    return save(figure, folder, name)
+
+
+def _draw_snapshots(snapshot: pd.DataFrame, folder: Path) -> list[Path]:
+    paths: list[Path] = []
+    for number, observation in enumerate(dict.fromkeys(snapshot["observation"])):
+        part = snapshot[(snapshot["observation"] == observation) & (snapshot["codec"] == "none")]
+        name = "snapshots-clean" if observation == "clean" else f"snapshots-noisy-{number}"
+        paths += _draw_charts(part, folder, name)
+    return paths
 
 
 def _draw_forecasts(forecast: pd.DataFrame, folder: Path) -> list[Path]:
@@ -186,6 +200,11 @@ def make_tables(records: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     tables: list[tuple[str, pd.DataFrame]] = []
     if len(chart := _chosen(_part(records, "chart"), _CHART_METRICS)):
         tables.append(("Charts of test positions", pivot(chart, ["method"])))
+    snapshot_metrics = ("payload_bits_per_report", *_CHART_METRICS)
+    if len(snapshot := _chosen(_part(records, "snapshot"), snapshot_metrics)):
+        ordered = snapshot.sort_values("observation", ascending=False, kind="stable")
+        keys = ["observation", "method", "codec"]
+        tables.append(("Charts of single snapshots", pivot(ordered, keys)))
     forecast = _part(records, "forecast")
     if len(errors := _chosen(forecast, ("position_error",))):
         tables.append(("Position error (m) by look-ahead (s)", pivot(errors, ["method"], "look_ahead_s")))

@@ -23,7 +23,15 @@ from scenarios.charting.lstm import train_lstm
 from scenarios.charting.measures import Heard, Question, air_records, answer, load_model
 from scenarios.charting.methods import CHARTS
 from scenarios.charting.models import ArrayModel
-from scenarios.charting.sources import file_hash, load_sequences
+from scenarios.charting.snapshot_results import (
+    SnapshotQuestion,
+    answer_snapshot,
+    snapshot_job,
+    snapshot_jobs,
+    snapshot_points,
+    train_snapshot_job,
+)
+from scenarios.charting.sources import file_version, has_time_axis, load_sequences
 from scenarios.charting.training import MODELS, train_model
 from scenarios.contracts import Point, Trained, TrainingJob
 from semcom.codecs.names import codec_name
@@ -71,6 +79,8 @@ class ChartingScenario:
         if mode != "central":
             raise SemcomError(f"mode = {mode!r}: the charting scenario trains in mode central only, so far")
         check(config)
+        if not has_time_axis(config):
+            return snapshot_jobs(config, seed)
         told = config.evaluation
         needed = {CHARTS[name][0] for name in told.charts} | {"w-jepa"}
         needed |= {"supervised" for name in told.forecasts if name in _LSTMS}
@@ -82,6 +92,8 @@ class ChartingScenario:
         """Trains one model on one thread, and goes on from what an earlier attempt left in `scratch`."""
         config = job.config
         assert isinstance(config, ChartingConfig)
+        if not has_time_axis(config):
+            return train_snapshot_job(job)
         data = load_sequences(config, job.seed)
         if job.model not in _LSTMS:
             model, log = train_model(job.model, job.seed, data, config.training_inputs(), scratch)
@@ -99,8 +111,13 @@ class ChartingScenario:
         return Trained(lstm.state_dict(), [{"stage": "training", **row} for row in rows])
 
     def points(self, config: ChartingConfig, seeds: Sequence[int]) -> list[Point]:
-        """Lists the points of the results: chart, forecast, velocity, rate, loss, air."""
+        """Lists the points of the results: chart, forecast, velocity, rate, loss, air.
+
+        Of data without a time axis there is one result, snapshot.
+        """
         check(config)
+        if not has_time_axis(config):
+            return snapshot_points(config, seeds)
         told = config.evaluation
         listed: list[tuple[str, str, dict[str, float | int | str]]] = [
             ("chart", method, {}) for method in told.charts
@@ -131,6 +148,10 @@ class ChartingScenario:
     def sweep_points(self, config: ChartingConfig, seeds: Sequence[int]) -> list[Point]:
         """Lists one point for each method over the air, at the configuration's own codec and link."""
         check(config)
+        if not has_time_axis(config):
+            raise SemcomError(
+                "data without time_s have one result, which `semcom run` makes: there is no sweep"
+            )
         return [Point("sweep", method, seed) for method in config.evaluation.loss_methods for seed in seeds]
 
     def simulate(
@@ -141,6 +162,8 @@ class ChartingScenario:
         cluster: Cluster,
     ) -> list[list[Record]]:
         """Simulates what goes over the air as cells, and computes the rest, spread over the workers."""
+        if not has_time_axis(config):
+            return cluster.map(answer_snapshot, [_snapshot_question(config, p, models) for p in points])
         found: dict[int, list[Record]] = {}
         in_the_air = [index for index, point in enumerate(points) if point.result in _ON_THE_AIR]
         if in_the_air:
@@ -237,9 +260,16 @@ def training_job(config: ChartingConfig, model: str, seed: int) -> TrainingJob:
     if isinstance(config.data, RayTracedData):
         told["generator"] = GENERATOR_VERSION
     elif config.data.path.is_file():
-        told["data"] = file_hash(config.data.path, config.data.path.stat().st_mtime_ns)
+        told["data"] = file_version(config.data.path)
     name = json.dumps({"trains": model, "seed": seed, "version": 1, **told}, sort_keys=True)
     return TrainingJob(model, seed, hashlib.sha256(name.encode()).hexdigest()[:16], config)
+
+
+def _snapshot_question(
+    config: ChartingConfig, point: Point, models: Mapping[str, Mapping[str, torch.Tensor]]
+) -> SnapshotQuestion:
+    job = snapshot_job(config, str(point.axes["observation"]), point.seed)
+    return SnapshotQuestion(config, point, models[job.key] if point.method == "w-jepa" else None)
 
 
 def _load(config: ChartingConfig, seed: int, models: Mapping[str, Mapping[str, torch.Tensor]]) -> ArrayModel:

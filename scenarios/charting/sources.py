@@ -42,7 +42,18 @@ def _sequences(config: ChartingConfig, seed: int) -> ChartingData:
     return make_sequences(dataset, config.split, config.observation, config.velocity, Streams(seed))
 
 
+def has_time_axis(config: ChartingConfig) -> bool:
+    """Tells whether the data are sequences; recorded ones without `time_s` are single snapshots."""
+    if isinstance(config.data, RayTracedData):
+        return config.data.scene.positions_path is None
+    return load_dataset(config, 0).time_s is not None
+
+
+def file_version(path: Path) -> str:
+    """Returns what tells a file's content apart: its SHA-256."""
+    return _hash(path, path.stat().st_mtime_ns)
+
+
 @lru_cache(maxsize=4)
-def file_hash(path: Path, version: int) -> str:
-    """Returns the SHA-256 of a file; version: its time of change, so that one that changed is read again."""
+def _hash(path: Path, changed_ns: int) -> str:
     return sha256(path)
