@@ -149,9 +149,7 @@ class ChartingScenario:
         """Lists one point for each method over the air, at the configuration's own codec and link."""
         check(config)
         if not has_time_axis(config):
-            raise SemcomError(
-                "data without time_s have one result, which `semcom run` makes: there is no sweep"
-            )
+            raise SemcomError("the data have no time_s, and so no reports to sweep over: take `semcom run`")
         return [Point("sweep", method, seed) for method in config.evaluation.loss_methods for seed in seeds]
 
     def simulate(
