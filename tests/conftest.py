@@ -16,7 +16,7 @@ from nodes.cluster import Cluster
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_generated_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keeps generated data sets in a folder of this session: nobody's cache is touched, none is made twice."""
+    """Keeps generated data in a folder of this session: no cache is touched, nothing is made twice."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEMCOM_CACHE", str(tmp_path_factory.mktemp("semcom-cache")))
         yield

@@ -241,7 +241,8 @@ def air_records(heard: Heard) -> list[Record]:
     data = load_sequences(config, seed)
     model = load_model(config, seed, heard.weights, "w-jepa")
     num_users, num_steps, num_arrays = data.test.csi.shape[:3]
-    belief = torch.from_numpy(heard.outcome.world["belief"])
+    # A copy: what a worker is handed can't be written.
+    belief = torch.tensor(heard.outcome.world["belief"])
     # Devices stand user by user, and each has the embeddings of its arrays side by side.
     by_slot = belief.unflatten(0, (num_users, -1)).transpose(1, 2)
     z = by_slot.reshape(num_users, num_steps, num_arrays, model.embedding_dim)
