@@ -30,8 +30,12 @@ def test_records_are_the_same_for_any_number_of_workers(cluster):
     with Cluster(1) as of_that_size:
         assert SCENARIO.simulate(config, points, models, of_that_size) == expected
     # Two groups of devices that report to one cell, in three processes; the rest of it on three as well.
-    some = [place for place, point in enumerate(points) if point.result in ("chart", "velocity", "sweep")][:-1]
-    assert SCENARIO.simulate(config, [points[i] for i in some], models, cluster) == [expected[i] for i in some]
+    some = [place for place, point in enumerate(points) if point.result in ("chart", "velocity", "sweep")][
+        :-1
+    ]
+    assert SCENARIO.simulate(config, [points[i] for i in some], models, cluster) == [
+        expected[i] for i in some
+    ]
 
 
 @pytest.mark.parametrize("name", ["w-jepa", "autoencoder", "lstm-velocity"])
@@ -82,4 +86,3 @@ def test_training_leaves_the_process_s_random_state_alone_and_asks_nothing_of_it
     assert torch.equal(torch.random.get_rng_state(), before)
     for key, tensor in charting_setups.trained()[job.key].items():
         assert torch.equal(again[key], tensor), key
-

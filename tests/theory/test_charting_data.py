@@ -107,7 +107,7 @@ def test_no_test_position_stands_in_another_part_and_rows_keep_together():
 def test_segments_by_hand():
     trajectory = np.array([3] * 7 + [1] * 4 + [9] * 3)
     assert cut_trajectories(trajectory, 3).tolist() == [[0, 1, 2], [3, 4, 5], [7, 8, 9], [11, 12, 13]]
-    with pytest.raises(SemcomError, match="3 to 7 positions: give split.segment_steps"):
+    with pytest.raises(SemcomError, match="3 to 7 positions: give split"):
         cut_trajectories(trajectory, None)
     with pytest.raises(SemcomError, match="segment_steps = 8, the longest trajectory has 7"):
         cut_trajectories(trajectory, 8)
