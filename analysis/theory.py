@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy import linalg, special
+from scipy import linalg, optimize, special
 
 
 def db_to_linear(value_db: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -242,3 +242,29 @@ def lqr_average_cost(
     and quadratic cost.
     """
     return float(np.trace(lqr_cost_matrix(a, b, q, r) @ noise_covariance))
+
+
+def distortion_rate_gaussian(variance: npt.ArrayLike, rate_bits: float) -> float:
+    """Least squared error of a Gaussian vector at a mean rate: reverse water-filling, D = sum min(l, v_k).
+
+    variance [D]: of the independent components v_k (the covariance's eigenvalues), some of them above 0; the
+    level l is that at which sum_(v_k > l) log2(v_k / l) / 2 is rate_bits of the whole vector.
+    Source: Cover and Thomas, Elements of Information Theory, 2006, theorem 10.3.3.
+    """
+    descending = np.sort(np.asarray(variance, dtype=np.float64))[::-1]
+    positive = descending[descending > 0]
+    num = np.arange(1, len(positive) + 1)
+    # With the n largest above it, the level would be this; n is right where it lies below the n-th.
+    levels = np.exp2((np.cumsum(np.log2(positive)) - 2 * rate_bits) / num)
+    level = levels[np.flatnonzero(levels <= positive)[-1]]
+    return float(np.minimum(level, positive).sum())
+
+
+def rate_distortion_gaussian(variance: npt.ArrayLike, distortion: float) -> float:
+    """Least mean rate, bits, at which a Gaussian vector's squared error is `distortion`: the inverse of
+    `distortion_rate_gaussian`, 0 where the distortion is that of the mean."""
+    values = np.asarray(variance, dtype=np.float64)
+    if distortion >= values.sum():
+        return 0.0
+    level = optimize.brentq(lambda level: np.minimum(level, values).sum() - distortion, 0, values.max())
+    return float(np.log2(values[values > level] / level).sum() / 2)

@@ -14,6 +14,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 from nodes.cluster import Cluster
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_generated_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps generated data in a folder of this session: no cache is touched, nothing is made twice."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEMCOM_CACHE", str(tmp_path_factory.mktemp("semcom-cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """Three local workers; a Cluster entered meanwhile uses the same Ray."""

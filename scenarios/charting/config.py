@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from channels.catalogue import (
@@ -21,11 +22,12 @@ from channels.grid import GridConfig, ResourceGrid
 from channels.indoor_factory import IndoorFactoryConfig
 from channels.links.analog import AnalogConfig
 from channels.links.erasure import ErasureConfig
-from scenarios.charting.data import ObservationConfig, SplitConfig, VelocityConfig
+from scenarios.charting.data import ObservationConfig, SplitConfig, VelocityConfig, cut_trajectories
 from scenarios.charting.features import FeatureConfig
 from scenarios.charting.lstm import LstmConfig
 from scenarios.charting.methods import CHARTS, FORECASTS, OVER_THE_AIR
 from scenarios.charting.models import ModelConfig
+from scenarios.charting.sizes import check_sizes
 from scenarios.charting.snapshot_baselines import BASELINES
 from scenarios.charting.snapshot_training import SnapshotTrainingConfig
 from scenarios.charting.training import TrainingConfig, TrainingInputs
@@ -175,7 +177,8 @@ def check(config: ChartingConfig) -> None:
         if name not in ("w-jepa", *BASELINES):
             raise SemcomError(f"snapshot.methods holds {name!r}: it takes w-jepa, {', '.join(BASELINES)}")
     for name in (*config.snapshot.codecs, *told.codecs, *told.csi_codecs, *told.feature_codecs):
-        codec_config(name)
+        if codec_config(name).weighting != "none":
+            raise SemcomError(f"codec {name!r} weighs errors by a task, which charting doesn't offer")
     if isinstance(config.link, AnalogConfig) != (config.codec.kind == "analog"):
         raise SemcomError(
             f"link.kind = {config.link.kind} and codec.kind = {config.codec.kind} don't go together: "
@@ -184,7 +187,11 @@ def check(config: ChartingConfig) -> None:
     if config.codec.weighting != "none":
         raise SemcomError("codec.weighting = task is not offered by charting: leave it at none")
     if isinstance(config.data, RayTracedData):
-        check_csi_scene(config.data.scene)
+        scene = config.data.scene
+        check_csi_scene(scene)
+        if scene.positions_path is None:
+            one = cut_trajectories(np.zeros(scene.num_steps, dtype=np.int64), config.split.segment_steps)
+            check_sizes(config, len(one) * scene.num_trajectories, one.shape[1], scene.interval_s)
     _check_radio(config)
 
 
@@ -194,13 +201,16 @@ def _check_radio(config: ChartingConfig) -> None:
         return
     grid, step_s = ResourceGrid(config.grid), config.report_interval_s
     check_link(config.link, grid, step_s)
+    scene = config.data.scene if isinstance(config.data, RayTracedData) else None
+    num_arrays = scene.num_arrays if scene and config.sender == "user" else 1
+    bits = 0
     with suppress(SemcomError):
-        data = config.data
-        num_arrays = data.scene.num_arrays if isinstance(data, RayTracedData) else 1
-        num_arrays = num_arrays if config.sender == "user" else 1
+        # Some codecs know it only when they are fitted.
         bits = make_codec(config.codec, num_arrays * config.model.embedding_dim).max_payload_bits()
+    if bits:
         check_packet(config.link, grid, step_s, HEADER_BITS + 8 * -(-bits // 8), "w-jepa")
-    check_channel(config.channel, grid, 1, step_s)
+    num_steps = config.split.segment_steps or (scene.num_steps if scene else 1)
+    check_channel(config.channel, grid, num_steps, step_s)
 
 
 TINY = ChartingConfig(

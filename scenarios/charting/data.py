@@ -131,12 +131,16 @@ def cut_trajectories(trajectory: np.ndarray, segment_steps: int | None) -> np.nd
 def mean_velocity(dataset: CsiDataset, rows: np.ndarray, source: str, interval_s: float) -> np.ndarray | None:
     """Returns the mean velocity from each position of rows [U, T] to the next, [U, T, 2]; None: unknown.
 
-    Recorded velocities are those of the moment, and averaged between two of them (trapezoidal rule).
+    Recorded velocities are those of the moment, and averaged between two of them (trapezoidal rule). Raises
+    SemcomError where they are asked for and there are none.
     """
-    if source == "none" or (source == "recorded" and dataset.velocity_m_s is None):
+    if source == "none":
         return None
     if source == "recorded":
-        assert dataset.velocity_m_s is not None
+        if dataset.velocity_m_s is None:
+            raise SemcomError(
+                "velocity.source = recorded, and the data have no velocity_m_s: set it to positions or none"
+            )
         at = dataset.velocity_m_s[rows][..., :2]
         between = (at[:, 1:] + at[:, :-1]) / 2
     else:
@@ -153,7 +157,7 @@ def make_sequences(
 ) -> ChartingData:
     """Cuts, splits and observes a data set; noise and split are named by the streams.
 
-    Raises SemcomError for data without a time axis, and for too few trajectories.
+    Raises SemcomError for data without a time axis or the velocities asked for, and too few trajectories.
     """
     if dataset.time_s is None:
         raise SemcomError("the data have no time_s: sequences can't be made of them, only charts")

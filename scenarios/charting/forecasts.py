@@ -62,8 +62,8 @@ class Frame:
 
 
 def look_ahead_steps(look_aheads_s: Sequence[float], interval_s: float) -> tuple[int, ...]:
-    """Returns look-aheads in sampling intervals, at least one each."""
-    return tuple(max(1, round(s / interval_s)) for s in look_aheads_s)
+    """Returns look-aheads in sampling intervals, at least one; those that are the same then, once."""
+    return tuple(dict.fromkeys(max(1, round(s / interval_s)) for s in look_aheads_s))
 
 
 def make_frame(

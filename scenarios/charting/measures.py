@@ -16,14 +16,7 @@ from scenarios.charting.cells import Setting
 from scenarios.charting.charts import PcaChart, SammonChart, ScalingChart
 from scenarios.charting.config import ChartingConfig
 from scenarios.charting.data import ChartingData, Sequences
-from scenarios.charting.dissimilarity import (
-    adp_dissimilarity,
-    fuse,
-    geodesic_dissimilarity,
-    geodesic_to_training,
-    time_dissimilarity,
-    time_scale,
-)
+from scenarios.charting.dissimilarity import adp_dissimilarity, geodesic_to_training
 from scenarios.charting.features import delay_taps
 from scenarios.charting.forecasting import values_ahead
 from scenarios.charting.forecasts import (
@@ -38,7 +31,7 @@ from scenarios.charting.forecasts import (
 )
 from scenarios.charting.models import ArrayModel
 from scenarios.charting.sources import load_sequences
-from scenarios.charting.training import training_rows
+from scenarios.charting.training import fused_geodesics, training_rows
 from scenarios.contracts import Point
 from semcom.contracts import Record
 from semcom.records import load_into
@@ -118,7 +111,6 @@ def classical_chart(method: str, config: ChartingConfig, data: ChartingData) -> 
 
     Test positions are placed one by one, by what they have in common with training positions.
     """
-    rows = training_rows(data.train, config.training.num_dissimilarity_points)
     test = data.test.csi.flatten(0, 1)
     if method == "pca":
         model = empty_model(config, data, with_predictor=False)
@@ -131,11 +123,9 @@ def classical_chart(method: str, config: ChartingConfig, data: ChartingData) -> 
         placed = PcaChart.fit(features(data.train.csi.flatten(0, 1))).place(features(test))
         return placed.reshape(*data.test.csi.shape[:2], 2)
     num_taps = config.features.num_taps
+    rows = training_rows(data.train, config.training.num_dissimilarity_points)
     taps, others = (delay_taps(csi, num_taps).numpy() for csi in (data.train.csi.flatten(0, 1)[rows], test))
-    adp = adp_dissimilarity(taps)
-    trajectory, step = np.divmod(rows.numpy(), data.train.num_steps)
-    gap_s = time_dissimilarity(step * data.interval_s, trajectory)
-    geodesic = geodesic_dissimilarity(fuse(adp, gap_s, time_scale(adp, gap_s)))
+    geodesic = fused_geodesics(taps, rows, data.train.num_steps, data.interval_s)
     to_training = geodesic_to_training(adp_dissimilarity(others, taps), geodesic)
     fitted = ScalingChart.fit(geodesic) if method == "isomap" else SammonChart.fit(geodesic)
     return np.asarray(fitted.place(to_training)).reshape(*data.test.csi.shape[:2], 2)
@@ -255,13 +245,16 @@ def air_records(heard: Heard) -> list[Record]:
     data = load_sequences(config, seed)
     model = load_model(config, seed, heard.weights, "w-jepa")
     num_users, num_steps, num_arrays = data.test.csi.shape[:3]
-    belief = torch.from_numpy(heard.outcome.world["belief"])
+    # A copy: what a worker is handed can't be written.
+    belief = torch.tensor(heard.outcome.world["belief"])
     # Devices stand user by user, and each has the embeddings of its arrays side by side.
     by_slot = belief.unflatten(0, (num_users, -1)).transpose(1, 2)
     z = by_slot.reshape(num_users, num_steps, num_arrays, model.embedding_dim)
     frame = _frame(config, model, data, seed)
     rows = score_records(point, _score(point, model, z, data.test))
-    rows += _error_records(point, frame, forecast_jepa(frame, z))
+    if point.result != "sweep":
+        # A sweep's table and figures know no look-ahead, and would average over it.
+        rows += _error_records(point, frame, forecast_jepa(frame, z))
     return rows + _cost_records(heard, num_users * num_steps)
 
 

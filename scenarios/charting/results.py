@@ -19,8 +19,8 @@ _ORDER = [
     "last-value", "hold-last", "constant-velocity", "wiener", "wiener-chart", "lstm", "lstm-velocity",
     "dead-reckoning", "csi", "features",
 ]  # fmt: skip
-SIMPLE_FORECASTS = ("last-value", "constant-velocity", "wiener")
-"""The forecasts that the paper's headline is about; `wiener` is the better of two where both are there."""
+SIMPLE_FORECASTS = ("last-value", "constant-velocity", "wiener", "wiener-chart")
+"""The forecasts that the paper's headline is about, the Wiener filter in both its forms."""
 _NEIGHBOURHOOD = ("trustworthiness", "continuity")
 _CHART_METRICS = (
     "trustworthiness", "continuity", "kruskal_stress", "rajski_distance", "mae", "drms", "cep", "r95",
@@ -82,7 +82,7 @@ def _draw_charts(chart: pd.DataFrame, folder: Path, name: str) -> list[Path]:
             )
             at = points[["position_x", "position_y"]].dropna()
             low, high = at.min(), at.max()
-            share = ((at - low) / (high - low)).to_numpy()
+            share = ((at - low) / (high - low).replace(0, 1)).to_numpy()
             color = np.column_stack([share[:, 0], 0.35 + 0.3 * share[:, 1], 1 - share[:, 1]])
             x, y = ("position_x", "position_y") if method == "position" else ("chart_x", "chart_y")
             panel.scatter(points.loc[at.index, x], points.loc[at.index, y], c=color, s=3, linewidths=0)
@@ -164,7 +164,8 @@ def _versus_bits(rate: pd.DataFrame) -> pd.DataFrame:
 def _draw_rate(rate: pd.DataFrame, folder: Path) -> list[Path]:
     shown = _versus_bits(_with_source(rate))
     figure, axes = new_figure("page", height_in=2.3, num_columns=3)
-    order = [name for name in _SOURCES.values() if (shown["source"] == name).any()]
+    order = list(dict.fromkeys([*_SOURCES.values(), *shown["source"]]))
+    order = [name for name in order if (shown["source"] == name).any()]
     for panel, metric, label in zip(
         axes,
         (*_NEIGHBOURHOOD, "mae"),
@@ -306,5 +307,7 @@ def _bits_at(bits: np.ndarray, value: np.ndarray, wanted: float) -> float:
     if not reached.size or reached[0] == 0:
         return float("nan")
     after, before = int(reached[0]), int(reached[0]) - 1
+    if bits[before] <= 0:
+        return float("nan")
     share = (wanted - value[before]) / (value[after] - value[before])
     return float(np.exp(np.log(bits[before]) + share * (np.log(bits[after]) - np.log(bits[before]))))

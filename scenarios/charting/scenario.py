@@ -23,6 +23,7 @@ from scenarios.charting.lstm import train_lstm
 from scenarios.charting.measures import Heard, Question, air_records, answer, load_model
 from scenarios.charting.methods import CHARTS
 from scenarios.charting.models import ArrayModel
+from scenarios.charting.sizes import check_sizes
 from scenarios.charting.snapshot_results import (
     SnapshotQuestion,
     answer_snapshot,
@@ -63,8 +64,11 @@ class ChartingScenario:
         cluster: Cluster,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Generates the data sets that are not there yet."""
+        """Generates the data sets that are not there yet; recorded ones are read, and found to suffice."""
         if not isinstance(config.data, RayTracedData):
+            data = load_sequences(config, seeds[0])
+            num = sum(part.num_trajectories for part in (data.train, data.validation, data.test))
+            check_sizes(config, num, data.test.num_steps, data.interval_s)
             return
         for index, seed in enumerate(seeds):
 
@@ -150,6 +154,8 @@ class ChartingScenario:
         check(config)
         if not has_time_axis(config):
             raise SemcomError("the data have no time_s, and so no reports to sweep over: take `semcom run`")
+        if not config.evaluation.loss_methods:
+            raise SemcomError("evaluation.loss_methods is empty: a sweep compares these, name one")
         return [Point("sweep", method, seed) for method in config.evaluation.loss_methods for seed in seeds]
 
     def simulate(

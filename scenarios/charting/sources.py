@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from channels.csi_dataset import CsiDataset, read_dataset
-from scenarios.charting.config import ChartingConfig, RayTracedData
+from scenarios.charting.config import ChartingConfig, RayTracedData, RecordedData
 from scenarios.charting.data import ChartingData, make_sequences
 from scenarios.charting.generation import obtain_dataset
 from semcom.files import sha256
@@ -17,8 +17,13 @@ def load_dataset(config: ChartingConfig, seed: int) -> CsiDataset:
     """Returns the data set of a seed: generated, in this process, if it is not there yet; or recorded."""
     if isinstance(config.data, RayTracedData):
         return _read(obtain_dataset(config.data.scene, seed), 0)
-    stat = config.data.path.stat() if config.data.path.is_file() else None
-    return _read(config.data.path, stat.st_mtime_ns if stat else 0)
+    return _read(config.data.path, _version(config))
+
+
+def _version(config: ChartingConfig) -> int:
+    """When a recorded file was changed last, so that one that changed is read again."""
+    path = config.data.path if isinstance(config.data, RecordedData) else None
+    return path.stat().st_mtime_ns if path and path.is_file() else 0
 
 
 def load_sequences(config: ChartingConfig, seed: int) -> ChartingData:
@@ -28,6 +33,7 @@ def load_sequences(config: ChartingConfig, seed: int) -> ChartingData:
             data=config.data, observation=config.observation, velocity=config.velocity, split=config.split
         ),
         seed,
+        _version(config),
     )
 
 
@@ -37,7 +43,7 @@ def _read(path: Path, version: int) -> CsiDataset:
 
 
 @lru_cache(maxsize=4)
-def _sequences(config: ChartingConfig, seed: int) -> ChartingData:
+def _sequences(config: ChartingConfig, seed: int, version: int) -> ChartingData:
     dataset = load_dataset(config, seed)
     return make_sequences(dataset, config.split, config.observation, config.velocity, Streams(seed))
 

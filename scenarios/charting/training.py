@@ -96,11 +96,22 @@ def training_dissimilarities(
     """
     rows = training_rows(train, num_points)
     taps = delay_taps(train.csi.flatten(0, 1)[rows], num_taps).numpy()
-    trajectory, step = (rows // train.num_steps).numpy(), (rows % train.num_steps).numpy()
+    geodesic = fused_geodesics(taps, rows, train.num_steps, interval_s)
+    return Dissimilarities(rows, torch.from_numpy(geodesic / geodesic.mean()))
+
+
+def fused_geodesics(taps: np.ndarray, rows: torch.Tensor, num_steps: int, interval_s: float) -> np.ndarray:
+    """Fused geodesic dissimilarities, float32 [n, n], of positions with taps [n, R, M, L].
+
+    rows: what `training_rows` gave; num_steps: positions of a trajectory.
+    """
+    trajectory, step = np.divmod(rows.numpy(), num_steps)
     adp = adp_dissimilarity(taps)
     gap_s = time_dissimilarity(step * interval_s, trajectory)
-    geodesic = geodesic_dissimilarity(fuse(adp, gap_s, time_scale(adp, gap_s)))
-    return Dissimilarities(rows, torch.from_numpy(geodesic / geodesic.mean()))
+    # Where positions are sparse, neighbours in time are farther apart than the scale's usual two seconds.
+    next_s = float(np.median(gap_s[np.arange(len(rows) - 1), np.arange(1, len(rows))]))
+    max_gap_s = max(2.0, 1.5 * next_s) if np.isfinite(next_s) else 2.0
+    return geodesic_dissimilarity(fuse(adp, gap_s, time_scale(adp, gap_s, max_gap_s)))
 
 
 @dataclass(frozen=True)
@@ -252,8 +263,8 @@ def _train_jepa(task: _Task) -> Log:
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         progress = step / config.num_steps
-        num_rollout = int(min(config.rollout_steps, 3 + 2 * progress * (config.rollout_steps - 3)))
-        num_rollout = max(1, num_rollout)
+        longest = config.rollout_steps
+        num_rollout = min(longest, int(3 + 2 * progress * max(0, longest - 3)))
         user = torch.randint(0, train.num_trajectories, (config.batch_size, 1), generator=generator)
         start = torch.randint(0, train.num_steps - length + 1, (config.batch_size, 1), generator=generator)
         steps = start + torch.arange(length)

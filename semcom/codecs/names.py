@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
+
 from semcom.codecs.catalogue import CodecConfig
 from semcom.contracts import SemcomError
 
@@ -16,14 +18,19 @@ def codec_name(codec: CodecConfig) -> str:
     elif codec.kind not in _WITHOUT_BITS and codec.mean_bits is None:
         words.append(str(codec.bits))
     if codec.mean_bits is not None:
-        words.append(f"{codec.mean_bits:g}mean")
+        words.append(f"{_digits(codec.mean_bits)}mean")
     if codec.num_symbols is not None:
         words.append(f"{codec.num_symbols}symbols")
     if codec.training_snr_db is not None:
-        words.append(f"at{codec.training_snr_db:g}dB")
+        words.append(f"at{_digits(codec.training_snr_db)}dB")
     if codec.weighting == "task":
         words.append("task")
     return "-".join(words)
+
+
+def _digits(value: float) -> str:
+    """All digits of a number, without an exponent: two codecs that differ have two names."""
+    return np.format_float_positional(value, trim="-")
 
 
 _WITHOUT_BITS = ("float32", "float16", "analog")

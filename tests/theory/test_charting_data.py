@@ -1,0 +1,196 @@
+"""What the charting scenario's models see: noise, velocities, delay taps and features, against theory."""
+
+import charting_setups
+import numpy as np
+import pytest
+import torch
+
+from channels.csi_dataset import CsiDataset
+from scenarios.charting.data import (
+    ObservationConfig,
+    SplitConfig,
+    VelocityConfig,
+    add_noise,
+    cut_trajectories,
+    make_sequences,
+    mean_velocity,
+)
+from scenarios.charting.features import CsiFeatures, FeatureConfig, antenna_products, delay_taps
+from semcom.contracts import SemcomError
+from semcom.rng import Streams
+
+ARRAYS = charting_setups.trajectories()
+DATASET = CsiDataset(
+    csi=ARRAYS["csi"].reshape(len(ARRAYS["csi"]), 2, 4, -1).astype(np.complex64),
+    position_m=ARRAYS["position_m"],
+    trajectory=ARRAYS["trajectory"],
+    time_s=ARRAYS["time_s"],
+    velocity_m_s=np.pad(ARRAYS["velocity_m_s"], ((0, 0), (0, 1))),
+    num_rows=2,
+)
+
+
+def complex_normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.view_as_complex(torch.randn(*shape, 2, generator=torch.Generator().manual_seed(seed)))
+
+
+def test_noise_has_the_power_that_the_snr_says_whatever_the_signal_is():
+    num, snr_db = 200_000, 7.0
+    csi = complex_normal(num, 1, 1, 1) * torch.linspace(0, 3, num)[:, None, None, None]
+    noise = add_noise(csi, snr_db, torch.Generator().manual_seed(1)) - csi
+    found_db = 10 * np.log10(float(csi.abs().square().mean() / noise.abs().square().mean()))
+    # |n|^2 is exponential: its mean over n samples deviates by 1 / sqrt n.
+    tolerance_db = 4.5 * 10 / np.log(10) / num**0.5
+    assert abs(found_db - snr_db) < tolerance_db < 0.5 / 2  # the power check: 0.5 dB would be seen
+    faint, strong = noise[: num // 2].abs().square().mean(), noise[num // 2 :].abs().square().mean()
+    assert float(faint / strong) == pytest.approx(1, abs=4.5 * 2 / num**0.5)
+    assert float(noise.real.square().mean() / noise.imag.square().mean()) == pytest.approx(1, abs=0.02)
+
+
+def test_velocity_noise_errs_by_its_share_of_the_speed():
+    split, clean, shares = SplitConfig(), ObservationConfig(snr_db=None), []
+    for seed in range(8):
+        known, noisy = (
+            make_sequences(DATASET, split, clean, VelocityConfig(noise_share=share), Streams(seed)).train
+            for share in (0.0, 0.2)
+        )
+        error = (noisy.velocity_m_s - known.velocity_m_s).norm(dim=-1)
+        shares.append(error / known.velocity_m_s.norm(dim=-1))
+    # The square of error / (0.2 |v|) is exponential, of mean one.
+    found = torch.stack(shares).square() / 0.2**2
+    tolerance = 4.5 / found.numel() ** 0.5
+    assert abs(float(found.mean()) - 1) < tolerance < 1.1**2 - 1  # the power check: a tenth would be seen
+
+
+def test_velocities_carry_a_position_to_the_next_one_whatever_their_source():
+    rows = cut_trajectories(DATASET.trajectory, None)
+    step_m = np.diff(DATASET.position_m[rows][..., :2], axis=1)
+    for source in ("recorded", "positions"):
+        known = mean_velocity(DATASET, rows, source, charting_setups.INTERVAL_S)
+        np.testing.assert_allclose(known[:, :-1] * charting_setups.INTERVAL_S, step_m, atol=1e-9)
+        np.testing.assert_array_equal(known[:, -1], known[:, -2])
+    # Under constant acceleration the mean of two recorded velocities is exact, and neither of them is.
+    time_s = np.arange(4.0)
+    curve = CsiDataset(
+        csi=np.ones((4, 1, 1, 1), np.complex64),
+        position_m=np.stack([time_s**2, 3 * time_s, 0 * time_s], axis=1),
+        velocity_m_s=np.stack([2 * time_s, 3 + 0 * time_s, 0 * time_s], axis=1),
+        trajectory=np.zeros(4, np.int64),
+        time_s=time_s,
+    )
+    known = mean_velocity(curve, np.arange(4)[None], "recorded", 1.0)
+    np.testing.assert_allclose(known[0], [[1, 3], [3, 3], [5, 3], [5, 3]])
+    assert mean_velocity(curve, np.arange(4)[None], "none", 1.0) is None
+
+
+def test_no_test_position_stands_in_another_part_and_rows_keep_together():
+    data = make_sequences(
+        DATASET, SplitConfig(), ObservationConfig(snr_db=None), VelocityConfig(), Streams(3)
+    )
+    places = {
+        part: {tuple(row) for row in getattr(data, part).position_m.flatten(0, 1).tolist()}
+        for part in ("train", "validation", "test")
+    }
+    assert sum(map(len, places.values())) == len(set.union(*places.values())) == len(DATASET)
+    assert (data.train.num_trajectories, data.validation.num_trajectories, data.test.num_trajectories) == (
+        9,
+        1,
+        2,
+    )
+    row = next(
+        i for i, at in enumerate(DATASET.position_m) if np.allclose(at[:2], data.test.position_m[1, 5])
+    )
+    assert torch.equal(data.test.csi[1, 5], torch.from_numpy(DATASET.csi[row]))
+    assert (data.interval_s, data.num_rows, data.csi_shape) == (pytest.approx(0.2), 2, (2, 4, 8))
+
+
+def test_segments_by_hand():
+    trajectory = np.array([3] * 7 + [1] * 4 + [9] * 3)
+    assert cut_trajectories(trajectory, 3).tolist() == [[0, 1, 2], [3, 4, 5], [7, 8, 9], [11, 12, 13]]
+    with pytest.raises(SemcomError, match="3 to 7 positions: give split"):
+        cut_trajectories(trajectory, None)
+    with pytest.raises(SemcomError, match="segment_steps = 8, the longest trajectory has 7"):
+        cut_trajectories(trajectory, 8)
+
+
+def test_velocities_that_are_not_there_are_asked_for_in_vain():
+    """They are not taken for unknown in silence: records would call them exact."""
+    without = CsiDataset(DATASET.csi, DATASET.position_m, DATASET.trajectory, DATASET.time_s)
+    with pytest.raises(SemcomError, match=r"velocity\.source = recorded, and the data have no velocity_m_s"):
+        make_sequences(without, SplitConfig(), ObservationConfig(), VelocityConfig(), Streams(0))
+    made = make_sequences(
+        without, SplitConfig(), ObservationConfig(), VelocityConfig(source="positions"), Streams(0)
+    )
+    assert made.knows_velocity
+
+
+def test_a_path_at_a_whole_delay_is_one_tap():
+    num, bandwidth_hz = 16, 40e6
+    frequency_hz = (torch.arange(num, dtype=torch.float64) + 0.5) * bandwidth_hz / num - bandwidth_hz / 2
+    for tap in (0, 3, 9):
+        path = torch.exp(-2j * torch.pi * frequency_hz * tap / bandwidth_hz).to(torch.complex64)
+        power = delay_taps(path, 12).abs().square()
+        assert len(power) == 12
+        # Of unit amplitude at every subcarrier: all its power in one tap.
+        assert float(power[tap]) == pytest.approx(num, rel=1e-5)
+        assert float(power.sum()) == pytest.approx(num, rel=1e-5)
+    assert len(delay_taps(path, 64)) == num
+
+
+@pytest.mark.parametrize(("num_rows", "num_columns"), [(1, 1), (1, 4), (4, 1), (2, 3), (3, 2)])
+def test_antenna_products_are_the_double_sum(num_rows, num_columns):
+    taps = complex_normal(2, num_rows * num_columns, 3)
+    grid = taps.reshape(2, num_rows, num_columns, 3)
+    expected = []
+    for down in range(num_rows):
+        for right in range(1 - num_columns, num_columns):
+            if down == 0 and right < 0:
+                continue
+            total = torch.zeros(2, 3, dtype=torch.complex64)
+            for m in range(num_rows - down):
+                for n in range(num_columns):
+                    if 0 <= n + right < num_columns:
+                        total += grid[:, m + down, n + right] * grid[:, m, n].conj()
+            expected.append(total)
+    found = antenna_products(taps, num_rows)
+    # All lags up to their sign, 0 among them.
+    assert found.shape[-1] == ((2 * num_rows - 1) * (2 * num_columns - 1) + 1) // 2
+    torch.testing.assert_close(found, torch.stack(expected, dim=-1), atol=1e-5, rtol=1e-5)
+
+
+@pytest.fixture(params=["invariant", "calibrated"])
+def features(request) -> CsiFeatures:
+    made = CsiFeatures(FeatureConfig(num_taps=8, num_components=12, phase=request.param), 2, 4, 8, 2)
+    made.calibrate(torch.from_numpy(DATASET.csi))
+    return made
+
+
+def test_features_know_no_phase_but_angle_and_delay(features):
+    csi = torch.from_numpy(DATASET.csi[::20])
+    seen = features(csi)
+    turned = torch.exp(1j * torch.linspace(0, 6, 2 * len(csi)).reshape(-1, 2, 1, 1)) * csi
+    torch.testing.assert_close(features(turned), seen, atol=2e-3, rtol=1e-3)
+    # A path from elsewhere turns the antennas against each other, a later one the subcarriers.
+    angle = csi * torch.exp(1j * torch.tensor([0.0, 0.5, 0.0, 0.5]))[:, None]
+    delay = csi * torch.exp(-2j * torch.pi * torch.arange(8) * 0.25 / 8)
+    for moved in (angle, delay):
+        assert float((features(moved) - seen).norm(dim=-1).min()) > 0.1
+
+
+def test_features_are_components_of_unit_deviation_on_training_data(features):
+    seen = features(torch.from_numpy(DATASET.csi)).transpose(0, 1).double()
+    for of_array in seen:
+        covariance = of_array.T @ of_array / len(of_array)
+        scale = covariance.diagonal()
+        assert float(scale.max()) == pytest.approx(1, abs=1e-3)
+        # The faintest ones are left smaller than that, and none is blown up.
+        assert (scale < 1.001).all()
+        assert float((covariance - scale.diag()).abs().max()) < 1e-3
+        assert float(of_array.mean(dim=0).abs().max()) < 1e-3
+
+
+def test_features_of_one_array_are_those_of_the_batch(features):
+    csi = torch.from_numpy(DATASET.csi[::37])
+    for array in (0, 1):
+        alone = features.project(features.raw_of(csi[:, array], array), array)
+        torch.testing.assert_close(alone, features(csi)[:, array], atol=1e-4, rtol=1e-4)
