@@ -44,6 +44,11 @@ def _part(records: pd.DataFrame, result: str) -> pd.DataFrame:
     return part.drop(columns=unused)
 
 
+def _present(part: pd.DataFrame) -> list[str]:
+    """The methods that there are, in order: styles are then dealt to as few as possible."""
+    return list(dict.fromkeys(part["method"]))
+
+
 def draw_figures(records: pd.DataFrame, folder: Path) -> list[Path]:
     """Draws the figures of those results that the records hold; returns their paths."""
     chart, forecast, velocity, rate, loss = (
@@ -108,11 +113,11 @@ def _draw_snapshots(snapshot: pd.DataFrame, folder: Path) -> list[Path]:
 def _draw_forecasts(forecast: pd.DataFrame, folder: Path) -> list[Path]:
     has_latent = bool((forecast["metric"] == "latent_nmse").any())
     figure, axes = new_figure("page", height_in=2.6, num_columns=1 + has_latent)
-    draw_lines(axes[0], forecast, "look_ahead_s", "position_error", order=_ORDER)
+    draw_lines(axes[0], forecast, "look_ahead_s", "position_error", order=_present(forecast))
     _label(axes[0], "Look-ahead (s)", "Position error (m)")
     axes[0].set_ylim(bottom=0)
     if has_latent:
-        draw_lines(axes[1], forecast, "look_ahead_s", "latent_nmse", order=_ORDER)
+        draw_lines(axes[1], forecast, "look_ahead_s", "latent_nmse", order=_present(forecast))
         _label(axes[1], "Look-ahead (s)", "Error of the embedding / its variance")
         axes[1].set_ylim(bottom=0)
     add_legend(figure, axes)
@@ -184,7 +189,7 @@ def _draw_loss(loss: pd.DataFrame, folder: Path) -> list[Path]:
     for panel, metric, label in zip(
         axes, ("trustworthiness", "mae"), ("Trustworthiness", "Position error (m)"), strict=True
     ):
-        draw_lines(panel, loss, "erasure_probability", metric, order=_ORDER)
+        draw_lines(panel, loss, "erasure_probability", metric, order=_present(loss))
         _label(panel, "Probability that a packet is lost", label)
     add_legend(figure, axes)
     return save(figure, folder, "charts_vs_loss")
