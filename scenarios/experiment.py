@@ -110,16 +110,20 @@ def _prepare(
     """Lets the scenario make its data; a stage is shown only if there is something to make."""
     with ExitStack() as stack:
         advance: Callable[[int], None] | None = None
-        counted = 0
+        counted = num = 0
 
         def told(done: int, total: int) -> None:
-            nonlocal advance, counted
+            nonlocal advance, counted, num
+            num = total
             if advance is None:
                 advance = stack.enter_context(progress.stage("data", total))
             advance(done - counted)
             counted = done
 
         scenario.prepare(config, seeds, cluster, told)
+        # What was there already is not told of.
+        if advance is not None and counted < num:
+            advance(num - counted)
 
 
 def _train(

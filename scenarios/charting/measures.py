@@ -58,9 +58,11 @@ def load_model(
 
 def empty_model(config: ChartingConfig, data: ChartingData, *, with_predictor: bool) -> ArrayModel:
     """Builds a model without trained weights."""
-    return ArrayModel(
-        config.model, config.features, data.csi_shape, data.num_rows, with_predictor=with_predictor
-    )
+    with torch.random.fork_rng(devices=[]):
+        # torch.nn draws starting weights from the process-wide generator, which stays where it was.
+        return ArrayModel(
+            config.model, config.features, data.csi_shape, data.num_rows, with_predictor=with_predictor
+        )
 
 
 def answer(question: Question) -> list[Record]:

@@ -20,6 +20,13 @@ def recorded() -> tuple[str, ...]:
     return ("data=recorded", f"data.path={charting_setups.recorded_file()}")
 
 
+@pytest.fixture
+def unwritten(monkeypatch) -> None:
+    """Figures are drawn, but not written, which takes longer than all the rest."""
+    for module in ("analysis.figures", "scenarios.charting.results"):
+        monkeypatch.setattr(f"{module}.save", lambda figure, folder, name: [folder / name])
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("charting") / "run"
@@ -62,6 +69,8 @@ def test_the_reference_of_the_velocity_result_is_the_chart_s_and_the_forecast_s_
 
 
 def test_the_same_command_goes_on_and_computes_nothing_again(folder, monkeypatch, capfd):
+    # The figures are the first test's.
+    monkeypatch.setattr(ChartingScenario, "figures", lambda *arguments: [])
     for stage in ("train", "simulate"):
         monkeypatch.setattr(ChartingScenario, stage, None)
     before = (folder / "records.parquet").read_bytes()
@@ -72,6 +81,7 @@ def test_the_same_command_goes_on_and_computes_nothing_again(folder, monkeypatch
     assert (folder / "records.parquet").read_bytes() == before
 
 
+@pytest.mark.usefixtures("unwritten")
 def test_a_sweep_on_recorded_data_has_a_row_for_every_cell(tmp_path, capfd):
     command = ["sweep", "charting", "--axis", "link.probability=0,0.5", *TINY, "--out", str(tmp_path / "run")]
     assert main([*command, *recorded(), *FEW]) == 0, capfd.readouterr().err
@@ -82,6 +92,7 @@ def test_a_sweep_on_recorded_data_has_a_row_for_every_cell(tmp_path, capfd):
     assert "position_error" not in set(records["metric"])
 
 
+@pytest.mark.usefixtures("unwritten")
 def test_a_training_alone_leaves_its_checkpoints_for_the_run(tmp_path, monkeypatch, capfd):
     out = ("--out", str(tmp_path / "run"))
     assert main(["train", "charting", *TINY, *out, *recorded(), *FEW]) == 0
@@ -93,6 +104,7 @@ def test_a_training_alone_leaves_its_checkpoints_for_the_run(tmp_path, monkeypat
     assert "trains in mode central only" in capfd.readouterr().err
 
 
+@pytest.mark.usefixtures("unwritten")
 @pytest.mark.parametrize(
     "settings",
     [

@@ -55,7 +55,7 @@ def refusal(arguments: list[str], capfd) -> str:
         (("link=nr", "grid.uplink_share=0.0001"), "holds no uplink slot"),
         (("data=recorded",), "data.path = null is missing: it takes a path"),
         (("data.path=walks.h5",), "it takes data.kind = recorded"),
-        (("data=recorded", "data.path=/there/is/none.h5"), "/there/is/none.h5 can't be read"),
+        (("data=recorded", "data.path=/there/is/none.h5"), "/there/is/none.h5"),
         (("data.scene.scene=atlantis",), "scene = atlantis is not there"),
         (("velocity.noise_share=-1",), "velocity.noise_share = -1 is out of range"),
         (("observation.snr_db=.inf",), "observation.snr_db"),
