@@ -41,11 +41,14 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    num_steps: int = Field(1500, ge=10, le=1_000_000, description="training steps of w-jepa")
+    num_steps: int = Field(1000, ge=10, le=1_000_000, description="training steps of w-jepa")
+    num_steps_predictor: int = Field(
+        600, ge=10, le=1_000_000, description="further steps of its predictor, on finished embeddings"
+    )
     num_steps_baseline: int = Field(1500, ge=10, le=1_000_000, description="training steps of the others")
     batch_size: int = Field(24, ge=2, le=65_536, description="windows in a batch of w-jepa")
-    num_pairs: int = Field(256, ge=2, le=65_536, description="pairs of positions in a batch, for charts")
-    learning_rate: float = Field(2e-3, gt=0, le=1, description="peak learning rate")
+    num_pairs: int = Field(192, ge=2, le=65_536, description="pairs of positions in a batch, for charts")
+    learning_rate: float = Field(4e-3, gt=0, le=1, description="peak learning rate")
     feature_noise_std: float = Field(0.3, ge=0, le=10, description="noise on features in training")
     rollout_steps: int = Field(10, ge=1, le=100, description="longest rollout; it grows from 3 steps on")
     num_starts: int = Field(4, ge=1, le=100, description="starting points of rollouts in a window")
@@ -127,18 +130,19 @@ class _Task:
 
     def fit(
         self,
+        stage: str,
         module: nn.Module,
         batch_loss: BatchLoss,
         num_steps: int,
         after_step: Callable[[int], None] | None = None,
     ) -> Log:
-        """Trains; returns the log."""
-        checkpoint = None if self.scratch is None else self.scratch / "model.safetensors"
+        """Runs one stage; returns its log."""
+        checkpoint = None if self.scratch is None else self.scratch / f"{stage}.safetensors"
         rate = self.inputs.training.learning_rate
         rows = fit(
             module, batch_loss, num_steps, rate, self.generator, after_step=after_step, checkpoint=checkpoint
         )
-        return [{"stage": "training", **row} for row in rows]
+        return [{"stage": stage, **row} for row in rows]
 
     def noisy(self, features: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Adds the noise of training to features."""
@@ -277,7 +281,41 @@ def _train_jepa(task: _Task) -> Log:
         total = terms["total"] + config.chart_weight * torch.stack(list(chart.values())).sum()
         return {**terms, **chart, "total": total}
 
-    return task.fit(nn.ModuleList((jepa, model.head)), batch_loss, config.num_steps, jepa.update_target)
+    module = nn.ModuleList((jepa, model.head))
+    log = task.fit("encoder", module, batch_loss, config.num_steps, jepa.update_target)
+    return log + _train_predictor(task, condition, moved)
+
+
+def _train_predictor(task: _Task, condition: torch.Tensor, moved: torch.Tensor) -> Log:
+    """Trains the predictor on, on embeddings that no longer change, with the chart's term where it has one.
+
+    condition, moved [U, T, 2]: scaled velocities, and their integral in units of the chart.
+    """
+    model, config, num_steps = task.model, task.inputs.training, task.data.train.num_steps
+    predictor = model.predictor
+    assert predictor is not None
+    model.encoder.requires_grad_(False)
+    model.head.requires_grad_(False)
+    with torch.no_grad():
+        z = model.encoder(task.features.flatten(0, 1)).flatten(1).unflatten(0, task.features.shape[:2])
+    variance = z.flatten(0, 1).var(dim=0).clamp_min(1e-6)
+    num_rows, horizon = 2 * config.num_pairs, config.rollout_steps
+
+    def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        user = torch.randint(0, len(z), (num_rows, 1), generator=generator)
+        start = torch.randint(0, num_steps - horizon, (num_rows, 1), generator=generator)
+        steps = start + torch.arange(horizon + 1)
+        true = z[user, steps]
+        rolled = rollout(predictor, true[:, 0], condition[user, steps[:, :-1]])
+        predicted = torch.stack(tuple(rolled), dim=1)
+        terms = {"prediction": ((predicted - true[:, 1:]).square() / variance).mean()}
+        if task.data.knows_velocity:
+            gone = moved[user, steps[:, 1:]] - moved[user, start]
+            error = model.head(predicted) - model.head(true[:, :1]) - gone
+            terms["forecast"] = config.chart_weight * error.square().mean()
+        return {**terms, "total": torch.stack(list(terms.values())).sum()}
+
+    return task.fit("predictor", predictor, batch_loss, config.num_steps_predictor)
 
 
 def _dissimilarities(task: _Task) -> Dissimilarities:
@@ -313,7 +351,7 @@ def _train_siamese(task: _Task) -> Log:
         term = _pair_term(task, known, generator)
         return {"dissimilarity": term, "total": term}
 
-    return task.fit(task.model, batch_loss, task.inputs.training.num_steps_baseline)
+    return task.fit("model", task.model, batch_loss, task.inputs.training.num_steps_baseline)
 
 
 def _train_autoencoder(task: _Task) -> Log:
@@ -334,7 +372,7 @@ def _train_autoencoder(task: _Task) -> Log:
         return {"reconstruction": error, "total": error}
 
     module = nn.ModuleList((task.model, decoder))
-    return task.fit(module, batch_loss, task.inputs.training.num_steps_baseline)
+    return task.fit("model", module, batch_loss, task.inputs.training.num_steps_baseline)
 
 
 def _train_supervised(task: _Task) -> Log:
@@ -350,7 +388,7 @@ def _train_supervised(task: _Task) -> Log:
         error = (task.model.head(task.embed_rows(rows, generator)) - wanted[rows]).square().mean()
         return {"position": error, "total": error}
 
-    return task.fit(task.model, batch_loss, task.inputs.training.num_steps_baseline)
+    return task.fit("model", task.model, batch_loss, task.inputs.training.num_steps_baseline)
 
 
 def _draw_rows(task: _Task, generator: torch.Generator) -> torch.Tensor:
