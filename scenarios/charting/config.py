@@ -223,7 +223,8 @@ TINY = ChartingConfig(
     features=FeatureConfig(num_taps=8, num_components=16),
     model=ModelConfig(embedding_dim=3, hidden_dim=16, head_dim=16, predictor_dim=16),
     training=TrainingConfig(
-        num_steps=60, num_steps_predictor=30, num_steps_baseline=60, batch_size=8, num_pairs=16, rollout_steps=4, num_starts=2,
+        num_steps=60, num_steps_predictor=30, num_steps_baseline=60, batch_size=8, num_pairs=16,
+        rollout_steps=4, num_starts=2,
         num_dissimilarity_points=100,
     ),
     lstm=LstmConfig(hidden_dim=16, num_steps=60),

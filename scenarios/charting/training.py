@@ -33,6 +33,8 @@ from semcom.targets import EmaTarget
 from semcom.train import BatchLoss, fit
 
 Log = list[dict[str, float | int | str]]
+# What the chart's term weighs more where the predictor is trained alone: its latent term is larger there.
+_FORECAST_FACTOR = 4
 MODELS = ("w-jepa", "siamese", "autoencoder", "supervised")
 
 
@@ -47,7 +49,7 @@ class TrainingConfig(BaseModel):
     )
     num_steps_baseline: int = Field(1500, ge=10, le=1_000_000, description="training steps of the others")
     batch_size: int = Field(24, ge=2, le=65_536, description="windows in a batch of w-jepa")
-    num_pairs: int = Field(192, ge=2, le=65_536, description="pairs of positions in a batch, for charts")
+    num_pairs: int = Field(256, ge=2, le=65_536, description="pairs of positions in a batch, for charts")
     learning_rate: float = Field(4e-3, gt=0, le=1, description="peak learning rate")
     feature_noise_std: float = Field(0.3, ge=0, le=10, description="noise on features in training")
     rollout_steps: int = Field(10, ge=1, le=100, description="longest rollout; it grows from 3 steps on")
@@ -181,13 +183,13 @@ def train_model(
         }
         log = trainer[name](task)
     model.eval().requires_grad_(False)
-    standardise(model, features.flatten(0, 1))
+    keep_calibration(model, features.flatten(0, 1))
     log.append({"stage": "validation", "step": 0, **_diagnose(model, data.validation)})
     return model, log
 
 
 @torch.no_grad()
-def standardise(model: ArrayModel, features: torch.Tensor) -> None:
+def keep_calibration(model: ArrayModel, features: torch.Tensor) -> None:
     """Keeps training embeddings for codecs to be fitted to, spread evenly over features [N, R, input_dim]."""
     rows = torch.linspace(0, len(features) - 1, NUM_CALIBRATION).round().long()
     model.calibration.copy_(model.encoder(features[rows]))
@@ -299,7 +301,7 @@ def _train_predictor(task: _Task, condition: torch.Tensor, moved: torch.Tensor) 
     with torch.no_grad():
         z = model.encoder(task.features.flatten(0, 1)).flatten(1).unflatten(0, task.features.shape[:2])
     variance = z.flatten(0, 1).var(dim=0).clamp_min(1e-6)
-    num_rows, horizon = 2 * config.num_pairs, config.rollout_steps
+    num_rows, horizon = config.num_pairs, config.rollout_steps
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         user = torch.randint(0, len(z), (num_rows, 1), generator=generator)
@@ -312,7 +314,7 @@ def _train_predictor(task: _Task, condition: torch.Tensor, moved: torch.Tensor) 
         if task.data.knows_velocity:
             gone = moved[user, steps[:, 1:]] - moved[user, start]
             error = model.head(predicted) - model.head(true[:, :1]) - gone
-            terms["forecast"] = config.chart_weight * error.square().mean()
+            terms["forecast"] = _FORECAST_FACTOR * config.chart_weight * error.square().mean()
         return {**terms, "total": torch.stack(list(terms.values())).sum()}
 
     return task.fit("predictor", predictor, batch_loss, config.num_steps_predictor)

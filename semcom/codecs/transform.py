@@ -122,8 +122,13 @@ class TransformQuantiser(nn.Module):
 
 
 def _each_times(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-    """Multiplies rows [N, I] by a matrix [I, O] one by one: a row's result must not depend on its batch."""
-    return torch.stack([row @ matrix for row in rows]) if len(rows) else rows.new_zeros(0, matrix.shape[1])
+    """Multiplies rows [N, I] by a matrix [I, O], each on its own: its batch must not show in the result."""
+    # A copy, since the order of summation depends on where in memory a row begins.
+    return (
+        torch.stack([row.clone() @ matrix for row in rows])
+        if len(rows)
+        else rows.new_zeros(0, matrix.shape[1])
+    )
 
 
 def _cost_bits(coefficients: torch.Tensor, step: float) -> float:
