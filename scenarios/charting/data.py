@@ -8,9 +8,10 @@ from typing import Literal
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from scipy.spatial import cKDTree
 
 from channels.csi_dataset import CsiDataset
-from scenarios.charting.splits import split_by_trajectory
+from scenarios.charting.splits import Split, split_by_block, split_by_trajectory
 from semcom.contracts import SemcomError
 from semcom.rng import Streams
 
@@ -39,12 +40,24 @@ class VelocityConfig(BaseModel):
 
 
 class SplitConfig(BaseModel):
-    """Which data are held out: whole trajectories."""
+    """Which data are held out: whole trajectories, or whole blocks of the ground."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     validation_share: float = Field(0.1, gt=0, lt=1, description="positions that choices are made on")
     test_share: float = Field(0.2, gt=0, lt=1, description="positions that results are measured on")
+    block_m: float | None = Field(
+        None,
+        gt=0,
+        le=1e5,
+        description="holds out square blocks of this side: trajectories go with the block of their middle",
+    )
+    guard_m: float = Field(
+        0.0,
+        ge=0,
+        le=1e5,
+        description="with block_m, leaves out training trajectories that come as near to one held out",
+    )
     segment_steps: int | None = Field(
         None,
         ge=4,
@@ -148,6 +161,38 @@ def mean_velocity(dataset: CsiDataset, rows: np.ndarray, source: str, interval_s
     return np.concatenate([between, between[:, -1:]], axis=1)
 
 
+def split_trajectories(position_m: np.ndarray, split: SplitConfig, streams: Streams) -> Split:
+    """Deals trajectories, position_m [U, T, 2], to training, validation and test: numbers of trajectories.
+
+    Raises SemcomError as the two ways to split do, and where the guard leaves nothing to train on.
+    """
+    if split.block_m is None:
+        return split_by_trajectory(
+            np.arange(len(position_m)),
+            streams,
+            validation_share=split.validation_share,
+            test_share=split.test_share,
+        )
+    parts = split_by_block(
+        position_m[:, position_m.shape[1] // 2],
+        streams,
+        block_m=split.block_m,
+        validation_share=split.validation_share,
+        test_share=split.test_share,
+    )
+    if split.guard_m == 0:
+        return parts
+    held_out = np.concatenate([parts.validation, parts.test])
+    nearest_m = cKDTree(position_m[held_out].reshape(-1, 2)).query(position_m[parts.train])[0].min(axis=1)
+    kept = parts.train[nearest_m > split.guard_m]
+    if not len(kept):
+        raise SemcomError(
+            f"split.guard_m = {split.guard_m:g} leaves no trajectory to train on: lower it, or cut shorter "
+            "pieces by split.segment_steps"
+        )
+    return Split(kept, parts.validation, parts.test)
+
+
 def make_sequences(
     dataset: CsiDataset,
     split: SplitConfig,
@@ -174,12 +219,7 @@ def make_sequences(
         noise = torch.randn(moved.shape, generator=streams.torch_generator("velocity-noise"))
         moved = moved + velocity.noise_share * moved.norm(dim=-1, keepdim=True) * noise / 2**0.5
     position = torch.from_numpy(dataset.position_m[..., :2]).float()
-    parts = split_by_trajectory(
-        np.arange(len(rows)),
-        streams,
-        validation_share=split.validation_share,
-        test_share=split.test_share,
-    )
+    parts = split_trajectories(position.numpy()[rows], split, streams)
     made = {
         name: Sequences(csi[rows[part]], position[rows[part]], moved[part])
         for name, part in (("train", parts.train), ("validation", parts.validation), ("test", parts.test))

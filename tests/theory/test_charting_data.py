@@ -14,6 +14,7 @@ from scenarios.charting.data import (
     cut_trajectories,
     make_sequences,
     mean_velocity,
+    split_trajectories,
 )
 from scenarios.charting.features import CsiFeatures, FeatureConfig, antenna_products, delay_taps
 from semcom.contracts import SemcomError
@@ -195,3 +196,27 @@ def test_features_of_one_array_are_those_of_the_batch(features):
     for array in (0, 1):
         alone = features.project(features.raw_of(csi[:, array], array), array)
         torch.testing.assert_close(alone, features(csi)[:, array], atol=1e-4, rtol=1e-4)
+
+
+def test_blocks_are_held_out_whole_with_a_guard_around_them():
+    generator = torch.Generator().manual_seed(5)
+    middle_m = 40 * torch.rand(80, 1, 2, generator=generator)
+    position_m = (middle_m + torch.linspace(-2, 2, 9)[None, :, None]).numpy()
+    split = SplitConfig(validation_share=0.2, test_share=0.2, block_m=10.0, guard_m=3.0)
+    parts = split_trajectories(position_m, split, Streams(2))
+
+    block = np.floor((position_m[:, 4] - position_m[:, 4].min(axis=0)) / 10).astype(int)
+    blocks = [{tuple(block[row]) for row in part} for part in (parts.train, parts.validation, parts.test)]
+    assert not blocks[0] & blocks[1] and not blocks[0] & blocks[2] and not blocks[1] & blocks[2]
+
+    held_out = position_m[np.concatenate([parts.validation, parts.test])].reshape(-1, 1, 2)
+
+    def nearest_m(rows):
+        return np.linalg.norm(position_m[rows].reshape(1, -1, 2) - held_out, axis=-1).min()
+
+    assert nearest_m(parts.train) > 3.0
+    # Without the guard some come nearer: the positions are dense enough to tell.
+    unguarded = split.model_copy(update={"guard_m": 0.0})
+    assert nearest_m(split_trajectories(position_m, unguarded, Streams(2)).train) < 3.0
+    with pytest.raises(SemcomError, match="guard_m"):
+        split_trajectories(position_m, split.model_copy(update={"guard_m": 100.0}), Streams(2))
