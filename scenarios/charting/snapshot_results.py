@@ -44,11 +44,15 @@ def _observations(config: ChartingConfig) -> dict[str, SnapshotConfig]:
 
 def snapshot_job(config: ChartingConfig, observation: str, seed: int) -> TrainingJob:
     """Makes the job that trains the JEPA of single snapshots; the model's name tells the observation."""
-    traced = isinstance(config.data, RayTracedData)
+    version = (
+        open_cache(config.data.scene, seed).name
+        if isinstance(config.data, RayTracedData)
+        else file_version(config.data.path)
+    )
     told = {
         "trains": f"snapshot {observation}",
         "training": config.snapshot.training.model_dump(mode="json"),
-        "file": open_cache(config.data.scene, seed).name if traced else file_version(config.data.path),
+        "file": version,
         "seed": seed,
         "version": 1,
     }

@@ -39,7 +39,7 @@ MODELS = ("w-jepa", "siamese", "autoencoder", "supervised")
 
 
 class TrainingConfig(BaseModel):
-    """How the models are trained; those that are compared see the same data as often."""
+    """How the models are trained: w-jepa on windows and pairs, the others on single positions or pairs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
