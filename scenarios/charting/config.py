@@ -177,8 +177,11 @@ def check(config: ChartingConfig) -> None:
         if name not in ("w-jepa", *BASELINES):
             raise SemcomError(f"snapshot.methods holds {name!r}: it takes w-jepa, {', '.join(BASELINES)}")
     for name in (*config.snapshot.codecs, *told.codecs, *told.csi_codecs, *told.feature_codecs):
-        if codec_config(name).weighting != "none":
+        codec = codec_config(name)
+        if codec.weighting != "none":
             raise SemcomError(f"codec {name!r} weighs errors by a task, which charting doesn't offer")
+        if codec.kind == "analog":
+            raise SemcomError(f"codec {name!r} sends no bits to be counted: name one that does")
     if isinstance(config.link, AnalogConfig) != (config.codec.kind == "analog"):
         raise SemcomError(
             f"link.kind = {config.link.kind} and codec.kind = {config.codec.kind} don't go together: "

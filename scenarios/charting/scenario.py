@@ -66,6 +66,8 @@ class ChartingScenario:
     ) -> None:
         """Generates the data sets that are not there yet; recorded ones are read, and found to suffice."""
         if not isinstance(config.data, RayTracedData):
+            if not has_time_axis(config):
+                return
             data = load_sequences(config, seeds[0])
             num = sum(part.num_trajectories for part in (data.train, data.validation, data.test))
             check_sizes(config, num, data.test.num_steps, data.interval_s)

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from analysis.charting import score_chart
-from scenarios.charting.config import ChartingConfig, RecordedData
+from channels.csi_cache import open_cache
+from scenarios.charting.config import ChartingConfig, RayTracedData
 from scenarios.charting.measures import drawn_points, score_records
 from scenarios.charting.snapshot import SnapshotConfig, Snapshots, observe
 from scenarios.charting.snapshot_baselines import snapshot_baseline
@@ -20,7 +21,7 @@ from scenarios.charting.sources import file_version, load_dataset
 from scenarios.contracts import Point, Trained, TrainingJob
 from semcom.codecs.catalogue import make_codec
 from semcom.codecs.names import codec_config
-from semcom.contracts import FittedCodec, Record
+from semcom.contracts import FittedCodec, Record, SemcomError
 from semcom.records import load_into
 from semcom.rng import Streams
 
@@ -43,11 +44,15 @@ def _observations(config: ChartingConfig) -> dict[str, SnapshotConfig]:
 
 def snapshot_job(config: ChartingConfig, observation: str, seed: int) -> TrainingJob:
     """Makes the job that trains the JEPA of single snapshots; the model's name tells the observation."""
-    assert isinstance(config.data, RecordedData)
+    version = (
+        open_cache(config.data.scene, seed).name
+        if isinstance(config.data, RayTracedData)
+        else file_version(config.data.path)
+    )
     told = {
         "trains": f"snapshot {observation}",
         "training": config.snapshot.training.model_dump(mode="json"),
-        "file": file_version(config.data.path),
+        "file": version,
         "seed": seed,
         "version": 1,
     }
@@ -56,8 +61,26 @@ def snapshot_job(config: ChartingConfig, observation: str, seed: int) -> Trainin
 
 
 def snapshot_jobs(config: ChartingConfig, seed: int) -> list[TrainingJob]:
-    """Lists the trainings, one for each observation."""
+    """Lists the trainings, one for each observation. Raises SemcomError as check_snapshots does."""
+    check_snapshots(config)
     return [snapshot_job(config, name, seed) for name in _observations(config)]
+
+
+def check_snapshots(config: ChartingConfig) -> None:
+    """Raises SemcomError unless the data are of one linear array of one polarisation, as views assume."""
+    if isinstance(config.data, RayTracedData):
+        scene = config.data.scene
+        num_arrays, num_rows, crossed = scene.num_arrays, scene.num_rows, scene.polarisation == "cross"
+        told = "set data.scene.num_arrays = 1, data.scene.num_rows = 1 and data.scene.polarisation = V"
+    else:
+        dataset = load_dataset(config, 0)
+        num_arrays, num_rows, crossed = dataset.csi.shape[1], dataset.num_rows, False
+        told = f"store csi as [positions, antennas, subcarriers] in {config.data.path}, or time_s with it"
+    if num_arrays > 1 or num_rows > 1 or crossed:
+        raise SemcomError(
+            "data without a time axis are charted as single snapshots of one linear array, these are of "
+            f"{num_arrays} with {num_rows} rows and {2 if crossed else 1} polarisations: {told}"
+        )
 
 
 def _snapshots(config: ChartingConfig, observation: str, seed: int) -> Snapshots:
@@ -78,7 +101,11 @@ def train_snapshot_job(job: TrainingJob) -> Trained:
 
 
 def snapshot_points(config: ChartingConfig, seeds: Sequence[int]) -> list[Point]:
-    """Lists the points: every method for each observation, and w-jepa by each codec."""
+    """Lists the points: every method for each observation, and w-jepa by each codec.
+
+    Raises SemcomError as check_snapshots does.
+    """
+    check_snapshots(config)
     listed: list[tuple[str, dict[str, float | int | str]]] = []
     for name in _observations(config):
         for method in config.snapshot.methods:

@@ -39,7 +39,7 @@ MODELS = ("w-jepa", "siamese", "autoencoder", "supervised")
 
 
 class TrainingConfig(BaseModel):
-    """How the models are trained; those that are compared see the same data as often."""
+    """How the models are trained: w-jepa on windows and pairs, the others on single positions or pairs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -396,9 +396,3 @@ def _train_supervised(task: _Task) -> Log:
 def _draw_rows(task: _Task, generator: torch.Generator) -> torch.Tensor:
     num = task.data.train.num_trajectories * task.data.train.num_steps
     return torch.randint(0, num, (2 * task.inputs.training.num_pairs,), generator=generator)
-
-
-def chart_of(model: ArrayModel, csi: torch.Tensor) -> np.ndarray:
-    """Returns the chart of observed CSI [..., R, M, F], float64 [..., 2]."""
-    with torch.no_grad():
-        return model.chart(model.embed(csi)).double().numpy()

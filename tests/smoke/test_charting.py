@@ -4,6 +4,7 @@ import charting_setups
 import pandas as pd
 import pytest
 
+from scenarios.charting.config import TINY as TINY_PRESET
 from scenarios.charting.methods import CHARTS, FORECASTS
 from scenarios.charting.scenario import ChartingScenario
 from scenarios.cli import main
@@ -123,3 +124,33 @@ def test_strange_settings_that_can_be_done_are_done(settings, tmp_path, capfd):
     assert main(["run", "charting", *TINY, "--out", str(out), *recorded(), *few, *settings]) == 0
     assert pd.read_parquet(out / "records.parquet")["value"].notna().all()
     assert main(["show", str(out)]) == 0
+
+
+@pytest.mark.usefixtures("unwritten")
+def test_data_without_time_are_charted_as_single_snapshots(tmp_path):
+    arrays = charting_setups.trajectories()
+    linear = arrays["csi"][:, 0].reshape(len(arrays["csi"]), 4, -1)
+    path = charting_setups.write(
+        tmp_path / "places.h5", csi=linear, time_s=None, velocity_m_s=None, trajectory=None
+    )
+    few = ("snapshot.snr_db=[]", "snapshot.methods=[w-jepa,no-learning]", "snapshot.training.num_steps=10",
+           "snapshot.training.num_context=2", "snapshot.training.num_target=2")  # fmt: skip
+    out = tmp_path / "run"
+    data = ("data=recorded", f"data.path={path}")
+    assert main(["run", "charting", *TINY, "--out", str(out), *data, *few]) == 0
+    records = pd.read_parquet(out / "records.parquet")
+    assert set(records["result"]) == {"snapshot"}
+    assert set(records["method"]) == {"w-jepa", "no-learning"}
+
+
+def test_places_of_a_file_have_a_training_of_their_own(tmp_path):
+    path = tmp_path / "places.csv"
+    path.write_text("0,0,1.5\n")
+    scene = TINY_PRESET.data.scene.model_copy(
+        update={"positions_path": path, "num_arrays": 1, "num_rows": 1, "num_columns": 8}
+    )
+    config = TINY_PRESET.model_copy(update={"data": TINY_PRESET.data.model_copy(update={"scene": scene})})
+    (first, *_) = ChartingScenario().training_jobs(config, 0, "central")
+    path.write_text("1,0,1.5\n")
+    (second, *_) = ChartingScenario().training_jobs(config, 0, "central")
+    assert first.key != second.key

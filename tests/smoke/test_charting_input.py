@@ -32,6 +32,7 @@ def refusal(arguments: list[str], capfd) -> str:
         (("evaluation.codecs=[uniform-99]",), "codec 'uniform-99' is unknown"),
         (("evaluation.csi_codecs=[klt-mean]",), "codec 'klt-mean' is unknown"),
         (("evaluation.feature_codecs=[klt-4-task]",), "codec 'klt-4-task' weighs errors by a task"),
+        (("evaluation.codecs=[analog]",), "codec 'analog' sends no bits to be counted"),
         (("codec.kind=klt", "codec.weighting=task"), "leave it at none"),
         (("codec.mean_bits=4",), "does not belong to uniform: it is for klt"),
         (("evaluation.look_aheads_s=[0.2,4.0]",), "look_aheads_s up to 4 s (20 positions)"),
@@ -105,6 +106,7 @@ def csi_with(value: complex) -> np.ndarray:
         ({"csi": csi_with(np.nan)}, (), "csi holds NaN or infinity, first at [7, 1, 0, 1, 3]"),
         ({"position_m": np.zeros((5, 3))}, (), "position_m has 5 rows, csi has 360"),
         ({"csi": np.ones((360, 4))}, (), "csi has type float64 and shape (360, 4)"),
+        ({"time_s": None, "trajectory": None}, (), "these are of 2 with 2 rows"),
         ({"velocity_m_s": None}, (), "velocity.source = recorded, and the data have no velocity_m_s"),
         (
             {"trajectory": np.r_[np.repeat(np.arange(11), 30), np.repeat([11, 12], [20, 10])]},
