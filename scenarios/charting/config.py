@@ -30,7 +30,7 @@ from scenarios.charting.models import ModelConfig
 from scenarios.charting.sizes import check_sizes
 from scenarios.charting.snapshot_baselines import BASELINES
 from scenarios.charting.snapshot_training import SnapshotTrainingConfig
-from scenarios.charting.training import TrainingConfig, TrainingInputs
+from scenarios.charting.task import TrainingConfig, TrainingInputs
 from semcom.codecs.catalogue import CodecConfig, make_codec
 from semcom.codecs.names import codec_config
 from semcom.contracts import SemcomError

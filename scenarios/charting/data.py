@@ -15,6 +15,9 @@ from scenarios.charting.splits import Split, split_by_block, split_by_trajectory
 from semcom.contracts import SemcomError
 from semcom.rng import Streams
 
+# Of the usual interval: a predictor knows one step, whatever the clock's jitter.
+_MOST_UNEVEN = 0.25
+
 
 class ObservationConfig(BaseModel):
     """How well the CSI is measured."""
@@ -141,6 +144,20 @@ def cut_trajectories(trajectory: np.ndarray, segment_steps: int | None) -> np.nd
     return np.array(starts, dtype=np.int64)[:, None] + np.arange(segment_steps)
 
 
+def _interval_s(time_s: np.ndarray, rows: np.ndarray) -> float:
+    """The sampling interval of trajectories, positions rows [U, T]; raises SemcomError unless it is even."""
+    interval_s = np.diff(time_s[rows], axis=1)
+    median_s = float(np.median(interval_s))
+    uneven = np.argwhere(np.abs(interval_s / median_s - 1) > _MOST_UNEVEN)
+    if len(uneven):
+        piece, step = uneven[0]
+        raise SemcomError(
+            f"time_s is uneven: {interval_s[piece, step]:g} s after position {rows[piece, step]}, where "
+            f"{median_s:g} s are usual: begin a new trajectory there, or resample"
+        )
+    return median_s
+
+
 def mean_velocity(dataset: CsiDataset, rows: np.ndarray, source: str, interval_s: float) -> np.ndarray | None:
     """Returns the mean velocity from each position of rows [U, T] to the next, [U, T, 2]; None: unknown.
 
@@ -161,14 +178,18 @@ def mean_velocity(dataset: CsiDataset, rows: np.ndarray, source: str, interval_s
     return np.concatenate([between, between[:, -1:]], axis=1)
 
 
-def split_trajectories(position_m: np.ndarray, split: SplitConfig, streams: Streams) -> Split:
+def split_trajectories(
+    position_m: np.ndarray, journey: np.ndarray, split: SplitConfig, streams: Streams
+) -> Split:
     """Deals trajectories, position_m [U, T, 2], to training, validation and test: numbers of trajectories.
 
-    Raises SemcomError as the two ways to split do, and where the guard leaves nothing to train on.
+    journey [U]: which recorded trajectory each is a piece of; pieces of one stay together unless blocks of
+    the ground are held out. Raises SemcomError as the two ways to split do, and where the guard leaves
+    nothing to train on.
     """
     if split.block_m is None:
         return split_by_trajectory(
-            np.arange(len(position_m)),
+            journey,
             streams,
             validation_share=split.validation_share,
             test_share=split.test_share,
@@ -212,14 +233,14 @@ def make_sequences(
     rows = cut_trajectories(dataset.trajectory, split.segment_steps)
     if rows.shape[1] < 4:
         raise SemcomError(f"trajectories of {rows.shape[1]} positions are too short: record 4 or more")
-    interval_s = float(np.median(np.diff(dataset.time_s[rows], axis=1)))
+    interval_s = _interval_s(dataset.time_s, rows)
     known = mean_velocity(dataset, rows, velocity.source, interval_s)
     moved = torch.zeros(*rows.shape, 2) if known is None else torch.from_numpy(known).float()
     if velocity.noise_share > 0:
         noise = torch.randn(moved.shape, generator=streams.torch_generator("velocity-noise"))
         moved = moved + velocity.noise_share * moved.norm(dim=-1, keepdim=True) * noise / 2**0.5
     position = torch.from_numpy(dataset.position_m[..., :2]).float()
-    parts = split_trajectories(position.numpy()[rows], split, streams)
+    parts = split_trajectories(position.numpy()[rows], dataset.trajectory[rows[:, 0]], split, streams)
     made = {
         name: Sequences(csi[rows[part]], position[rows[part]], moved[part])
         for name, part in (("train", parts.train), ("validation", parts.validation), ("test", parts.test))

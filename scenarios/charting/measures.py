@@ -29,9 +29,9 @@ from scenarios.charting.forecasts import (
     make_frame,
     roll_ahead,
 )
+from scenarios.charting.geodesics import fused_geodesics, training_rows
 from scenarios.charting.models import ArrayModel
 from scenarios.charting.sources import load_sequences
-from scenarios.charting.training import fused_geodesics, training_rows
 from scenarios.contracts import Point
 from semcom.contracts import Record
 from semcom.records import load_into

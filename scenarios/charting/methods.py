@@ -18,6 +18,7 @@ Source = Literal["embedding", "csi", "features"]
 CHARTS: dict[str, tuple[str | None, str]] = {
     "w-jepa": ("w-jepa", "JEPA embedding, its chart held to the velocities, or to the dissimilarity"),
     "supervised": ("supervised", "the same encoders, trained on positions: the upper bound"),
+    "odometry": ("odometry", "the same encoders, held to the velocities as w-jepa is, without a JEPA"),
     "siamese": ("siamese", "the same encoders, trained on the fused geodesic dissimilarity"),
     "autoencoder": ("autoencoder", "the same encoders, a bottleneck of two dimensions"),
     "pca": (None, "principal components of the features"),
@@ -35,6 +36,10 @@ FORECASTS: dict[str, str] = {
     "lstm-velocity": "the same, told the velocities as w-jepa is",
     "dead-reckoning": "the mapped chart's last point and the integral of the velocities to come",
 }
+
+
+TOLD_VELOCITIES = ("dead-reckoning", "lstm-velocity")
+"""The forecasts that are told the velocities to come, as w-jepa is; the LSTM is told positions as well."""
 
 
 @dataclass(frozen=True)

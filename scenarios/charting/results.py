@@ -13,9 +13,10 @@ import pandas as pd
 from analysis.figures import STYLE, add_legend, draw_lines, new_figure, save
 from analysis.statistics import intervals_overlap, mean_interval
 from analysis.tables import format_interval, pivot
+from scenarios.charting.methods import TOLD_VELOCITIES
 
 _ORDER = [
-    "w-jepa", "supervised", "siamese", "isomap", "sammon", "autoencoder", "pca",
+    "w-jepa", "supervised", "odometry", "siamese", "isomap", "sammon", "autoencoder", "pca",
     "last-value", "hold-last", "constant-velocity", "wiener", "wiener-chart", "lstm", "lstm-velocity",
     "dead-reckoning", "csi", "features",
 ]  # fmt: skip
@@ -255,7 +256,10 @@ def _by_metric(part: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ratios(errors: pd.DataFrame) -> pd.DataFrame:
-    """By look-ahead: w-jepa over the best of SIMPLE_FORECASTS, seed by seed; do their intervals overlap?"""
+    """By look-ahead: w-jepa over the best of SIMPLE_FORECASTS, seed by seed; do their intervals overlap?
+
+    Beside it, w-jepa over those that know as much of the velocities.
+    """
     rows = []
     for look_ahead_s, part in errors.groupby("look_ahead_s"):
         of_method = {name: rows_of.set_index("seed")["value"] for name, rows_of in part.groupby("method")}
@@ -272,6 +276,9 @@ def _ratios(errors: pd.DataFrame) -> pd.DataFrame:
         if len(ratio) > 1:
             ours, theirs = mean_interval(of_method["w-jepa"]), mean_interval(simple[best])
             row["intervals"] = "overlap" if intervals_overlap(ours, theirs) else "apart"
+        for name in TOLD_VELOCITIES:
+            if name in of_method:
+                row[f"over {name}"] = _interval((of_method["w-jepa"] / of_method[name]).dropna())
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -12,16 +12,23 @@ import torch
 from pydantic import BaseModel
 
 from channels.catalogue import uses_a_channel
-from channels.csi_generator import GENERATOR_VERSION
+from channels.csi_cache import open_cache
 from nodes.simulation import simulate
 from scenarios.charting.cells import Setting, make_cell, make_shared, resolve
-from scenarios.charting.config import PAPER, TINY, ChartingConfig, RayTracedData, check
+from scenarios.charting.config import (
+    PAPER,
+    TINY,
+    ChartingConfig,
+    EvaluationConfig,
+    RayTracedData,
+    check,
+)
 from scenarios.charting.data import VelocityConfig
 from scenarios.charting.forecasts import look_ahead_steps, lstm_sequences
 from scenarios.charting.generation import obtain_dataset
 from scenarios.charting.lstm import train_lstm
 from scenarios.charting.measures import Heard, Question, air_records, answer, load_model
-from scenarios.charting.methods import CHARTS
+from scenarios.charting.methods import CHARTS, TOLD_VELOCITIES
 from scenarios.charting.models import ArrayModel
 from scenarios.charting.sizes import check_sizes
 from scenarios.charting.snapshot_results import (
@@ -87,7 +94,7 @@ class ChartingScenario:
         check(config)
         if not has_time_axis(config):
             return snapshot_jobs(config, seed)
-        told = config.evaluation
+        told = known_methods(config)
         needed = {CHARTS[name][0] for name in told.charts} | {"w-jepa"}
         needed |= {"supervised" for name in told.forecasts if name in _LSTMS}
         jobs = [training_job(config, name, seed) for name in MODELS if name in needed]
@@ -124,7 +131,7 @@ class ChartingScenario:
         check(config)
         if not has_time_axis(config):
             return snapshot_points(config, seeds)
-        told = config.evaluation
+        told = known_methods(config)
         listed: list[tuple[str, str, dict[str, float | int | str]]] = [
             ("chart", method, {}) for method in told.charts
         ]
@@ -235,10 +242,24 @@ class ChartingScenario:
 
 
 def velocity_name(velocity: VelocityConfig) -> str:
-    """Names what is known of velocities, as records do: exact, 20 % off, unknown."""
+    """Names what is known of velocities, as records do: exact; 20 % off, from positions; unknown."""
     if velocity.source == "none":
         return "unknown"
-    return f"{100 * velocity.noise_share:g} % off" if velocity.noise_share else "exact"
+    name = f"{100 * velocity.noise_share:g} % off" if velocity.noise_share else "exact"
+    return name if velocity.source == "recorded" else f"{name}, from positions"
+
+
+def known_methods(config: ChartingConfig) -> EvaluationConfig:
+    """Returns the evaluation without those methods that can't be where no velocity is known."""
+    told = config.evaluation
+    if config.velocity.source != "none":
+        return told
+    return told.model_copy(
+        update={
+            "charts": tuple(name for name in told.charts if name != "odometry"),
+            "forecasts": tuple(name for name in told.forecasts if name not in TOLD_VELOCITIES),
+        }
+    )
 
 
 def velocity_variants(config: ChartingConfig) -> dict[str, ChartingConfig]:
@@ -264,7 +285,7 @@ def training_job(config: ChartingConfig, model: str, seed: int) -> TrainingJob:
         told["look_aheads_s"] = config.evaluation.look_aheads_s
         told["num_history"] = config.evaluation.num_history
     if isinstance(config.data, RayTracedData):
-        told["generator"] = GENERATOR_VERSION
+        told["data"] = open_cache(config.data.scene, seed).path.name
     elif config.data.path.is_file():
         told["data"] = file_version(config.data.path)
     name = json.dumps({"trains": model, "seed": seed, "version": 1, **told}, sort_keys=True)

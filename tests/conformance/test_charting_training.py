@@ -9,11 +9,12 @@ from scenarios.charting.config import PAPER, ChartingConfig
 from scenarios.charting.data import Sequences
 from scenarios.charting.dissimilarity import adp_dissimilarity, fuse, geodesic_dissimilarity, time_scale
 from scenarios.charting.features import delay_taps
+from scenarios.charting.geodesics import training_dissimilarities, training_rows
 from scenarios.charting.measures import classical_chart
 from scenarios.charting.models import NUM_CALIBRATION
 from scenarios.charting.scenario import training_job
 from scenarios.charting.sources import load_sequences
-from scenarios.charting.training import train_model, training_dissimilarities, training_rows
+from scenarios.charting.training import train_model
 from semcom.jepa import Jepa
 
 

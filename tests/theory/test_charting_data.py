@@ -203,7 +203,7 @@ def test_blocks_are_held_out_whole_with_a_guard_around_them():
     middle_m = 40 * torch.rand(80, 1, 2, generator=generator)
     position_m = (middle_m + torch.linspace(-2, 2, 9)[None, :, None]).numpy()
     split = SplitConfig(validation_share=0.2, test_share=0.2, block_m=10.0, guard_m=3.0)
-    parts = split_trajectories(position_m, split, Streams(2))
+    parts = split_trajectories(position_m, np.arange(80), split, Streams(2))
 
     block = np.floor((position_m[:, 4] - position_m[:, 4].min(axis=0)) / 10).astype(int)
     blocks = [{tuple(block[row]) for row in part} for part in (parts.train, parts.validation, parts.test)]
@@ -217,6 +217,6 @@ def test_blocks_are_held_out_whole_with_a_guard_around_them():
     assert nearest_m(parts.train) > 3.0
     # Without the guard some come nearer: the positions are dense enough to tell.
     unguarded = split.model_copy(update={"guard_m": 0.0})
-    assert nearest_m(split_trajectories(position_m, unguarded, Streams(2)).train) < 3.0
+    assert nearest_m(split_trajectories(position_m, np.arange(80), unguarded, Streams(2)).train) < 3.0
     with pytest.raises(SemcomError, match="guard_m"):
-        split_trajectories(position_m, split.model_copy(update={"guard_m": 100.0}), Streams(2))
+        split_trajectories(position_m, np.arange(80), split.model_copy(update={"guard_m": 100.0}), Streams(2))
