@@ -274,9 +274,11 @@ def test_velocities_have_names_and_variants(config):
     assert list(velocity_variants(told)) == ["10 % off", "50 % off", "unknown"]
     noisy = told.model_copy(update={"velocity": VelocityConfig(source="positions", noise_share=0.5)})
     variants = velocity_variants(noisy)
-    assert list(variants) == ["exact", "10 % off", "unknown"]
-    assert variants["10 % off"].velocity == VelocityConfig(source="positions", noise_share=0.1)
-    assert variants["10 % off"].data == noisy.data
+    assert list(variants) == ["exact, from positions", "10 % off, from positions", "unknown"]
+    assert variants["10 % off, from positions"].velocity == VelocityConfig(
+        source="positions", noise_share=0.1
+    )
+    assert variants["10 % off, from positions"].data == noisy.data
     # Who knows none has no variants: there is nothing to be noisy.
     assert velocity_variants(told.model_copy(update={"velocity": VelocityConfig(source="none")})) == {}
 
@@ -361,13 +363,19 @@ def test_only_what_the_results_need_is_trained(config):
         return [job.model for job in SCENARIO.training_jobs(told, 0, "central")]
 
     assert trained(config) == [
-        "w-jepa", "siamese", "autoencoder", "supervised", "lstm", "lstm-velocity", "w-jepa", "w-jepa",
+        "w-jepa", "siamese", "autoencoder", "supervised", "odometry", "lstm", "lstm-velocity", "w-jepa",
+        "w-jepa",
     ]  # fmt: skip
     few = changed(
         config, "evaluation", charts=("pca",), forecasts=("wiener",), velocity_noise_shares=(),
         without_velocity=False,
     )  # fmt: skip
     assert trained(few) == ["w-jepa"]
+    # What is told velocities can't be where there are none.
+    unknown = config.model_copy(update={"velocity": VelocityConfig(source="none")})
+    assert trained(unknown) == ["w-jepa", "siamese", "autoencoder", "supervised", "lstm"]
+    methods = {point.method for point in SCENARIO.points(unknown, (0,))}
+    assert not methods & {"odometry", "dead-reckoning", "lstm-velocity"}
     with pytest.raises(SemcomError, match="trains in mode central only"):
         SCENARIO.training_jobs(config, 0, "federated")
 
