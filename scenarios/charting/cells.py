@@ -13,6 +13,7 @@ import torch
 from channels.catalogue import ChannelConfig, LinkConfig, make_channel, make_link, uses_a_channel
 from channels.grid import GridConfig, ResourceGrid
 from channels.links.erasure import ErasureConfig
+from nodes.cluster import Cluster
 from nodes.contracts import CellSpec, Receiver, Sender, Shared
 from nodes.schedulers import PeriodicConfig, RoundRobinConfig, SchedulerConfig
 from scenarios.charting.config import ChartingConfig
@@ -22,7 +23,6 @@ from scenarios.charting.methods import (
     ReportReceiver,
     ReportSender,
     Slots,
-    source_dim,
     vectors_to_send,
 )
 from scenarios.charting.models import ArrayModel
@@ -78,9 +78,14 @@ def make_shared(
     settings: list[Setting],
     models: Mapping[int, ArrayModel],
     data: Mapping[int, ChartingData],
+    cluster: Cluster,
 ) -> dict[str, Any]:
-    """Collects the models, the test data and the fitted codecs that the settings need, by seed."""
+    """Collects the models, the test data and the codecs that the settings need, by seed.
+
+    Codecs are fitted by the cluster, one for each slot: transforms of hundreds of numbers take their time.
+    """
     shared: dict[str, Any] = {}
+    tasks: dict[tuple[str, int], _Fit] = {}
     for setting in settings:
         seed, source = setting.seed, OVER_THE_AIR[setting.method].source
         model = models[seed]
@@ -89,26 +94,34 @@ def make_shared(
             shared[f"version/{seed}"] = model_version(model.state_dict())
             test = data[seed].test
             shared[f"test/{seed}"] = {"csi": test.csi, "velocity_m_s": test.velocity_m_s}
-        if setting.codec_key not in shared:
-            train = data[seed].train.csi.flatten(0, 1)
-            rows = torch.linspace(0, len(train) - 1, min(len(train), _MAX_CALIBRATION)).round().long()
-            shared[setting.codec_key] = [
-                _fitted(
-                    setting.codec,
-                    model.calibration[:, arrays].flatten(1)
-                    if source == "embedding"
-                    else vectors_to_send(model, source, train[rows][:, arrays], arrays),
-                    len(arrays) * source_dim(model, source),
-                )
-                for arrays in slots(config, model.num_arrays)
-            ]
+        train = data[seed].train.csi.flatten(0, 1)
+        rows = torch.linspace(0, len(train) - 1, min(len(train), _MAX_CALIBRATION)).round().long()
+        for slot, arrays in enumerate(slots(config, model.num_arrays)):
+            if (setting.codec_key, slot) in tasks:
+                continue
+            vectors = (
+                model.calibration[:, arrays].flatten(1)
+                if source == "embedding"
+                else vectors_to_send(model, source, train[rows][:, arrays], arrays)
+            )
+            tasks[setting.codec_key, slot] = _Fit(setting.codec, vectors)
+    for (key, _), codec in zip(tasks, cluster.map(_fitted, list(tasks.values())), strict=True):
+        shared.setdefault(key, []).append(codec)
     return shared
 
 
-def _fitted(config: CodecConfig, vectors: torch.Tensor, dim: int) -> AnyCodec:
-    codec = make_codec(config, dim)
+@dataclass(frozen=True)
+class _Fit:
+    """A codec to be fitted, and what to: vectors [N, D]."""
+
+    codec: CodecConfig
+    vectors: torch.Tensor
+
+
+def _fitted(task: _Fit) -> AnyCodec:
+    codec = make_codec(task.codec, task.vectors.shape[1])
     if isinstance(codec, FittedCodec):
-        codec.fit(vectors)
+        codec.fit(task.vectors)
     return codec.eval()
 
 

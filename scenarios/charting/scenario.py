@@ -215,7 +215,7 @@ class ChartingScenario:
         seeds = {setting.seed for setting in distinct}
         data = {seed: load_sequences(config, seed) for seed in seeds}
         trained = {seed: _load(config, seed, models) for seed in seeds}
-        shared = make_shared(config, distinct, trained, data)
+        shared = make_shared(config, distinct, trained, data, cluster)
         num_steps = {seed: data[seed].test.num_steps for seed in seeds}
         outcome_of: dict[Setting, Any] = {}
         for length in sorted(set(num_steps.values())):

@@ -167,7 +167,7 @@ def test_bits_are_those_of_the_payloads_whoever_sends_them(model):
 def beliefs(config, data, model, method: str = "w-jepa") -> torch.Tensor:
     """What the central node believes at every step in the end, [U, T, R, D]."""
     setting = resolve(config, Point("sweep", method, 0))
-    shared = make_shared(config, [setting], {0: model}, {0: data})
+    shared = make_shared(config, [setting], {0: model}, {0: data}, Cluster())
     [outcome] = simulate([make_cell(config, setting, data)], data.test.num_steps, Cluster(), shared=shared)
     num_users, num_steps = data.test.csi.shape[:2]
     belief = torch.from_numpy(outcome.world["belief"]).unflatten(0, (num_users, -1)).transpose(1, 2)
@@ -393,7 +393,7 @@ def test_the_codec_of_a_report_is_fitted_to_what_is_sent_of_it(config, data, mod
         setting = replace(
             resolve(config, Point("sweep", method, 0)), codec=CodecConfig(kind="uniform", bits=8)
         )
-        shared = make_shared(config, [setting], {0: model}, {0: data})
+        shared = make_shared(config, [setting], {0: model}, {0: data}, Cluster())
         codecs = shared[setting.codec_key]
         assert [codec.embedding_dim for codec in codecs] == [dim, dim]
         train = data.train.csi.flatten(0, 1)
