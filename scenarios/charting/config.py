@@ -85,7 +85,7 @@ class EvaluationConfig(BaseModel):
     )
     without_velocity: bool = Field(True, description="tries w-jepa without any velocity, too")
     codecs: tuple[str, ...] = Field(
-        ("entropy-1", "entropy-2", "entropy-3", "uniform-3", "uniform-4", "uniform-6", "uniform-8"),
+        ("entropy-1", "entropy-2", "entropy-3", "uniform-4", "uniform-6", "uniform-8"),
         description="codecs of the embedding in the rate result",
     )
     csi_codecs: tuple[str, ...] = Field(

@@ -10,7 +10,7 @@ import matplotlib.axes
 import numpy as np
 import pandas as pd
 
-from analysis.figures import STYLE, add_legend, draw_lines, new_figure, save
+from analysis.figures import STYLE, add_legend, draw_lines, draw_reference, new_figure, save
 from analysis.statistics import intervals_overlap, mean_interval
 from analysis.tables import format_interval, pivot
 from scenarios.charting.methods import TOLD_VELOCITIES
@@ -133,16 +133,30 @@ def _draw_sum_rates(forecast: pd.DataFrame, folder: Path) -> list[Path]:
         "sum_rate_w-jepa": "probe of the predicted embedding",
         "sum_rate_last-value": "CSI of the last report",
     }
-    rates = rates.assign(series=rates["metric"].map(names), metric="sum_rate")
+    rates = rates.assign(series=rates["metric"].map(names), metric="share")
+    # Seeds differ in where users are, and so in all rates alike: shares of the bound are compared.
+    bound = rates[rates["series"] == names["sum_rate_true"]]
+    rates = rates.merge(bound[["seed", "look_ahead_s", "value"]].rename(columns={"value": "bound"}))
+    rates = rates.assign(value=rates["value"] / rates["bound"])
+    shown = rates[rates["series"] != names["sum_rate_true"]]
     figure, axes = new_figure("column")
-    draw_lines(axes[0], rates, "look_ahead_s", "sum_rate", by="series", order=list(names.values()))
-    _label(axes[0], "Look-ahead (s)", "Sum rate (bit/s/Hz)")
+    draw_lines(axes[0], shown, "look_ahead_s", "share", by="series", order=list(names.values())[1:])
+    draw_reference(axes[0], names["sum_rate_true"], 1.0)
+    axes[0].set_ylim(0, 1.1)
+    _label(axes[0], "Look-ahead (s)", "Sum rate over that with true CSI")
     add_legend(figure, axes)
     return save(figure, folder, "sum_rate_vs_look_ahead")
 
 
+def _by_velocity(velocity: pd.DataFrame) -> pd.DataFrame:
+    """Sorts rows from exact velocities over noisy ones to none."""
+    share = velocity["velocity"].str.extract(r"^([0-9.]+) %", expand=False).astype(float).fillna(0.0)
+    rank = share.where(~velocity["velocity"].str.startswith("unknown"), np.inf)
+    return velocity.assign(rank=rank).sort_values("rank", kind="stable").drop(columns="rank")
+
+
 def _draw_velocity(velocity: pd.DataFrame, folder: Path) -> list[Path]:
-    levels = list(dict.fromkeys(velocity["velocity"]))
+    levels = list(dict.fromkeys(_by_velocity(velocity)["velocity"]))
     figure, axes = new_figure("column")
     draw_lines(axes[0], velocity, "look_ahead_s", "position_error", by="velocity", order=levels)
     _label(axes[0], "Look-ahead (s)", "Position error of w-jepa (m)")
@@ -221,10 +235,12 @@ def make_tables(records: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
         title = "Error of the embedding over its variance, and sum rates (bit/s/Hz), by look-ahead (s)"
         tables.append((title, _by_metric(rest)))
     if len(velocity := _chosen(_part(records, "velocity"), (*_NEIGHBOURHOOD, "mae"))):
-        tables.append(("w-jepa by what is known of the velocity", pivot(velocity, ["velocity"])))
+        tables.append(
+            ("w-jepa by what is known of the velocity", pivot(_by_velocity(velocity), ["velocity"]))
+        )
     if len(velocity := _chosen(_part(records, "velocity"), ("position_error",))):
         title = "Position error (m) of w-jepa by look-ahead (s) and what is known of the velocity"
-        tables.append((title, pivot(velocity, ["velocity"], "look_ahead_s")))
+        tables.append((title, pivot(_by_velocity(velocity), ["velocity"], "look_ahead_s")))
     costs = ("payload_bits_per_report", "header_bits_per_report", *_NEIGHBOURHOOD, "mae")
     if len(rate := _chosen(_part(records, "rate"), costs)):
         tables.append(
