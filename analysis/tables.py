@@ -17,6 +17,9 @@ def format_interval(mean: float, half_width: float) -> str:
     """
     if math.isnan(mean):
         return "nan"
+    if half_width < 1e-12 * abs(mean):
+        # What is the same for every seed differs by the rounding of its mean.
+        half_width = 0.0
     if math.isnan(half_width) or half_width == 0:
         text = f"{mean:.4g}"
         return text if math.isnan(half_width) else f"{text} ± 0"
