@@ -106,8 +106,12 @@ class CsiFeatures(nn.Module):
     def calibrate(self, csi: torch.Tensor) -> None:
         """Learns scales, means and principal components from training CSI [N, R, M, F]."""
         taps = delay_taps(csi, self.config.num_taps)
-        median = taps.abs().square().sum(dim=-2).transpose(0, 1).flatten(1).median(dim=1).values
-        self.power.copy_(median.clamp_min(1e-30))
+        # Without noise most taps may be empty, and tell nothing of the others' scale.
+        power = taps.abs().square().sum(dim=-2).transpose(0, 1).flatten(1)
+        median = torch.stack(
+            [row[row > 0].median() if (row > 0).any() else row.new_ones(()) for row in power]
+        )
+        self.power.copy_(median)
         raw = self.raw_of_taps(self.scaled_taps(csi))
         self.mean.copy_(raw.mean(dim=0))
         for array in range(raw.shape[1]):

@@ -307,8 +307,8 @@ def _interval(values: pd.Series) -> str:
 def _savings(rate: pd.DataFrame) -> pd.DataFrame:
     """For each codec of the embedding: bits that coded CSI and features need for the same trustworthiness.
 
-    On the curve of means over seeds, linear in the logarithm of the bits; empty where the curve never gets
-    as far, or is there with its fewest bits already.
+    On the curve of means over seeds, linear in the logarithm of the bits; "> b" where the curve doesn't get
+    as far with its most bits b, "< b" where it is there with its fewest.
     """
     named = _with_source(rate)
     means = named.groupby(["source", "codec", "metric"])["value"].mean().unstack()
@@ -320,11 +320,15 @@ def _savings(rate: pd.DataFrame) -> pd.DataFrame:
         row: dict[str, object] = {"codec": codec, "bits": round(bits, 1), "trustworthiness": round(wanted, 4)}
         for source, curve in curves.items():
             if source != "embedding":
-                needed = _bits_at(
-                    curve["payload_bits_per_report"].to_numpy(), curve["trustworthiness"].to_numpy(), wanted
+                tried, reached = (
+                    curve["payload_bits_per_report"].to_numpy(),
+                    curve["trustworthiness"].to_numpy(),
                 )
-                row[f"bits of {source}"] = round(needed, 1)
-                row[f"times, {source}"] = round(needed / bits, 1)
+                needed, sign = _bits_at(tried, reached, wanted), ""
+                if np.isnan(needed):
+                    sign, needed = ("> ", tried[-1]) if (reached < wanted).all() else ("< ", tried[0])
+                row[f"bits of {source}"] = f"{sign}{needed:.0f}"
+                row[f"times, {source}"] = f"{sign}{needed / bits:.1f}"
         rows.append(row)
     return pd.DataFrame(rows)
 
