@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
-from nodes.process import compute_on_one_thread, one_thread
+from nodes.process import compute_on_one_thread, one_thread, release_freed_memory
 from semcom.contracts import SemcomError
 
 Item = TypeVar("Item")
@@ -385,7 +385,10 @@ class _Lane:
 
 def _run_job(function: Callable[[Any], Any], item: Any) -> Any:
     compute_on_one_thread()
-    return function(item)
+    try:
+        return function(item)
+    finally:
+        release_freed_memory()
 
 
 def _reraise(error: Exception) -> NoReturn:

@@ -50,7 +50,9 @@ def obtain_dataset(
 
         workers = cluster if cluster is not None else Cluster()
         threads = max(1, (os.cpu_count() or 1) // max(1, workers.num_workers))
-        per_worker = max(1, _POSITIONS_A_WORKER // config.num_steps)
+        # No worker lives longer than this: what Sionna holds would stay with it through the training.
+        share = -(-len(left) // max(1, workers.num_workers))
+        per_worker = max(1, min(share, _POSITIONS_A_WORKER // config.num_steps))
         workers.map(partial(_make, cache, threads), left, done, jobs_per_worker=per_worker)
         assemble(cache, len(chunks), time.monotonic() - begin_s)
     return cache.path

@@ -37,12 +37,13 @@ def load_sequences(config: ChartingConfig, seed: int) -> ChartingData:
     )
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)
 def _read(path: Path, version: int) -> CsiDataset:
     return read_dataset(path)
 
 
-@lru_cache(maxsize=4)
+# One at a time: a default data set is 92 MB, and every worker keeps its own.
+@lru_cache(maxsize=1)
 def _sequences(config: ChartingConfig, seed: int, version: int) -> ChartingData:
     dataset = load_dataset(config, seed)
     return make_sequences(dataset, config.split, config.observation, config.velocity, Streams(seed))
