@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated, get_args
 
 import numpy as np
@@ -9,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from channels.block_fading import BlockFadingChannel, BlockFadingConfig
 from channels.delay_profiles import DelayProfileConfig, make_delay_profile_channel
-from channels.grid import ResourceGrid
+from channels.grid import GridConfig, ResourceGrid
 from channels.indoor_factory import IndoorFactoryChannel, IndoorFactoryConfig
 from channels.links.analog import AnalogConfig, AnalogLink, check_size, check_symbols
 from channels.links.erasure import ErasureConfig, ErasureLink
@@ -156,3 +157,16 @@ def make_channel(
             return RecordedChannel(config, num_devices, num_steps, step_s, grid, streams)
         case RayTracedConfig():
             return make_ray_traced_channel(config, num_devices, step_s, num_blocks, bandwidth_hz, streams)
+
+
+@lru_cache(maxsize=64)
+def shared_channel(
+    config: ChannelConfig,
+    grid: GridConfig,
+    num_devices: int,
+    num_steps: int,
+    step_s: float,
+    streams: Streams,
+) -> Channel:
+    """Makes a channel, or returns the one that cells of the same settings have: steps are computed once."""
+    return make_channel(config, ResourceGrid(grid), num_devices, num_steps, step_s, streams)

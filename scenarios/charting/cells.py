@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from channels.catalogue import ChannelConfig, LinkConfig, make_channel, make_link, uses_a_channel
-from channels.grid import GridConfig, ResourceGrid
+from channels.catalogue import LinkConfig, make_link, shared_channel, uses_a_channel
+from channels.grid import ResourceGrid
 from channels.links.erasure import ErasureConfig
 from nodes.cluster import Cluster
 from nodes.contracts import CellSpec, Receiver, Sender, Shared
@@ -30,7 +30,7 @@ from scenarios.charting.world import ChartingWorld
 from scenarios.contracts import Point
 from semcom.codecs.catalogue import AnyCodec, CodecConfig, make_codec
 from semcom.codecs.names import codec_config, codec_name
-from semcom.contracts import Channel, FittedCodec, Link
+from semcom.contracts import FittedCodec, Link
 from semcom.packets import model_version
 from semcom.rng import Streams
 
@@ -132,7 +132,7 @@ def make_cell(config: ChartingConfig, setting: Setting, data: ChartingData) -> C
     arrays = slots(config, data.csi_shape[0])
     num_devices = num_users * len(arrays)
     radio = partial(
-        _make_channel, config.channel, config.grid, num_devices, num_steps, data.interval_s, streams
+        shared_channel, config.channel, config.grid, num_devices, num_steps, data.interval_s, streams
     )
     shares = uses_a_channel(setting.link)
     scheduler: SchedulerConfig = RoundRobinConfig() if shares else PeriodicConfig(interval_steps=1)
@@ -170,15 +170,3 @@ def _make_receiver(setting: Setting, arrays: Slots, shared: Shared) -> Receiver:
 
 def _make_link(link: LinkConfig, config: ChartingConfig, step_s: float) -> Link:
     return make_link(link, ResourceGrid(config.grid), step_s, config.channel.tx_power_dbm)
-
-
-@lru_cache(maxsize=16)
-def _make_channel(
-    channel: ChannelConfig,
-    grid: GridConfig,
-    num_devices: int,
-    num_steps: int,
-    step_s: float,
-    streams: Streams,
-) -> Channel:
-    return make_channel(channel, ResourceGrid(grid), num_devices, num_steps, step_s, streams)

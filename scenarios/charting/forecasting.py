@@ -7,7 +7,6 @@ are made, `look_ahead` the numbers of steps after them; a forecast uses the valu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +14,6 @@ import numpy.typing as npt
 from semcom.contracts import SemcomError
 
 FloatArray = npt.NDArray[np.float64]
-
-Rule = Literal["trapezoid", "left"]
 
 
 def values_ahead(values: npt.NDArray, origins: npt.ArrayLike, look_ahead: Sequence[int]) -> npt.NDArray:
@@ -72,15 +69,13 @@ def dead_reckoning(
     origins: npt.ArrayLike,
     look_ahead: Sequence[int],
     window: int | Sequence[int] = 1,
-    rule: Rule = "trapezoid",
 ) -> FloatArray:
     """Integrates a known velocity from the last positions: the reference for whoever is told velocities.
 
     x_hat(t + h) = 1 / W sum_(k < W) [x(t - k) + integral of v from t - k to t + h]; W = 1 starts from the
     last position, more average out what errs from one to the next. position_hat: [U, T, 2], the chart
-    through its affine map, in metres; velocity: [U, T, 2], in m/s. rule: "trapezoid" integrates
-    (v_k + v_(k+1)) / 2, "left" v_k alone, for comparison with who is not told v(t + h). window: one for all
-    look-aheads, or one for each.
+    through its affine map, in metres; velocity: [U, T, 2], in m/s, means from each step to the next, as
+    `Sequences` holds them. window: one for all look-aheads, or one for each.
     Raises SemcomError for an origin with fewer than W points up to it, or a forecast beyond the velocities.
     """
     points, speed = np.asarray(position_hat, np.float64), np.asarray(velocity, np.float64)
@@ -88,7 +83,7 @@ def dead_reckoning(
         raise SemcomError(
             f"positions {points.shape} and velocities {speed.shape} have to be alike: [U, T, 2]"
         )
-    travelled = displacement(speed, step_s, rule)
+    travelled = displacement(speed, step_s)
     # Less the way travelled, all points of a trajectory are estimates of one: where it began.
     windows = [window] * len(look_ahead) if isinstance(window, int) else list(window)
     steps = _steps(points, origins)
@@ -100,13 +95,10 @@ def dead_reckoning(
     return result
 
 
-def displacement(velocity: FloatArray, step_s: float, rule: Rule = "trapezoid") -> FloatArray:
-    """The way travelled since the first step, the integral of velocity [U, T, 2] by the rule: [U, T, 2]."""
-    if rule not in ("trapezoid", "left"):
-        raise SemcomError(f"rule {rule!r} is unknown: take trapezoid or left")
-    each = velocity[:, :-1] if rule == "left" else (velocity[:, :-1] + velocity[:, 1:]) / 2
+def displacement(velocity: FloatArray, step_s: float) -> FloatArray:
+    """The way travelled since the first step, [U, T, 2], by mean velocities from each step to the next."""
     travelled = np.zeros_like(velocity)
-    np.cumsum(each * step_s, axis=1, out=travelled[:, 1:])
+    np.cumsum(velocity[:, :-1] * step_s, axis=1, out=travelled[:, 1:])
     return travelled
 
 

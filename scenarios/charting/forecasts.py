@@ -162,7 +162,7 @@ def forecast_dead_reckoning(frame: Frame) -> np.ndarray:
     def forecast(points: np.ndarray, part: Sequences, window: int | Sequence[int]) -> np.ndarray:
         velocity = part.velocity_m_s.double().numpy()
         step_s = frame.data.interval_s
-        return dead_reckoning(points, velocity, step_s, frame.origins, frame.look_ahead, window, "left")
+        return dead_reckoning(points, velocity, step_s, frame.origins, frame.look_ahead, window)
 
     return _with_best_window(frame, forecast)
 
@@ -266,7 +266,7 @@ def lstm_sequences(
         z = supervised.encoder(noisy)
         both = torch.cat((z.flatten(1), supervised.chart(z)), dim=1)
         inputs.append(both.unflatten(0, part.csi.shape[:2]))
-    travelled = displacement(part.velocity_m_s.double().numpy(), interval_s, "left")
+    travelled = displacement(part.velocity_m_s.double().numpy(), interval_s)
     way = torch.from_numpy(travelled).float().repeat(num_copies, 1, 1) if told_velocity else None
     return LstmSequences(torch.cat(inputs), part.position_m.repeat(num_copies, 1, 1), way)
 

@@ -6,15 +6,15 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from channels.catalogue import ChannelConfig, LinkConfig, make_channel, make_link, uses_a_channel
+from channels.catalogue import LinkConfig, make_link, shared_channel, uses_a_channel
 from channels.downlink import DownlinkChannel, DownlinkConfig, make_downlink, needs_a_channel
-from channels.grid import GridConfig, ResourceGrid
+from channels.grid import ResourceGrid
 from channels.links.erasure import ErasureConfig
 from channels.links.ideal import IdealConfig
 from channels.links.nr import NrConfig
@@ -159,7 +159,7 @@ def make_shared(
 def make_cell(config: ControlConfig, setting: Setting) -> CellSpec:
     """Describes the cell of one setting; its parts are made from it where they run."""
     streams, told = Streams(setting.seed), config.evaluation
-    radio = partial(_make_channel, config.channel, config.grid, setting.num_devices, told.num_steps,
+    radio = partial(shared_channel, config.channel, config.grid, setting.num_devices, told.num_steps,
                     config.plant.step_s, streams)  # fmt: skip
     downlink = setting.downlink
     return CellSpec(
@@ -221,18 +221,6 @@ def _make_receiver(config: ControlConfig, setting: Setting, shared: Shared) -> R
 
 def _make_link(link: LinkConfig, config: ControlConfig) -> Link:
     return make_link(link, ResourceGrid(config.grid), config.plant.step_s, config.channel.tx_power_dbm)
-
-
-@lru_cache(maxsize=64)
-def _make_channel(
-    channel: ChannelConfig,
-    grid: GridConfig,
-    num_devices: int,
-    num_steps: int,
-    step_s: float,
-    streams: Streams,
-) -> Channel:
-    return make_channel(channel, ResourceGrid(grid), num_devices, num_steps, step_s, streams)
 
 
 def _make_downlink_channel(make_uplink: Callable[[], Channel], snr_offset_db: float) -> Channel:

@@ -140,3 +140,15 @@ def test_charts_are_held_to_positions_or_to_the_way_that_velocities_add_up_to(co
     way_m = train.position_m - train.position_m.mean(dim=1, keepdim=True)
     error_m = chart_m - chart_m.mean(dim=1, keepdim=True) - way_m
     assert size_m(error_m) < 0.3 * size_m(way_m)
+
+
+def test_the_chart_of_velocities_moves_as_they_do(config, data):
+    training = config.training.model_copy(update={"num_steps_baseline": 150, "pretraining_share": 0.0})
+    told = config.model_copy(update={"training": training}).training_inputs()
+    model, _ = train_model("odometry", 0, data, told)
+    with torch.no_grad():
+        chart_m = model.chart(model.embed(data.train.csi)) * model.scale_m
+    gone_m = data.interval_s * data.train.velocity_m_s[:, :-1].sum(dim=1)
+    missed_m = (chart_m[:, -1] - chart_m[:, 0] - gone_m).norm(dim=-1).mean()
+    # Standing still misses all of the way, a chart that runs backwards twice.
+    assert missed_m < 0.75 * gone_m.norm(dim=-1).mean()

@@ -1,5 +1,7 @@
 """What the charting scenario's models see: noise, velocities, delay taps and features, against theory."""
 
+from dataclasses import replace
+
 import charting_setups
 import numpy as np
 import pytest
@@ -220,3 +222,33 @@ def test_blocks_are_held_out_whole_with_a_guard_around_them():
     assert nearest_m(split_trajectories(position_m, np.arange(80), unguarded, Streams(2)).train) < 3.0
     with pytest.raises(SemcomError, match="guard_m"):
         split_trajectories(position_m, np.arange(80), split.model_copy(update={"guard_m": 100.0}), Streams(2))
+
+
+def test_pieces_of_one_journey_stay_together():
+    for seed in range(4):
+        data = make_sequences(
+            DATASET, SplitConfig(segment_steps=6), ObservationConfig(), VelocityConfig(), Streams(seed)
+        )
+        place_of = {tuple(place): walk for place, walk in zip(
+            DATASET.position_m[:, :2].astype(np.float32).tolist(), DATASET.trajectory.tolist(), strict=True
+        )}  # fmt: skip
+        walks = [
+            {place_of[tuple(place)] for place in part.position_m.reshape(-1, 2).tolist()}
+            for part in (data.train, data.validation, data.test)
+        ]
+        assert len(set().union(*walks)) == sum(len(part) for part in walks)
+
+
+def test_uneven_times_are_refused_with_their_place():
+    assert DATASET.time_s is not None
+    for late_s, refused in ((0.2, False), (0.4, True)):
+        # In units of the interval; from position 40 on, which lies in the midst of a trajectory.
+        step_s = DATASET.time_s[1] - DATASET.time_s[0]
+        walk = (DATASET.trajectory == DATASET.trajectory[40]) & (np.arange(len(DATASET)) >= 40)
+        uneven = replace(DATASET, time_s=DATASET.time_s + late_s * step_s * walk)
+        arguments = (uneven, SplitConfig(), ObservationConfig(), VelocityConfig(), Streams(0))
+        if refused:
+            with pytest.raises(SemcomError, match=r"time_s is uneven: .* after position 39"):
+                make_sequences(*arguments)
+        else:
+            make_sequences(*arguments)
