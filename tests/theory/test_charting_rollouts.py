@@ -195,3 +195,21 @@ def test_rolling_on_costs_nothing_where_the_model_is_right():
     ahead = roll_ahead(told, Oracle().embed(DATA.test.csi), DATA.test)
     assert ahead.shape == (9, 10, 3, 1, 2)
     np.testing.assert_allclose(ahead[..., 0, :], told.truth(DATA.test), atol=1e-3)
+
+
+def test_w_jepa_averages_over_as_many_reports_as_there_are():
+    """Independent errors of reports average out: over four reports, all that the first origin has, to half."""
+
+    def noisy(part: Sequences, seed: int) -> Sequences:
+        noise = torch.randn(
+            part.csi.shape, dtype=torch.complex64, generator=torch.Generator().manual_seed(seed)
+        )
+        return Sequences(part.csi + 2 * noise, part.position_m, part.velocity_m_s)
+
+    parts = (noisy(part, seed) for seed, part in enumerate((walks(9, 1), walks(40, 2), walks(60, 3))))
+    data = ChartingData(*parts, INTERVAL_S, 1, knows_velocity=True)
+    told = frame(data)
+    alone = told.positions(roll_ahead(told, told.model.embed(data.test.csi), data.test))
+    alone_m = np.linalg.norm(alone - told.truth(data.test), axis=-1).mean()
+    # 600 origins of 60 users, four to a mean: the ratio is known to some 5 %.
+    assert errors_m("w-jepa", data).mean() / alone_m == pytest.approx(0.5, abs=0.07)
