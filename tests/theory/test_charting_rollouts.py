@@ -198,7 +198,7 @@ def test_rolling_on_costs_nothing_where_the_model_is_right():
 
 
 def test_w_jepa_averages_over_as_many_reports_as_there_are():
-    """Independent errors of reports average out: over four reports, all that the first origin has, to half."""
+    """Independent errors of reports average out: over the four that the first origin has, to half."""
 
     def noisy(part: Sequences, seed: int) -> Sequences:
         noise = torch.randn(
