@@ -36,7 +36,7 @@ MAX_PEDESTRIANS = len(COLOURS)
 
 
 class BodyMaterial(BaseModel):
-    """What bodies are to the radio: by default dry skin at 5.25 GHz (Gabriel et al. 1996, four Cole-Cole terms)."""
+    """What bodies are to the radio: by default dry skin at 5.25 GHz (Gabriel et al. 1996, Cole-Cole)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -45,7 +45,7 @@ class BodyMaterial(BaseModel):
 
 
 class Furniture(BaseModel):
-    """A box that stands on the floor and hides what is behind it from cameras, and little of it from the radio."""
+    """A box on the floor: it hides what is behind it from cameras, and little of it from the radio."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -137,7 +137,7 @@ def check_room(config: RoomConfig) -> None:
     for name in ("device_height_m", "camera_height_m"):
         if getattr(config, name) >= config.height_m:
             raise SemcomError(
-                f"{name} = {getattr(config, name):g} is above the ceiling: room.height_m = {config.height_m:g}"
+                f"{name} = {getattr(config, name):g} is above the ceiling: height_m = {config.height_m:g}"
             )
     if len(config.shapes) < config.max_pedestrians:
         raise SemcomError(
