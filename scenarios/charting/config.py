@@ -22,7 +22,7 @@ from channels.grid import GridConfig, ResourceGrid
 from channels.indoor_factory import IndoorFactoryConfig
 from channels.links.analog import AnalogConfig
 from channels.links.erasure import ErasureConfig
-from scenarios.charting.data import ObservationConfig, SplitConfig, VelocityConfig, cut_trajectories
+from scenarios.charting.data import ObservationConfig, SplitConfig, VelocityConfig
 from scenarios.charting.features import FeatureConfig
 from scenarios.charting.lstm import LstmConfig
 from scenarios.charting.methods import CHARTS, FORECASTS, OVER_THE_AIR
@@ -31,6 +31,7 @@ from scenarios.charting.sizes import check_sizes
 from scenarios.charting.snapshot_baselines import BASELINES
 from scenarios.charting.snapshot_training import SnapshotTrainingConfig
 from scenarios.charting.task import TrainingConfig, TrainingInputs
+from scenarios.splits import cut_trajectories
 from semcom.codecs.catalogue import CodecConfig, make_codec
 from semcom.codecs.names import codec_config
 from semcom.contracts import SemcomError

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy.spatial import cKDTree
 
 from channels.csi_dataset import CsiDataset
-from scenarios.charting.splits import Split, split_by_block, split_by_trajectory
+from scenarios.splits import Split, cut_trajectories, split_by_block, split_by_trajectory
 from semcom.contracts import SemcomError
 from semcom.rng import Streams
 
@@ -114,34 +114,6 @@ def add_noise(csi: torch.Tensor, snr_db: float, generator: torch.Generator) -> t
     variance = float(csi.abs().square().mean(dtype=torch.float64)) / 10 ** (snr_db / 10)
     noise = torch.randn((*csi.shape, 2), generator=generator) * (variance / 2) ** 0.5
     return csi + torch.view_as_complex(noise)
-
-
-def cut_trajectories(trajectory: np.ndarray, segment_steps: int | None) -> np.ndarray:
-    """Lists the positions of trajectories of one length, int64 [U, T]: what is left at their ends is dropped.
-
-    Without segment_steps all trajectories have to have the same length already. Raises SemcomError where
-    they don't, and where none is as long as a segment.
-    """
-    first = np.flatnonzero(np.diff(trajectory, prepend=trajectory[0] - 1))
-    length = np.diff(first, append=len(trajectory))
-    if segment_steps is None:
-        if len(set(length.tolist())) > 1:
-            raise SemcomError(
-                f"the trajectories have {length.min()} to {length.max()} positions: give "
-                "split.segment_steps, to cut them into pieces of one length"
-            )
-        segment_steps = int(length[0])
-    starts = [
-        start + piece * segment_steps
-        for start, steps in zip(first.tolist(), length.tolist(), strict=True)
-        for piece in range(steps // segment_steps)
-    ]
-    if not starts:
-        raise SemcomError(
-            f"split.segment_steps = {segment_steps}, the longest trajectory has {length.max()} positions: "
-            "shorten the segments"
-        )
-    return np.array(starts, dtype=np.int64)[:, None] + np.arange(segment_steps)
 
 
 def _interval_s(time_s: np.ndarray, rows: np.ndarray) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 
 from analysis.charting import NEIGHBOR_SHARE
 from scenarios.charting.forecasts import look_ahead_steps
-from scenarios.charting.splits import split_by_trajectory
+from scenarios.splits import split_by_trajectory
 from semcom.contracts import SemcomError
 from semcom.rng import Streams
 

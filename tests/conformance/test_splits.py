@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scenarios.charting.splits import split_by_block, split_by_trajectory
+from scenarios.splits import split_by_block, split_by_trajectory
 from semcom.contracts import SemcomError
 from semcom.rng import Streams
 

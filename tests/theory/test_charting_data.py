@@ -13,12 +13,12 @@ from scenarios.charting.data import (
     SplitConfig,
     VelocityConfig,
     add_noise,
-    cut_trajectories,
     make_sequences,
     mean_velocity,
     split_trajectories,
 )
 from scenarios.charting.features import CsiFeatures, FeatureConfig, antenna_products, delay_taps
+from scenarios.splits import cut_trajectories
 from semcom.contracts import SemcomError
 from semcom.rng import Streams
 

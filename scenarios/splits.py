@@ -76,6 +76,34 @@ def split_by_block(
     return Split(*(np.flatnonzero((part == number) & is_kept) for number in range(len(_PARTS))))
 
 
+def cut_trajectories(trajectory: np.ndarray, segment_steps: int | None) -> np.ndarray:
+    """Lists the positions of trajectories of one length, int64 [U, T]: what is left at their ends is dropped.
+
+    Without segment_steps all trajectories have to have the same length already. Raises SemcomError where
+    they don't, and where none is as long as a segment.
+    """
+    first = np.flatnonzero(np.diff(trajectory, prepend=trajectory[0] - 1))
+    length = np.diff(first, append=len(trajectory))
+    if segment_steps is None:
+        if len(set(length.tolist())) > 1:
+            raise SemcomError(
+                f"the trajectories have {length.min()} to {length.max()} positions: give "
+                "split.segment_steps, to cut them into pieces of one length"
+            )
+        segment_steps = int(length[0])
+    starts = [
+        start + piece * segment_steps
+        for start, steps in zip(first.tolist(), length.tolist(), strict=True)
+        for piece in range(steps // segment_steps)
+    ]
+    if not starts:
+        raise SemcomError(
+            f"split.segment_steps = {segment_steps}, the longest trajectory has {length.max()} positions: "
+            "shorten the segments"
+        )
+    return np.array(starts, dtype=np.int64)[:, None] + np.arange(segment_steps)
+
+
 def _deal(
     group: np.ndarray, streams: Streams, validation_share: float, test_share: float, what: str
 ) -> np.ndarray:

@@ -1,0 +1,82 @@
+"""What encoders are shown: frames less their background, and CSI less what an empty room's would be."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+# So much of a frame's brightness is taken as one unit.
+_FRAME_SCALE = 0.15
+
+
+class FrameNormaliser(nn.Module):
+    """Takes a camera's background, the median of training frames, from its frames.
+
+    background: float32 [C, 3, height, width], values from 0 to 1.
+    """
+
+    background: torch.Tensor
+
+    def __init__(self, num_cameras: int, height: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("background", torch.zeros(num_cameras, 3, height, width))
+
+    @torch.no_grad()
+    def calibrate(self, frame: torch.Tensor) -> None:
+        """Finds the background from training frames, uint8 [N, C, 3, height, width]."""
+        self.background.copy_(frame.median(dim=0).values.float() / 255)
+
+    def forward(self, frame: torch.Tensor, camera: int) -> torch.Tensor:
+        """Maps frames of one camera, uint8 [n, 3, height, width], to what stands before its background."""
+        return (frame.float() / 255 - self.background[camera]) / _FRAME_SCALE
+
+    def frame_of(self, content: torch.Tensor, camera: int) -> torch.Tensor:
+        """Puts what stands before the background back there: values about 0 to 1."""
+        return self.background[camera] + _FRAME_SCALE * content
+
+
+class CsiNormaliser(nn.Module):
+    """Turns CSI into real numbers that say what changed in the room.
+
+    h is turned in phase until it fits the mean CSI m best, by <m, h> / |<m, h>|, since receivers don't know
+    theirs. Of the difference d = h - m: real and imaginary parts, and the magnitudes of its delay taps (the
+    discrete Fourier transform over the subcarriers); of h: log magnitudes. Each number has mean 0 and
+    deviation 1 over the training data. m is the leading eigenvector of the training CSI's covariance, by its
+    mean strength, which no phase disturbs.
+    """
+
+    mean_csi: torch.Tensor
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+    def __init__(self, num_receivers: int, num_subcarriers: int) -> None:
+        super().__init__()
+        self.output_dim = 4 * num_subcarriers
+        shape = (num_receivers, num_subcarriers)
+        self.register_buffer("mean_csi", torch.zeros(*shape, dtype=torch.complex64))
+        self.register_buffer("mean", torch.zeros(num_receivers, self.output_dim))
+        self.register_buffer("deviation", torch.ones(num_receivers, self.output_dim))
+
+    @torch.no_grad()
+    def calibrate(self, csi: torch.Tensor) -> None:
+        """Fits to training CSI, complex64 [N, R, F]."""
+        rows = csi.transpose(0, 1).to(torch.complex128)
+        strength, vectors = torch.linalg.eigh(rows.mT @ rows.conj() / len(csi))
+        self.mean_csi.copy_(vectors[..., -1] * strength[:, -1:].sqrt())
+        raw = torch.stack([self._raw(csi[:, r], r) for r in range(csi.shape[1])], dim=1)
+        self.mean.copy_(raw.mean(dim=0))
+        self.deviation.copy_(raw.std(dim=0).clamp_min(1e-6))
+
+    def forward(self, csi: torch.Tensor, receiver: int) -> torch.Tensor:
+        """Maps CSI of one receiver, complex64 [n, F], to its numbers, float32 [n, output_dim]."""
+        return (self._raw(csi, receiver) - self.mean[receiver]) / self.deviation[receiver]
+
+    def _raw(self, csi: torch.Tensor, receiver: int) -> torch.Tensor:
+        mean = self.mean_csi[receiver]
+        size = mean.abs().square().mean().sqrt().clamp_min(1e-20)
+        along = (csi * mean.conj()).sum(dim=-1, keepdim=True)
+        turned = csi * (along.conj() / along.abs().clamp_min(1e-30))
+        difference = (turned - mean) / size
+        taps = torch.fft.ifft(difference, dim=-1, norm="ortho").abs()
+        level = (turned.abs() / size).clamp_min(1e-3).log()
+        return torch.cat((difference.real, difference.imag, taps, level), dim=-1)

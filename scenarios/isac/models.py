@@ -1,0 +1,174 @@
+"""The models of the sensing scenario: encoders, the cross-modal predictor, heads and decoders."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+from torch.nn import functional
+
+from scenarios.isac.features import CsiNormaliser, FrameNormaliser
+from scenarios.isac.heads import Scene, SceneHead
+from semcom.encoders import ParallelMlpEncoder
+from semcom.set_predictor import SetPredictor
+
+NUM_CALIBRATION = 2048
+CAMERA, RECEIVER = 0, 1
+
+
+class ModelConfig(BaseModel):
+    """Sizes of the networks; those of the baselines that are trained are the same."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    camera_dim: int = Field(48, ge=1, le=4096, description="embedding of a frame, dimensions")
+    receiver_dim: int = Field(12, ge=1, le=4096, description="embedding of a receiver's CSI, dimensions")
+    width: int = Field(32, ge=1, le=1024, description="channels of the frame encoder's first layer")
+    receiver_hidden_dim: int = Field(64, ge=1, le=4096, description="hidden units of a CSI encoder")
+    predictor_dim: int = Field(
+        64, ge=4, le=4096, multiple_of=4, description="width of the predictor's tokens"
+    )
+    num_layers: int = Field(2, ge=1, le=48, description="layers of the predictor")
+    num_heads: int = Field(4, ge=1, le=4, description="attention heads of the predictor")
+    num_lags: int = Field(
+        4, ge=1, le=100, description="steps that the predictor looks at, the present one included"
+    )
+    head_dim: int = Field(128, ge=1, le=8192, description="hidden units of the heads")
+
+
+class FrameEncoder(nn.Module):
+    """Convolutions that halve the picture four times, and a linear head: [n, 3, H, W] to [n, D].
+
+    The first is a patch embedding of 4 x 4 pixels (Dosovitskiy et al. 2021); the head keeps where things are.
+    """
+
+    def __init__(self, height: int, width_px: int, embedding_dim: int, width: int) -> None:
+        super().__init__()
+        self.embedding_dim = embedding_dim
+        self.patches = nn.Conv2d(3, width, 4, stride=4)
+        self.down = nn.ModuleList(
+            (
+                nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+                nn.Conv2d(2 * width, 2 * width, 3, stride=2, padding=1),
+            )
+        )
+        rows, columns = (math.ceil(size // 4 / 4) for size in (height, width_px))
+        self.head = nn.Linear(2 * width * rows * columns, embedding_dim)
+
+    def forward(self, content: torch.Tensor) -> torch.Tensor:
+        """Maps normalised frames to embeddings [n, D]."""
+        h = functional.gelu(self.patches(content.contiguous(memory_format=torch.channels_last)))
+        for layer in self.down:
+            h = functional.gelu(layer(h))
+        return self.head(h.flatten(1))
+
+
+class FrameDecoder(nn.Module):
+    """The way back: a linear map and three layers that enlarge: [n, D] to normalised frames [n, 3, H, W]."""
+
+    def __init__(self, height: int, width_px: int, embedding_dim: int, width: int) -> None:
+        super().__init__()
+        self.size = (height, width_px)
+        self.grid = (-(-height // 16), -(-width_px // 16))
+        self.first = nn.Linear(embedding_dim, 2 * width * self.grid[0] * self.grid[1])
+        self.up = nn.ModuleList(
+            (
+                nn.Conv2d(2 * width, 2 * width, 3, padding=1),
+                nn.Conv2d(2 * width, width, 3, padding=1),
+                nn.Conv2d(width, 48, 3, padding=1),
+            )
+        )
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """Maps embeddings [n, D] to what they show of the frame."""
+        h = functional.gelu(self.first(z)).unflatten(1, (-1, *self.grid))
+        h = h.contiguous(memory_format=torch.channels_last)
+        h = functional.gelu(self.up[0](functional.interpolate(h, scale_factor=2)))
+        h = functional.gelu(self.up[1](functional.interpolate(h, scale_factor=2)))
+        # Each place of the last grid becomes a patch of 4 x 4 pixels.
+        frame = functional.pixel_shuffle(self.up[2](h), 4)
+        return frame[..., : self.size[0], : self.size[1]]
+
+
+class SensingModel(nn.Module):
+    """Everything that was learned of a room with C cameras and R receivers, S = C + R sensors.
+
+    A step's state is z [N, S, D], D the larger of the two embedding sizes, cameras first; the receivers'
+    embeddings are filled up with zeros. calibration [NUM_CALIBRATION, S, D]: training embeddings, for codecs
+    to be fitted to. mean [S, D]: of training embeddings.
+    """
+
+    calibration: torch.Tensor
+    mean: torch.Tensor
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        frame_size: tuple[int, int],
+        num_cameras: int,
+        num_receivers: int,
+        num_subcarriers: int,
+        num_pedestrians: int,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.num_cameras, self.num_receivers = num_cameras, num_receivers
+        self.num_sensors = num_cameras + num_receivers
+        self.modality = (CAMERA,) * num_cameras + (RECEIVER,) * num_receivers
+        self.dims = (config.camera_dim, config.receiver_dim)
+        self.embedding_dim = max(self.dims)
+        self.frames = FrameNormaliser(num_cameras, *frame_size)
+        self.csi = CsiNormaliser(num_receivers, num_subcarriers)
+        self.camera_encoder = FrameEncoder(*frame_size, config.camera_dim, config.width)
+        self.receiver_encoder = ParallelMlpEncoder(
+            num_receivers, self.csi.output_dim, config.receiver_dim, config.receiver_hidden_dim
+        )
+        self.predictor = SetPredictor(
+            self.dims,
+            self.modality,
+            config.num_lags,
+            config.predictor_dim,
+            config.num_layers,
+            config.num_heads,
+        )
+        self.head = SceneHead(
+            self.num_sensors * self.embedding_dim, config.head_dim, num_pedestrians, num_cameras
+        )
+        self.decoder = FrameDecoder(*frame_size, config.camera_dim, config.width)
+        self.register_buffer(
+            "calibration", torch.zeros(NUM_CALIBRATION, self.num_sensors, self.embedding_dim)
+        )
+        self.register_buffer("mean", torch.zeros(self.num_sensors, self.embedding_dim))
+
+    def dim_of(self, sensor: int) -> int:
+        """Dimensions of a sensor's embedding."""
+        return self.dims[self.modality[sensor]]
+
+    def padded(self, z: torch.Tensor) -> torch.Tensor:
+        """Fills embeddings [..., d] up with zeros to [..., D]."""
+        return functional.pad(z, (0, self.embedding_dim - z.shape[-1]))
+
+    def embed_camera(self, frame: torch.Tensor, camera: int) -> torch.Tensor:
+        """Encodes frames of one camera, uint8 [n, 3, H, W], into [n, camera_dim]."""
+        return self.camera_encoder(self.frames(frame, camera))
+
+    def embed_receiver(self, csi: torch.Tensor, receiver: int) -> torch.Tensor:
+        """Encodes CSI of one receiver, complex64 [n, F], into [n, receiver_dim]."""
+        return self.receiver_encoder.of_sensor(self.csi(csi, receiver), receiver)
+
+    def embed(self, frame: torch.Tensor, csi: torch.Tensor) -> torch.Tensor:
+        """Encodes what all sensors observe, [N, C, 3, H, W] and [N, R, F], into z [N, S, D]."""
+        parts = [self.embed_camera(frame[:, camera], camera) for camera in range(self.num_cameras)]
+        parts += [self.embed_receiver(csi[:, number], number) for number in range(self.num_receivers)]
+        return torch.stack([self.padded(part) for part in parts], dim=1)
+
+    def read(self, z: torch.Tensor) -> Scene:
+        """Reads the scene off completed embeddings z [N, S, D]."""
+        return self.head(z)
+
+    def decode(self, z: torch.Tensor, camera: int) -> torch.Tensor:
+        """Shows what embeddings of one camera hold, [n, D]: frames [n, 3, H, W], values from 0 to 1."""
+        content = self.decoder(z[:, : self.config.camera_dim])
+        return self.frames.frame_of(content, camera).clamp(0, 1)

@@ -1,0 +1,345 @@
+"""The trainings of the sensing scenario: encoders, the cross-modal predictor, heads and decoders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from scenarios.isac.data import SensingData, Sequences
+from scenarios.isac.heads import scene_loss
+from scenarios.isac.models import NUM_CALIBRATION, ModelConfig, SensingModel
+from semcom.diagnostics import rank_me
+from semcom.distances import DISTANCES
+from semcom.encoders import ParallelMlpEncoder
+from semcom.masks import mask_links, mask_modalities, mask_patches
+from semcom.regularizers import SigReg, VicReg
+from semcom.rng import Streams
+from semcom.set_jepa import SetJepa
+from semcom.set_predictor import fill_in
+from semcom.targets import EmaTarget
+from semcom.train import BatchLoss, fit
+
+Log = list[dict[str, float | int | str]]
+MODELS = ("inpainting", "image-only", "supervised")
+
+
+class TrainingConfig(BaseModel):
+    """How the models are trained: encoders on single steps, predictors on windows of steps."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    num_steps: int = Field(400, ge=10, le=1_000_000, description="training steps of the encoders")
+    num_steps_predictor: int = Field(
+        500, ge=10, le=1_000_000, description="steps of the predictor on windows"
+    )
+    num_steps_head: int = Field(800, ge=10, le=1_000_000, description="steps of the heads")
+    num_steps_decoder: int = Field(300, ge=10, le=1_000_000, description="steps of the decoder")
+    batch_size: int = Field(64, ge=2, le=65_536, description="time steps in a batch of frames")
+    num_windows: int = Field(128, ge=2, le=65_536, description="windows in a batch of the predictor")
+    learning_rate: float = Field(2e-3, gt=0, le=1, description="peak learning rate")
+    modality_probability: float = Field(0.3, ge=0, le=1, description="probability that a modality is hidden")
+    link_probability: float = Field(
+        0.6, ge=0, le=1, description="largest probability that a sensor is hidden"
+    )
+    patch_share: float = Field(0.3, ge=0, le=1, description="share of a frame's patches that are hidden")
+    patch_px: int = Field(16, ge=1, le=1024, description="side of a patch")
+    distance: Literal["cosine", "l2", "smooth_l1", "l1"] = Field("l2", description="distance of prediction")
+    ema_momentum: float = Field(0.99, ge=0, le=1, description="momentum of the EMA target at the start")
+    regularizer: Literal["vicreg", "sigreg"] = Field("vicreg", description="what keeps z from collapsing")
+    variance_weight: float = Field(1.0, ge=0, description="weight of VICReg's variance term")
+    covariance_weight: float = Field(0.04, ge=0, description="weight of VICReg's covariance term")
+    sigreg_weight: float = Field(0.05, ge=0, description="weight of SIGReg")
+    embedding_noise_std: float = Field(
+        0.1, ge=0, le=10, description="noise on embeddings, in their deviations, for predictor and heads"
+    )
+    pixel_weight: float = Field(1.0, ge=0, description="weight of the frame's error in supervised training")
+
+
+class SensorEncoder(nn.Module):
+    """All sensors' encoders as one: normalised frames and CSI numbers to z [N, S, D]."""
+
+    def __init__(self, camera: nn.Module, receiver: ParallelMlpEncoder, embedding_dim: int) -> None:
+        super().__init__()
+        self.camera, self.receiver, self.embedding_dim = camera, receiver, embedding_dim
+
+    def forward(self, observation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """Encodes content [N, C, 3, H, W] and numbers [N, R, input_dim] into z [N, S, D]."""
+        content, numbers = observation
+        z_camera = self.camera(content.flatten(0, 1)).unflatten(0, content.shape[:2])
+        parts = [z_camera, self.receiver(numbers)] if numbers.shape[1] else [z_camera]
+        padded = [nn.functional.pad(z, (0, self.embedding_dim - z.shape[-1])) for z in parts]
+        return torch.cat(padded, dim=1)
+
+
+@dataclass(frozen=True)
+class TrainingInputs:
+    """What trained weights depend on besides the data and the seed."""
+
+    model: ModelConfig
+    training: TrainingConfig
+
+
+class Task:
+    """One model in training: its data, its random stream, where it leaves checkpoints, what stages share."""
+
+    def __init__(
+        self,
+        model: SensingModel,
+        config: TrainingConfig,
+        train: Sequences,
+        generator: torch.Generator,
+        scratch: Path | None,
+    ) -> None:
+        self.model, self.config, self.train = model, config, train
+        self.generator, self.scratch = generator, scratch
+        self.frame, self.csi = train.frame.flatten(0, 1), train.csi.flatten(0, 1)
+        self.position_m, self.visible = train.position_m.flatten(0, 1), train.visible_share.flatten(0, 1)
+        self.encoder = SensorEncoder(model.camera_encoder, model.receiver_encoder, model.embedding_dim)
+        # Rows of `dims` that are zeros count nowhere.
+        self.real = torch.zeros(model.num_sensors, model.embedding_dim)
+        for sensor in range(model.num_sensors):
+            self.real[sensor, : model.dim_of(sensor)] = 1
+
+    @cached_property
+    def numbers(self) -> torch.Tensor:
+        """The CSI of all training steps as the encoders are shown it, [N, R, input_dim]."""
+        parts = [self.model.csi(self.csi[:, r], r) for r in range(self.model.num_receivers)]
+        return torch.stack(parts, dim=1) if parts else torch.zeros(len(self.csi), 0, 1)
+
+    @cached_property
+    def z(self) -> torch.Tensor:
+        """Embeddings of all training steps, [U, T, S, D], once the encoders no longer change."""
+        z = embed_all(self.model, self.train)
+        self.deviation = z.flatten(0, 1).std(dim=0).clamp_min(1e-3)
+        return z
+
+    def content(self, rows: torch.Tensor) -> torch.Tensor:
+        """Normalised frames of training steps, [n, C, 3, H, W]."""
+        parts = [self.model.frames(self.frame[rows, c], c) for c in range(self.model.num_cameras)]
+        return torch.stack(parts, dim=1)
+
+    def draw(self, num: int) -> torch.Tensor:
+        """Draws training steps, numbered over all sequences."""
+        return torch.randint(0, len(self.frame), (num,), generator=self.generator)
+
+    def hidden(self, num_rows: int, num_lags: int = 1) -> torch.Tensor:
+        """Draws what is missing, bool [n, W, S]: modalities for good, single packets at random."""
+        config, model = self.config, self.model
+        gone = mask_modalities(num_rows, model.modality, config.modality_probability, self.generator)
+        out = mask_links(num_rows, model.num_sensors, config.link_probability, self.generator)
+        lost = [
+            mask_links(num_rows, model.num_sensors, config.link_probability, self.generator)
+            for _ in range(num_lags)
+        ]
+        some = torch.rand(num_rows, 1, generator=self.generator) < 0.5
+        broken = (gone | out & some)[:, None]
+        return broken | torch.stack(lost, dim=1) & ~some[:, None]
+
+    def windows(self, num: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draws windows of embeddings, [n, W, S, D], newest first, with noise; and their steps' numbers."""
+        num_lags, (num_seq, num_steps) = self.model.config.num_lags, self.z.shape[:2]
+        seq = torch.randint(0, num_seq, (num, 1), generator=self.generator)
+        last = torch.randint(0, num_steps, (num, 1), generator=self.generator)
+        step = last - torch.arange(num_lags)
+        z = self.noisy(self.z[seq, step.clamp_min(0)])
+        return torch.where((step >= 0)[..., None, None], z, torch.nan), (seq * num_steps + last)[:, 0]
+
+    def noisy(self, z: torch.Tensor) -> torch.Tensor:
+        noise = torch.randn(z.shape, generator=self.generator) * self.deviation
+        return z + self.config.embedding_noise_std * noise
+
+    def fit(
+        self,
+        stage: str,
+        module: nn.Module,
+        batch_loss: BatchLoss,
+        num_steps: int,
+        after_step: Callable[[int], None] | None = None,
+    ) -> Log:
+        """Runs one stage; returns its log."""
+        checkpoint = None if self.scratch is None else self.scratch / f"{stage}.safetensors"
+        rows = fit(
+            module,
+            batch_loss,
+            num_steps,
+            self.config.learning_rate,
+            self.generator,
+            after_step=after_step,
+            checkpoint=checkpoint,
+        )
+        return [{"stage": stage, **row} for row in rows]
+
+
+@torch.no_grad()
+def embed_all(model: SensingModel, part: Sequences) -> torch.Tensor:
+    """Embeddings of all steps of sequences, [U, T, S, D]."""
+    frame, csi = part.frame.flatten(0, 1), part.csi.flatten(0, 1)
+    csi = csi[:, : model.num_receivers]
+    z = [model.embed(f, c) for f, c in zip(frame.split(256), csi.split(256), strict=True)]
+    return torch.cat(z).unflatten(0, part.frame.shape[:2])
+
+
+def make_model(config: ModelConfig, data: SensingData, *, with_receivers: bool) -> SensingModel:
+    """Builds a model for the shapes of a data set, with PyTorch's starting weights."""
+    train = data.train
+    return SensingModel(
+        config,
+        tuple(train.frame.shape[-2:]),
+        data.num_cameras,
+        data.num_receivers if with_receivers else 0,
+        train.csi.shape[-1],
+        train.position_m.shape[2],
+    )
+
+
+def train_model(
+    name: str, seed: int, data: SensingData, inputs: TrainingInputs, scratch: Path | None = None
+) -> tuple[SensingModel, Log]:
+    """Trains one of MODELS from scratch; returns it with its log and diagnostics on validation data."""
+    streams = Streams(seed)
+    with torch.random.fork_rng(devices=[]):
+        # torch.nn draws its starting weights from the process-wide generator.
+        torch.manual_seed(streams.seed(f"weights-{name}"))
+        model = make_model(inputs.model, data, with_receivers=name != "image-only")
+        generator = streams.torch_generator(f"train-{name}")
+        train = data.train
+        model.frames.calibrate(train.frame.flatten(0, 1))
+        model.csi.calibrate(train.csi.flatten(0, 1)[:, : model.num_receivers])
+        model.head.calibrate(train.position_m)
+        task = Task(model, inputs.training, train, generator, scratch)
+        log = _train_supervised(task) if name == "supervised" else _train_jepa(task)
+    model.eval().requires_grad_(False)
+    z = task.z.flatten(0, 1)
+    rows = torch.linspace(0, len(z) - 1, NUM_CALIBRATION).round().long()
+    model.calibration.copy_(z[rows])
+    model.mean.copy_(z.mean(dim=0))
+    held_out = embed_all(model, data.validation).flatten(0, 1)
+    row = {f"rank_me_{s}": rank_me(held_out[:, s, : model.dim_of(s)]) for s in range(model.num_sensors)}
+    return model, [*log, {"stage": "validation", "step": 0, **row}]
+
+
+def _train_jepa(task: Task) -> Log:
+    log = _train_encoders(task)
+    task.encoder.requires_grad_(False)
+    log += _train_predictor(task)
+    log += _train_head(task)
+    return log + _train_decoder(task)
+
+
+def _train_encoders(task: Task) -> Log:
+    """JEPA on single steps: modalities, links and patches are hidden, embeddings of the whole predicted."""
+    model, config = task.model, task.config
+    regularizer = (
+        VicReg(config.variance_weight, config.covariance_weight)
+        if config.regularizer == "vicreg"
+        else SigReg(config.sigreg_weight, num_slices=128)
+    )
+    jepa = SetJepa(
+        task.encoder,
+        model.predictor,
+        regularizer,
+        DISTANCES[config.distance],
+        [model.dim_of(sensor) for sensor in range(model.num_sensors)],
+        target=EmaTarget(task.encoder, config.ema_momentum, 1.0, config.num_steps),
+    )
+
+    def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        rows = task.draw(config.batch_size)
+        content, numbers = task.content(rows), task.numbers[rows]
+        hidden = task.hidden(len(rows))[:, 0]
+        patches = mask_patches(
+            len(rows) * model.num_cameras, *content.shape[-2:], config.patch_px, config.patch_share, generator
+        )
+        seen = torch.where(patches.unflatten(0, content.shape[:2])[:, :, None], 0, content)
+        wanted = hidden.clone()
+        wanted[:, : model.num_cameras] = True
+        return jepa.loss((seen, numbers), (content, numbers), ~hidden, wanted, generator)
+
+    return task.fit("encoders", jepa, batch_loss, config.num_steps, jepa.update_target)
+
+
+def _train_predictor(task: Task) -> Log:
+    """Trains the predictor on, on windows of embeddings that no longer change."""
+    model, config = task.model, task.config
+    variance = task.z.flatten(0, 1).var(dim=0).clamp_min(1e-6)
+
+    def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        context, rows = task.windows(config.num_windows)
+        hidden = task.hidden(len(rows), context.shape[1]) | context[..., 0].isnan()
+        predicted = model.predictor(context, ~hidden)
+        target = task.z.flatten(0, 1)[rows]
+        error = (predicted - target).square() / variance * task.real
+        wanted = hidden[:, 0]
+        total = (error.sum(dim=-1) / task.real.sum(dim=-1) * wanted).sum() / wanted.sum().clamp_min(1)
+        return {"total": total}
+
+    return task.fit("predictor", model.predictor, batch_loss, config.num_steps_predictor)
+
+
+def _train_head(task: Task) -> Log:
+    """Trains the heads on whole sets of embeddings."""
+    model, config = task.model, task.config
+    z = task.z.flatten(0, 1)
+
+    def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        rows = task.draw(4 * config.batch_size)
+        scene = model.read(task.noisy(z[rows]))
+        return scene_loss(scene, task.position_m[rows], task.visible[rows], model.head.spread_m.mean())
+
+    return task.fit("head", model.head, batch_loss, config.num_steps_head)
+
+
+def _train_decoder(task: Task) -> Log:
+    """Trains the decoder to show the frames that embeddings were made of."""
+    model, config = task.model, task.config
+    z = task.z.flatten(0, 1)
+
+    def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        rows = task.draw(config.batch_size)
+        content = task.content(rows).flatten(0, 1)
+        shown = model.decoder(z[rows, : model.num_cameras, : model.config.camera_dim].flatten(0, 1))
+        return {"total": (shown - content).square().mean()}
+
+    return task.fit("decoder", model.decoder, batch_loss, config.num_steps_decoder)
+
+
+def _train_supervised(task: Task) -> Log:
+    """The same networks, trained end to end on positions and on the frames of hidden cameras."""
+    model, config = task.model, task.config
+    cameras = range(model.num_cameras)
+
+    def terms_of(
+        completed: torch.Tensor, rows: torch.Tensor, content: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        terms = scene_loss(
+            model.read(completed), task.position_m[rows], task.visible[rows], model.head.spread_m.mean()
+        )
+        shown = model.decoder(completed[:, cameras, : model.config.camera_dim].flatten(0, 1))
+        terms["pixels"] = (shown - content.flatten(0, 1)).square().mean()
+        return terms | {"total": terms["total"] + config.pixel_weight * terms["pixels"]}
+
+    def step_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        rows = task.draw(config.batch_size)
+        content = task.content(rows)
+        z = task.encoder((content, task.numbers[rows]))
+        arrived = ~task.hidden(len(rows))
+        completed = fill_in(z[:, None], arrived, model.predictor(z[:, None], arrived))
+        return terms_of(completed, rows, content)
+
+    def window_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        context, rows = task.windows(config.num_windows)
+        arrived = ~(task.hidden(len(rows), context.shape[1]) | context[..., 0].isnan())
+        completed = fill_in(context, arrived, model.predictor(context, arrived))
+        return terms_of(completed, rows, task.content(rows))
+
+    log = task.fit("encoders", model, step_loss, config.num_steps)
+    task.encoder.requires_grad_(False)
+    # The decoder sees as many frames as that of the others, in the steps of the predictor.
+    return log + task.fit("predictor", model, window_loss, config.num_steps_predictor)

@@ -1,0 +1,47 @@
+"""Masks for training: which sensors are hidden from the predictor, and which patches from an encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+
+def mask_modalities(
+    num_rows: int, modality: Sequence[int], probability: float, generator: torch.Generator
+) -> torch.Tensor:
+    """Hides all sensors of a modality at once: bool [N, S], True where hidden.
+
+    Each modality of a row is hidden with the given probability, independently; never all of them.
+    """
+    number = torch.tensor(modality)
+    num_modalities = int(number.max()) + 1
+    hidden = torch.rand(num_rows, num_modalities, generator=generator) < probability
+    spared = torch.randint(0, num_modalities, (num_rows,), generator=generator)
+    hidden[torch.arange(num_rows), spared] &= ~hidden.all(dim=1)
+    return hidden[:, number]
+
+
+def mask_links(
+    num_rows: int, num_sensors: int, largest_probability: float, generator: torch.Generator
+) -> torch.Tensor:
+    """Hides single sensors, as lost packets do: bool [N, S].
+
+    Each row has its own probability, uniform on [0, largest_probability], so that rows with few and rows
+    with many losses are learned from alike.
+    """
+    probability = largest_probability * torch.rand(num_rows, 1, generator=generator)
+    return torch.rand(num_rows, num_sensors, generator=generator) < probability
+
+
+def mask_patches(
+    num_rows: int, height: int, width: int, patch: int, share: float, generator: torch.Generator
+) -> torch.Tensor:
+    """Hides square patches of a frame: bool [N, height, width], True where hidden.
+
+    Each patch x patch square (the last ones cut off at the edge) is hidden with probability `share`.
+    """
+    rows, columns = -(-height // patch), -(-width // patch)
+    hidden = torch.rand(num_rows, rows, columns, generator=generator) < share
+    whole = hidden.repeat_interleave(patch, dim=1).repeat_interleave(patch, dim=2)
+    return whole[:, :height, :width]
