@@ -1,0 +1,261 @@
+"""The radio of a room by images of the transmitter: walls reflect, bodies shadow and reflect, furniture dims."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from scipy.special import fresnel
+
+from channels.multipath import SPEED_OF_LIGHT_M_PER_S
+from channels.response import frequency_response, resource_block_centres_hz
+from channels.room import SHAPES, RoomConfig, Walk
+from channels.room_materials import body_permittivity, permittivity, reflection, slab
+
+WALLS, FLOOR, CEILING = "plasterboard", "concrete", "concrete"
+"""Materials of the room, layers of THICKNESS_M."""
+
+THICKNESS_M = 0.1
+
+COLUMN = 0.8
+"""Share of a body's height that its column reaches to for the radio; above are shoulders and head."""
+
+_LEGS_AT_ONCE = 200_000
+_BISECTIONS = 2
+
+
+@dataclass(frozen=True)
+class _Legs:
+    """Straight legs of the R * N paths, in their order, path by path.
+
+    start_m, end_m: float64 [L, 3] within the room; share: [L, 2], what part of the path's length is behind
+    at its start and its end; path: int64 [L]; first: int64 [R * N], each path's first leg.
+    """
+
+    start_m: np.ndarray
+    end_m: np.ndarray
+    share: np.ndarray
+    path: np.ndarray
+    first: np.ndarray
+
+
+class ImageRadio:
+    """CSI of an empty room's paths, as bodies and furniture change them.
+
+    Each image of the transmitter in up to max_depth walls is a path of length d to the receiver,
+
+        a = lambda / (4 pi d) prod(reflections) prod(furniture) prod(bodies),   tau = d / c
+
+    (Allen and Berkley 1979). Walls, floor and ceiling reflect as layers of 0.1 m do: walls with the field
+    across the plane of incidence, floor and ceiling with the field within it, as is exact for vertical
+    antennas and paths that bend in one plane only; antennas have no pattern. Furniture that a leg goes
+    through dims it as a layer would. Bodies: see `shadow` and `_mirrored`.
+    """
+
+    def __init__(self, config: RoomConfig) -> None:
+        self._config = config
+        self._wavelength_m = SPEED_OF_LIGHT_M_PER_S / config.carrier_hz
+        centres_hz = resource_block_centres_hz(config.num_subcarriers, config.bandwidth_hz)
+        self._frequency_hz = config.carrier_hz + centres_hz
+        self._shapes = np.array([SHAPES[name] for name in config.shapes[: config.max_pedestrians]])
+        self._transmitter_m, self._receiver_m = config.transmitter_m(), config.receivers_m()
+        self._legs, self.gain, self.delay_s = self._paths()
+        self._length_m = self.delay_s * SPEED_OF_LIGHT_M_PER_S
+        phase = -2j * np.pi * self.delay_s[..., None] * self._frequency_hz
+        self._phasor = self.gain[..., None] * np.exp(phase)
+
+    def csi(self, walk: Walk) -> np.ndarray:
+        """See RoomWorld.csi."""
+        num_steps = len(walk.position_m)
+        size = max(1, _LEGS_AT_ONCE // (len(self._legs.path) * walk.position_m.shape[1]))
+        parts = [
+            self._some(walk.position_m[start : start + size], walk.heading_rad[start : start + size])
+            for start in range(0, num_steps, size)
+        ]
+        return np.concatenate(parts).astype(np.complex64)
+
+    def _some(self, position_m: np.ndarray, heading_rad: np.ndarray) -> np.ndarray:
+        """Channels in some of the steps, complex128 [T, R, F]."""
+        legs, (num_receivers, num_paths) = self._legs, self.gain.shape
+        length_m = self._length_m.ravel()[legs.path]
+        kept = self._shadows(legs.start_m, legs.end_m, legs.share, length_m, position_m, heading_rad)
+        factor = np.multiply.reduceat(kept.prod(axis=2), legs.first, axis=1)
+        factor = factor.reshape(-1, num_receivers, num_paths).transpose(1, 0, 2)
+        response = (factor @ self._phasor).transpose(1, 0, 2)
+        if self._config.max_depth:
+            response = response + self._mirrored(position_m, heading_rad)
+        return response
+
+    def _paths(self) -> tuple[_Legs, np.ndarray, np.ndarray]:
+        """The legs, and gains and delays of N paths to R receivers, complex128 and float64 [R, N]."""
+        config = self._config
+        extent = np.array([config.length_m, config.width_m, config.height_m])
+        depth = config.max_depth
+        orders = np.array(
+            [order for order in product(range(-depth, depth + 1), repeat=3) if np.abs(order).sum() <= depth]
+        )
+        orders = orders[np.argsort(np.abs(orders).sum(axis=1), kind="stable")]
+        flipped = orders % 2 == 1
+        image_m = orders * extent + np.where(flipped, extent - self._transmitter_m, self._transmitter_m)
+        way_m = self._receiver_m[:, None] - image_m
+        length_m = np.linalg.norm(way_m, axis=-1)
+        cosine = np.abs(way_m) / length_m[..., None]
+        gain = self._wavelength_m / (4 * np.pi * length_m) * self._reflections(orders, cosine)
+        legs = _legs(orders, image_m, self._receiver_m, extent)
+        through = self._furniture(legs.start_m, legs.end_m)
+        gain = gain * np.multiply.reduceat(through, legs.first).reshape(gain.shape)
+        return legs, gain, length_m / SPEED_OF_LIGHT_M_PER_S
+
+    def _reflections(self, orders: np.ndarray, cosine: np.ndarray) -> np.ndarray:
+        """The product of each path's reflections, complex128 [R, N]."""
+        carrier_hz = self._config.carrier_hz
+        walls, floor, ceiling = (permittivity(name, carrier_hz) for name in (WALLS, FLOOR, CEILING))
+        product_of = np.ones(cosine.shape[:2], dtype=np.complex128)
+        for axis in (0, 1):
+            single, _ = slab(cosine[..., axis], walls, THICKNESS_M, carrier_hz, across=True)
+            product_of *= single ** np.abs(orders[:, axis])
+        # Seen from above the ceiling the first mirror is the ceiling, from below the floor; then in turn.
+        above, below = np.maximum(orders[:, 2], 0), np.maximum(-orders[:, 2], 0)
+        for eta, number in ((ceiling, (above + 1) // 2 + below // 2), (floor, above // 2 + (below + 1) // 2)):
+            single, _ = slab(cosine[..., 2], eta, THICKNESS_M, carrier_hz, across=False)
+            product_of *= single**number
+        return product_of
+
+    def _furniture(self, start_m: np.ndarray, end_m: np.ndarray) -> np.ndarray:
+        """What furniture leaves of the field on legs [..., 3], complex128 [...].
+
+        The side on which a leg enters says the angle; a leg that cuts a corner goes through less.
+        """
+        way_m = end_m - start_m
+        length_m = np.linalg.norm(way_m, axis=-1)
+        kept = np.ones(length_m.shape, dtype=np.complex128)
+        for box in self._config.furniture:
+            eta = permittivity(box.material, self._config.carrier_hz)
+            low = np.array([*(np.array(box.centre_m) - np.array(box.size_m[:2]) / 2), 0.0])
+            with np.errstate(divide="ignore", invalid="ignore"):
+                one, two = (low - start_m) / way_m, (low + np.array(box.size_m) - start_m) / way_m
+            enters = np.fmin(one, two)
+            entry, exit_ = enters.max(axis=-1).clip(0, 1), np.fmax(one, two).min(axis=-1).clip(0, 1)
+            axis = np.nan_to_num(enters, nan=-np.inf).argmax(axis=-1)
+            cosine = np.take_along_axis(np.abs(way_m), axis[..., None], axis=-1)[..., 0] / length_m
+            inside_m = np.where(exit_ > entry, exit_ - entry, 0.0) * length_m
+            for upright, chosen in ((False, axis < 2), (True, axis == 2)):
+                _, through = slab(cosine, eta, inside_m * cosine, self._config.carrier_hz, across=not upright)
+                kept = np.where(chosen & (inside_m > 0), kept * through, kept)
+        return kept
+
+    def _shadows(
+        self,
+        start_m: np.ndarray,
+        end_m: np.ndarray,
+        share: np.ndarray,
+        length_m: np.ndarray,
+        position_m: np.ndarray,
+        heading_rad: np.ndarray,
+    ) -> np.ndarray:
+        """What each body leaves of the field on legs [(T,) L, 3] of paths length_m long: [T, L, P]."""
+        way_m = end_m - start_m
+        flat_m = np.linalg.norm(way_m[..., :2], axis=-1)
+        unit = way_m[..., :2] / np.maximum(flat_m, 1e-9)[..., None]
+        to_x = position_m[:, None, :, 0] - start_m[..., None, 0]
+        to_y = position_m[:, None, :, 1] - start_m[..., None, 1]
+        ux, uy = unit[..., None, 0], unit[..., None, 1]
+        along = (to_x * ux + to_y * uy) / np.maximum(flat_m, 1e-9)[..., None]
+        aside_m = to_x * uy - to_y * ux
+        is_beside = (along > 0) & (along < 1)
+        part = share[..., None, 0] + along * (share[..., None, 1] - share[..., None, 0])
+        part = np.where(is_beside, part, 0.5)
+        leg_m = np.hypot(flat_m, way_m[..., 2])
+        level = (flat_m / np.maximum(leg_m, 1e-9))[..., None]
+        height_m = start_m[..., None, 2] + along * way_m[..., None, 2]
+        facing, siding = np.cos(heading_rad)[:, None], np.sin(heading_rad)[:, None]
+        across = facing * uy - siding * ux
+        width, depth = self._shapes[:, 1], self._shapes[:, 2]
+        half_m = np.sqrt((depth / 2 * across) ** 2 + (width / 2) ** 2 * (1 - across**2))
+        bend = np.sqrt(2 / (self._wavelength_m * length_m[..., None] * part * (1 - part)))
+        top_m = COLUMN * self._shapes[:, 0]
+        hidden = strip((aside_m - half_m) * bend, (aside_m + half_m) * bend) * strip(
+            -height_m * level * bend, (top_m - height_m) * level * bend
+        )
+        return np.where(is_beside, 1 - hidden, 1.0)
+
+    def _mirrored(self, position_m: np.ndarray, heading_rad: np.ndarray) -> np.ndarray:
+        """Channels over one reflection at each body, complex128 [T, R, F]."""
+        is_there = np.isfinite(position_m[..., 0])[:, None]
+        place_m, heading = np.nan_to_num(position_m)[:, None], np.nan_to_num(heading_rad)[:, None]
+        transmitter_m, receiver_m = self._transmitter_m, self._receiver_m[:, None]
+        width, depth = self._shapes[:, 1], self._shapes[:, 2]
+        forward = np.stack([np.cos(heading), np.sin(heading)], axis=-1)
+        sideways = np.stack([-np.sin(heading), np.cos(heading)], axis=-1)
+        point_m = place_m
+        for _ in range(_BISECTIONS):
+            ends = [_unit(end_m[..., :2] - point_m) for end_m in (transmitter_m, receiver_m)]
+            normal = _unit(ends[0] + ends[1])
+            fore, side = (normal * forward).sum(axis=-1), (normal * sideways).sum(axis=-1)
+            reach_m = np.sqrt((depth / 2 * fore) ** 2 + (width / 2 * side) ** 2)
+            point_m = place_m + (
+                ((depth / 2) ** 2 * fore / reach_m)[..., None] * forward
+                + ((width / 2) ** 2 * side / reach_m)[..., None] * sideways
+            )
+        curvature_m = (width * depth / 4) ** 2 / reach_m**3
+        flat_m = [np.linalg.norm(end_m[..., :2] - point_m, axis=-1) for end_m in (transmitter_m, receiver_m)]
+        rise_m = receiver_m[..., 2] - transmitter_m[2]
+        around_m = flat_m[0] + flat_m[1]
+        total_m = np.hypot(around_m, rise_m)
+        first_m, second_m = (total_m * one / around_m for one in flat_m)
+        height_m = transmitter_m[2] + rise_m * flat_m[0] / around_m
+        cosine = np.linalg.norm(ends[0] + ends[1], axis=-1).clip(1e-6, 2) / 2
+        spread = total_m * (total_m + 2 * first_m * second_m / (curvature_m * cosine))
+        eta = body_permittivity(self._config.body, self._config.carrier_hz)
+        bend = np.sqrt(2 * total_m / (self._wavelength_m * first_m * second_m))
+        gain = self._wavelength_m / (4 * np.pi) / np.sqrt(spread) * reflection(cosine, eta, across=True)
+        gain = gain * strip(-height_m * bend, (COLUMN * self._shapes[:, 0] - height_m) * bend)
+        point_m = np.concatenate([point_m, height_m[..., None]], axis=-1)
+        for end_m in (transmitter_m, receiver_m):
+            gain = gain * self._furniture(np.broadcast_to(end_m, point_m.shape), point_m)
+        gain = np.where(is_there, gain, 0.0)
+        shape = gain.shape
+        delay_s = (total_m / SPEED_OF_LIGHT_M_PER_S).reshape(-1, shape[2])
+        response = frequency_response(gain.reshape(-1, 1, shape[2]), delay_s, self._frequency_hz)
+        return response.reshape(*shape[:2], -1)
+
+
+def strip(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """The share of a wave's field that passes between two edges, complex128.
+
+    (1 + j) / 2 times the integral of exp(-j pi v^2 / 2) from low to high, v the distance from the line
+    of sight times sqrt(2 d / (lambda d1 d2)): 1 without edges, and the field of knife-edge diffraction
+    with one (ITU-R P.526-15, sections 4.1 and 5.2.1). A screen leaves 1 less its own share.
+    """
+    (sine_high, cosine_high), (sine_low, cosine_low) = fresnel(high), fresnel(low)
+    return (0.5 + 0.5j) * ((cosine_high - cosine_low) - 1j * (sine_high - sine_low))
+
+
+def _legs(orders: np.ndarray, image_m: np.ndarray, receiver_m: np.ndarray, extent: np.ndarray) -> _Legs:
+    """Folds the straight lines from images [N, 3] to receivers [R, 3] back into the room."""
+    start, end, share, path = [], [], [], []
+    for number, (receiver, (order, image)) in enumerate(
+        product(receiver_m, zip(orders, image_m, strict=True))
+    ):
+        cuts = [0.0, 1.0]
+        for axis in range(3):
+            planes = range(1, order[axis] + 1) if order[axis] > 0 else range(order[axis] + 1, 1)
+            way = receiver[axis] - image[axis]
+            cuts += [(plane * extent[axis] - image[axis]) / way for plane in planes]
+        cuts.sort()
+        folded = np.array([_folded(image + cut * (receiver - image), extent) for cut in cuts])
+        start.append(folded[:-1])
+        end.append(folded[1:])
+        share.append(np.stack([cuts[:-1], cuts[1:]], axis=1))
+        path += [number] * (len(cuts) - 1)
+    first = np.flatnonzero(np.diff(path, prepend=-1))
+    return _Legs(*(np.concatenate(part) for part in (start, end, share)), np.array(path), first)
+
+
+def _folded(place_m: np.ndarray, extent: np.ndarray) -> np.ndarray:
+    return np.asarray(extent - np.abs(place_m % (2 * extent) - extent))
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return np.asarray(vector / np.maximum(np.linalg.norm(vector, axis=-1, keepdims=True), 1e-9))

@@ -1,0 +1,217 @@
+"""Walks through a sensed room: pedestrians head for random goals, around furniture and each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import atan2, ceil, cos, exp, hypot, pi, sin
+
+import numpy as np
+from scipy import ndimage
+
+from channels.room import SHAPES, RoomConfig, Walk
+from semcom.contracts import SemcomError
+from semcom.rng import Streams
+
+WALL_M = 0.3
+"""Nobody's axis comes nearer to a wall."""
+
+DEVICE_M = 0.1
+"""Bodies stay that far from devices and cameras that are not above their heads."""
+
+BETWEEN_M = 0.05
+"""Bodies stay that far apart, taken as round: as thick as they are wide."""
+
+_CELL_M = 0.05
+_TURN_RAD_S = 3.0
+_ACCELERATION_M_S2 = 1.5
+_LOOK_S = 0.7
+_STRIDE_M, _SUBSTEP_S = 0.12, 0.1
+_MEAN_LEG_M, _SHORTEST_LEG_M, _ARRIVED_M = 2.5, 0.3, 0.2
+_PAUSES_PER_S, _MEAN_PAUSE_S = 0.04, 1.0
+# Pauses, turns and others on the way cost time: who walks is this much faster than the mean.
+_HASTE = 1.15
+_BLOCKED_S = 0.4
+_DETOURS = (0.0, 0.35, -0.35, 0.7, -0.7, 1.1, -1.1, 1.6, -1.6)
+_MAX_DRAWS = 200
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Where the axis of one body can be: walls, furniture and devices leave it so much room.
+
+    radius_m: half the body's width; start_m: float64 [N, 2], centres of the raster's cells in the largest
+    connected part of the free floor.
+    """
+
+    radius_m: float
+    extent_m: tuple[float, float]
+    boxes_m: tuple[tuple[float, float, float, float], ...]
+    devices_m: tuple[tuple[float, float], ...]
+    start_m: np.ndarray
+
+    def clearance_m(self, x: float, y: float) -> float:
+        """How far (x, y) is from where the axis can't be; below 0 where it can't be."""
+        free = min(x, y, self.extent_m[0] - x, self.extent_m[1] - y) - WALL_M
+        for centre_x, centre_y, half_x, half_y in self.boxes_m:
+            out_x, out_y = abs(x - centre_x) - half_x, abs(y - centre_y) - half_y
+            outside = hypot(max(out_x, 0.0), max(out_y, 0.0)) + min(max(out_x, out_y), 0.0)
+            free = min(free, outside - self.radius_m)
+        for device_x, device_y in self.devices_m:
+            free = min(free, hypot(x - device_x, y - device_y) - self.radius_m - DEVICE_M)
+        return free
+
+    def way_m(self, x: float, y: float, heading: float) -> float:
+        """How far the axis can go straight on from a free place."""
+        gone, free = 0.0, self.clearance_m(x, y)
+        while free > 1e-3:
+            gone += free
+            free = self.clearance_m(x + gone * cos(heading), y + gone * sin(heading))
+        return gone
+
+
+@lru_cache(maxsize=32)
+def make_floor(config: RoomConfig, slot: int) -> Floor:
+    """The floor of the pedestrian in a slot. Raises SemcomError if nothing of it is free."""
+    shape = SHAPES[config.shapes[slot]]
+    low = [*config.receivers_m(), config.transmitter_m(), *config.cameras_m()]
+    floor = Floor(
+        shape.width_m / 2,
+        (config.length_m, config.width_m),
+        tuple((*box.centre_m, box.size_m[0] / 2, box.size_m[1] / 2) for box in config.furniture),
+        tuple((float(x), float(y)) for x, y, z in low if z < shape.height_m + DEVICE_M),
+        np.empty((0, 2)),
+    )
+    x = np.arange(_CELL_M / 2, config.length_m, _CELL_M)
+    y = np.arange(_CELL_M / 2, config.width_m, _CELL_M)
+    is_free = np.array([[floor.clearance_m(a, b) > 0 for a in x] for b in y])
+    part, num_parts = ndimage.label(is_free)
+    if num_parts == 0:
+        raise SemcomError(
+            f"no free floor for a pedestrian {shape.width_m:g} m wide in a room of {config.length_m:g} x "
+            f"{config.width_m:g} m with {len(config.furniture)} boxes: enlarge it or take furniture out"
+        )
+    rows, columns = np.nonzero(part == 1 + np.bincount(part.ravel())[1:].argmax())
+    start_m = np.stack([x[columns], y[rows]], axis=1)
+    return Floor(floor.radius_m, floor.extent_m, floor.boxes_m, floor.devices_m, start_m)
+
+
+def make_walk(config: RoomConfig, sequence: int, streams: Streams) -> Walk:
+    """Lets 1 to max_pedestrians walk for num_steps: a pure function of (config, sequence, seed).
+
+    Their number is drawn evenly, and then which of the slots they take. Each starts anywhere on the free
+    floor, heads for a goal that lies in a random direction, turning smoothly, and for the next one when it
+    is there; some pause. Goals lie in evenly drawn directions, at distances that have an exponential
+    distribution and end at the walls: a walk of such legs is anywhere on the floor with the same
+    probability (stochastic billiards, Comets et al. 2009), where goals drawn evenly from the floor would
+    gather the walkers in the middle. Bodies keep 0.3 m off walls and don't touch furniture, devices at
+    their height, and each other. Raises SemcomError if the free floor doesn't hold them.
+    """
+    generator = streams.numpy_generator("room-walk", step=sequence)
+    number = int(generator.integers(1, config.max_pedestrians + 1))
+    slots = sorted(generator.permutation(config.max_pedestrians)[:number].tolist())
+    walkers = _placed(config, slots, generator)
+    substeps = ceil(config.interval_s * max(1 / _SUBSTEP_S, config.speed_m_s * _HASTE / _STRIDE_M))
+    position_m = np.full((config.num_steps, config.max_pedestrians, 2), np.nan)
+    heading_rad = np.full((config.num_steps, config.max_pedestrians), np.nan)
+    for step in range(config.num_steps):
+        for slot, walker in zip(slots, walkers, strict=True):
+            position_m[step, slot] = walker.x, walker.y
+            heading_rad[step, slot] = walker.heading
+        for _ in range(substeps):
+            for walker in walkers:
+                walker.move(config.interval_s / substeps, walkers)
+    return Walk(position_m, heading_rad)
+
+
+def _placed(config: RoomConfig, slots: list[int], generator: np.random.Generator) -> list[_Walker]:
+    floors = [make_floor(config, slot) for slot in slots]
+    for _ in range(_MAX_DRAWS):
+        places = [floor.start_m[generator.integers(len(floor.start_m))] for floor in floors]
+        walkers = [
+            _Walker(floor, float(x), float(y), config.speed_m_s * _HASTE, generator)
+            for floor, (x, y) in zip(floors, places, strict=True)
+        ]
+        if all(walker.gap_m(walker.x, walker.y, walkers) > 0 for walker in walkers):
+            return walkers
+    raise SemcomError(
+        f"{_MAX_DRAWS} draws found no room for {len(slots)} pedestrians on the free floor of "
+        f"{config.length_m:g} x {config.width_m:g} m: lower max_pedestrians or enlarge the room"
+    )
+
+
+class _Walker:
+    """One pedestrian on the way from goal to goal."""
+
+    def __init__(
+        self, floor: Floor, x: float, y: float, speed_m_s: float, generator: np.random.Generator
+    ) -> None:
+        self.floor, self.x, self.y = floor, x, y
+        self._mean_speed, self._generator = speed_m_s, generator
+        self.heading = 2 * pi * generator.random()
+        self._set_out()
+        self.heading = atan2(self._goal[1] - y, self._goal[0] - x)
+        self._speed, self._pause_s, self._blocked_s = self._cruise, 0.0, 0.0
+
+    def gap_m(self, x: float, y: float, others: list[_Walker]) -> float:
+        """How far the nearest other body would be, less what is to be kept free; infinite if alone."""
+        gaps = [
+            hypot(x - other.x, y - other.y) - other.floor.radius_m - self.floor.radius_m - BETWEEN_M
+            for other in others
+            if other is not self
+        ]
+        return min(gaps, default=float("inf"))
+
+    def move(self, time_s: float, walkers: list[_Walker]) -> None:
+        """Goes on for a moment, around the others, never where there's no room."""
+        if self._pause_s > 0:
+            self._pause_s -= time_s
+            return
+        if self._generator.random() < 1 - exp(-_PAUSES_PER_S * time_s):
+            self._pause_s, self._speed = self._generator.exponential(_MEAN_PAUSE_S), 0.0
+            return
+        away = hypot(self._goal[0] - self.x, self._goal[1] - self.y)
+        if away < _ARRIVED_M or self._blocked_s > _BLOCKED_S:
+            self._set_out()
+        wanted = self._wanted(walkers)
+        turn = _wrapped(wanted - self.heading)
+        self.heading = _wrapped(self.heading + max(-_TURN_RAD_S * time_s, min(_TURN_RAD_S * time_s, turn)))
+        aim = self._cruise * max(0.15, cos(min(abs(turn), pi / 2)))
+        change = _ACCELERATION_M_S2 * time_s
+        self._speed += max(-4 * change, min(change, aim - self._speed))
+        self._go(self._speed * time_s, time_s, walkers)
+
+    def _go(self, way_m: float, time_s: float, walkers: list[_Walker]) -> None:
+        x, y = self.x + way_m * cos(self.heading), self.y + way_m * sin(self.heading)
+        gap = self.gap_m(x, y, walkers)
+        if self.floor.clearance_m(x, y) > 0 and gap > 0:
+            self.x, self.y, self._blocked_s = x, y, 0.0
+        else:
+            self._speed, self._blocked_s = 0.0, self._blocked_s + time_s
+
+    def _wanted(self, walkers: list[_Walker]) -> float:
+        """The heading next to the goal's in which nothing is in the way for a moment."""
+        straight = atan2(self._goal[1] - self.y, self._goal[0] - self.x)
+        ahead = min(self._cruise * _LOOK_S, hypot(self._goal[0] - self.x, self._goal[1] - self.y))
+        for detour in _DETOURS:
+            heading = straight + detour
+            x, y = self.x + ahead * cos(heading), self.y + ahead * sin(heading)
+            if self.floor.clearance_m(x, y) > 0 and self.gap_m(x, y, walkers) > 0:
+                return heading
+        self._blocked_s += 1e-9
+        return straight
+
+    def _set_out(self) -> None:
+        for _ in range(_MAX_DRAWS):
+            heading = 2 * pi * self._generator.random()
+            free = self.floor.way_m(self.x, self.y, heading)
+            if free > _SHORTEST_LEG_M:
+                break
+        leg = min(free, _SHORTEST_LEG_M + self._generator.exponential(_MEAN_LEG_M))
+        self._goal = (self.x + leg * cos(heading), self.y + leg * sin(heading))
+        self._cruise = self._mean_speed * (0.75 + 0.5 * self._generator.random())
+        self._blocked_s = 0.0
+
+
+def _wrapped(angle: float) -> float:
+    return (angle + pi) % (2 * pi) - pi
