@@ -1,0 +1,195 @@
+"""The methods of the sensing scenario: what sensors send, and how the base station fills what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from scenarios.isac.jpeg import JpegCodec
+from scenarios.isac.models import CAMERA, SensingModel
+from semcom.contracts import Codec
+from semcom.set_predictor import fill_in
+
+Fill = Literal["predict", "fuse", "zero", "mean", "last"]
+
+ARRIVED, INPAINTED, PRIOR = 1.0, 0.0, -1.0
+"""What the base station says of an embedding: it arrived, it was filled in, or it is the prior.
+
+It is the prior where nothing at all arrived from any sensor in the steps that the predictor looks at.
+"""
+
+
+@dataclass(frozen=True)
+class SensingMethod:
+    """Which trained model a method uses, how it fills what is missing, and what cameras send."""
+
+    model: str
+    fill: Fill
+    summary: str
+    frames: Literal["embedding", "jpeg"] = "embedding"
+    is_whole: bool = False
+
+
+METHODS: dict[str, SensingMethod] = {
+    "inpainting": SensingMethod("inpainting", "predict", "JEPA; what is missing is predicted from the rest"),
+    "image-only": SensingMethod("image-only", "predict", "JEPA of cameras alone; no radio"),
+    "supervised": SensingMethod("supervised", "predict", "the same networks, trained on labels and pixels"),
+    "masked-head": SensingMethod(
+        "inpainting", "fuse", "embeddings of the JEPA; predictor and heads trained on labels"
+    ),
+    "zero-fill": SensingMethod("inpainting", "zero", "JEPA; what is missing is zero"),
+    "mean-fill": SensingMethod("inpainting", "mean", "JEPA; what is missing is the training mean"),
+    "last-value": SensingMethod("inpainting", "last", "JEPA; what is missing keeps its last value"),
+    "oracle": SensingMethod(
+        "inpainting", "predict", "JEPA; nothing is ever missing: the reference", is_whole=True
+    ),
+    "jpeg": SensingMethod("inpainting", "predict", "JPEG frames and embeddings of CSI", frames="jpeg"),
+    "jpeg-cameras": SensingMethod("image-only", "predict", "JPEG frames alone, no radio", frames="jpeg"),
+}
+
+AnyCodec = Codec | JpegCodec
+
+
+@dataclass(frozen=True)
+class View:
+    """What n sensors observe: frames [n, 3, H, W] for cameras, CSI [n, F] for receivers; NaN-free.
+
+    sensor [n]: which sensor each row is; place [n]: its row in `frame` or `csi`.
+    """
+
+    frame: torch.Tensor
+    csi: torch.Tensor
+    sensor: np.ndarray
+    place: np.ndarray
+
+
+class SensorSender:
+    """Encodes what each sensor observes with that sensor's encoder and codec; sends it in every step.
+
+    silent: sensors that send nothing from step `outage_step` on.
+    """
+
+    def __init__(
+        self,
+        model: SensingModel,
+        codecs: Sequence[AnyCodec],
+        model_version: int,
+        codec_id: int,
+        silent: frozenset[int],
+        outage_step: int,
+    ) -> None:
+        self.model, self.codecs, self.model_version = model, codecs, model_version
+        self.codec_id, self.silent, self.outage_step = codec_id, silent, outage_step
+
+    def encode(self, step: int, rows: np.ndarray, observation: View) -> tuple[np.ndarray, list[bytes]]:
+        """Sends the embeddings of all `rows` but those that are silent."""
+        payloads: dict[int, bytes] = {}
+        for sensor in np.unique(observation.sensor).tolist():
+            if sensor in self.silent and step >= self.outage_step:
+                continue
+            which = np.flatnonzero(observation.sensor == sensor)
+            sent = self._payloads(observation, sensor, observation.place[which])
+            payloads |= dict(zip(which.tolist(), sent, strict=True))
+        order = sorted(payloads)
+        return rows[order], [payloads[index] for index in order]
+
+    def feedback(self, step: int, delivered: np.ndarray, command: torch.Tensor) -> None:
+        """Has nothing to learn."""
+
+    def _payloads(self, view: View, sensor: int, place: np.ndarray) -> list[bytes]:
+        codec = self.codecs[sensor]
+        if self.model.modality[sensor] == CAMERA:
+            frame = view.frame[place]
+            if isinstance(codec, JpegCodec):
+                return codec.encode(frame)
+            return codec.encode(self.model.embed_camera(frame, sensor))
+        assert not isinstance(codec, JpegCodec)
+        return codec.encode(self.model.embed_receiver(view.csi[place], sensor - self.model.num_cameras))
+
+
+class SceneReceiver:
+    """The base station: decodes what arrives in time, and completes the set of embeddings.
+
+    Device k is sensor k % S of room k // S. Its command to a device is what it now believes that sensor's
+    embedding to be and a number that says why (ARRIVED, INPAINTED, PRIOR): [K, D + 1].
+    """
+
+    def __init__(
+        self,
+        model: SensingModel,
+        codecs: Sequence[AnyCodec],
+        model_version: int,
+        codec_id: int,
+        fill: Fill,
+        num_rooms: int,
+    ) -> None:
+        self.model, self.codecs, self.model_version = model, codecs, model_version
+        self.codec_id, self.fill, self.num_rooms = codec_id, fill, num_rooms
+        self.max_payload_bits = max(codec.max_payload_bits() for codec in codecs)
+        shape = (num_rooms, model.config.num_lags, model.num_sensors)
+        self.context = torch.zeros(*shape, model.embedding_dim)
+        self.arrived = torch.zeros(shape, dtype=torch.bool)
+        # Before a sensor was ever heard, its last value is the training mean.
+        self.last = model.mean.expand(num_rooms, -1, -1).clone()
+        self.step = -1
+
+    def update(self, step: int, rows: np.ndarray, payloads: list[bytes]) -> np.ndarray:
+        """Decodes what arrived; returns the information in each payload, bits [n]."""
+        self._begin(step)
+        bits = np.zeros(len(rows))
+        room, sensors = np.divmod(rows, self.model.num_sensors)
+        for sensor in np.unique(sensors).tolist():
+            which = np.flatnonzero(sensors == sensor)
+            codec, some = self.codecs[sensor], [payloads[index] for index in which]
+            if isinstance(codec, JpegCodec):
+                z = self.model.embed_camera(codec.decode(some), sensor)
+            else:
+                z = codec.decode(some)
+            bits[which] = codec.payload_entropy_bits(some).numpy()
+            self.context[room[which], 0, sensor] = self.model.padded(z)
+            self.arrived[room[which], 0, sensor] = True
+        return bits
+
+    def command(self, step: int) -> torch.Tensor:
+        """Returns the completed embeddings and where they come from, [K, D + 1]."""
+        self._begin(step)
+        newest, heard = self.context[:, 0], self.arrived[:, 0, :, None]
+        self.last = torch.where(heard, newest, self.last)
+        completed = complete(self.model, self.fill, self.context, self.arrived, self.last)
+        nothing = ~self.arrived.flatten(1).any(dim=1)
+        origin = torch.where(self.arrived[:, 0], ARRIVED, INPAINTED)
+        origin = torch.where(nothing[:, None], PRIOR, origin)
+        return torch.cat((completed, origin[..., None]), dim=-1).flatten(0, 1)
+
+    def applied(self, step: int, command: torch.Tensor) -> None:
+        """Has nothing to learn: sensors are not steered."""
+
+    def _begin(self, step: int) -> None:
+        """Makes room for a new step, in which nothing has arrived yet."""
+        if step == self.step:
+            return
+        self.step = step
+        self.context = torch.cat((torch.zeros_like(self.context[:, :1]), self.context[:, :-1]), dim=1)
+        self.arrived = torch.cat((torch.zeros_like(self.arrived[:, :1]), self.arrived[:, :-1]), dim=1)
+
+
+def complete(
+    model: SensingModel, fill: Fill, context: torch.Tensor, arrived: torch.Tensor, last: torch.Tensor
+) -> torch.Tensor:
+    """Completes the newest step of context [N, W, S, D], of which arrived [N, W, S] is known: [N, S, D].
+
+    last [N, S, D]: the last value that arrived from each sensor, or its mean.
+    """
+    if fill == "predict":
+        filled = model.predictor(context, arrived)
+    elif fill == "fuse":
+        filled = model.fusion(context, arrived)
+    elif fill == "last":
+        filled = last
+    else:
+        filled = torch.zeros_like(last) if fill == "zero" else model.mean.expand_as(last)
+    return fill_in(context, arrived, filled)
