@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -67,14 +68,16 @@ class SetPredictor(nn.Module):
 
     def _mapped(self, maps: nn.ModuleList, rows: torch.Tensor) -> torch.Tensor:
         """Applies to each sensor, the last axis but one, the map of its modality."""
-        parts = []
-        for sensor, modality in enumerate(self.modality):
-            row, size = rows[..., sensor, :], self.dims[modality]
+        parts, first = [], 0
+        for modality, alike in itertools.groupby(self.modality):
+            last, size = first + len(list(alike)), self.dims[modality]
+            row = rows[..., first:last, :]
             if maps is self.into:
                 parts.append(maps[modality](row[..., :size]))
             else:
                 parts.append(nn.functional.pad(maps[modality](row), (0, self.embedding_dim - size)))
-        return torch.stack(parts, dim=-2)
+            first = last
+        return torch.cat(parts, dim=-2)
 
 
 def fill_in(context: torch.Tensor, arrived: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
@@ -11,7 +9,7 @@ from torch.nn import functional
 
 from scenarios.isac.features import CsiNormaliser, FrameNormaliser
 from scenarios.isac.heads import Scene, SceneHead
-from semcom.encoders import ParallelMlpEncoder
+from semcom.encoders import MlpEncoder, ParallelMlpEncoder
 from semcom.set_predictor import SetPredictor
 
 NUM_CALIBRATION = 2048
@@ -39,30 +37,37 @@ class ModelConfig(BaseModel):
 
 
 class FrameEncoder(nn.Module):
-    """Convolutions that halve the picture four times, and a linear head: [n, 3, H, W] to [n, D].
+    """Convolutions, and what each of their maps answers to and where: [n, 3, H, W] to [n, D].
 
-    The first is a patch embedding of 4 x 4 pixels (Dosovitskiy et al. 2021); the head keeps where things are.
+    Maps a >= 0 on a grid of 8 x 8 pixels become keypoints: the expectations of x and y under a, and the root
+    of its mean (spatial soft-argmax: Finn et al. 2016; see semcom.encoders.KeypointStem). A linear map and a
+    perceptron turn them into the embedding. Weights that look at every place alike are what makes hundreds of
+    different frames enough.
     """
 
-    def __init__(self, height: int, width_px: int, embedding_dim: int, width: int) -> None:
+    def __init__(self, embedding_dim: int, width: int) -> None:
         super().__init__()
         self.embedding_dim = embedding_dim
-        self.patches = nn.Conv2d(3, width, 4, stride=4)
-        self.down = nn.ModuleList(
+        self.layers = nn.ModuleList(
             (
+                nn.Conv2d(3, width, 4, stride=4),
                 nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
-                nn.Conv2d(2 * width, 2 * width, 3, stride=2, padding=1),
+                nn.Conv2d(2 * width, 2 * width, 3, padding=1),
             )
         )
-        rows, columns = (math.ceil(size // 4 / 4) for size in (height, width_px))
-        self.head = nn.Linear(2 * width * rows * columns, embedding_dim)
+        self.head = MlpEncoder(3 * 2 * width, embedding_dim, 4 * width)
 
     def forward(self, content: torch.Tensor) -> torch.Tensor:
         """Maps normalised frames to embeddings [n, D]."""
-        h = functional.gelu(self.patches(content.contiguous(memory_format=torch.channels_last)))
-        for layer in self.down:
-            h = functional.gelu(layer(h))
-        return self.head(h.flatten(1))
+        h = content.contiguous(memory_format=torch.channels_last)
+        for layer in self.layers:
+            h = functional.relu(layer(h))
+        in_row, in_column = h.sum(dim=3), h.sum(dim=2)
+        total = in_row.sum(dim=2)
+        y = in_row @ torch.linspace(-1, 1, h.shape[2]).to(h) / (total + 0.1)
+        x = in_column @ torch.linspace(-1, 1, h.shape[3]).to(h) / (total + 0.1)
+        strength = (total / (h.shape[2] * h.shape[3]) + 1e-3).sqrt()
+        return self.head(torch.cat((x, y, strength), dim=1))
 
 
 class FrameDecoder(nn.Module):
@@ -121,7 +126,7 @@ class SensingModel(nn.Module):
         self.embedding_dim = max(self.dims)
         self.frames = FrameNormaliser(num_cameras, *frame_size)
         self.csi = CsiNormaliser(num_receivers, num_subcarriers)
-        self.camera_encoder = FrameEncoder(*frame_size, config.camera_dim, config.width)
+        self.camera_encoder = FrameEncoder(config.camera_dim, config.width)
         self.receiver_encoder = ParallelMlpEncoder(
             num_receivers, self.csi.output_dim, config.receiver_dim, config.receiver_hidden_dim
         )

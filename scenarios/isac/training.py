@@ -100,7 +100,8 @@ class Task:
         self.model, self.config, self.train = model, config, train
         self.generator, self.scratch = generator, scratch
         self.frame, self.csi = train.frame.flatten(0, 1), train.csi.flatten(0, 1)
-        self.position_m, self.visible = train.position_m.flatten(0, 1), train.visible_share.flatten(0, 1)
+        self.position_m = train.position_m.flatten(0, 1)
+        self.visible = train.visible_share.flatten(0, 1).transpose(1, 2)
         self.encoder = SensorEncoder(model.camera_encoder, model.receiver_encoder, model.embedding_dim)
         # Rows of `dims` that are zeros count nowhere.
         self.real = torch.zeros(model.num_sensors, model.embedding_dim)

@@ -1,0 +1,240 @@
+"""The sensing scenario's configuration and its presets."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from channels.catalogue import (
+    ChannelConfig,
+    LinkConfig,
+    check_channel,
+    check_link,
+    check_packet,
+    uses_a_channel,
+)
+from channels.grid import GridConfig, ResourceGrid
+from channels.indoor_factory import IndoorFactoryConfig
+from channels.links.analog import AnalogConfig
+from channels.links.erasure import ErasureConfig
+from channels.room import RoomConfig, check_room
+from scenarios.isac.alarm import FAULTS, AlarmConfig
+from scenarios.isac.data import ObservationConfig, SplitConfig
+from scenarios.isac.jpeg import JpegConfig
+from scenarios.isac.methods import METHODS
+from scenarios.isac.models import ModelConfig
+from scenarios.isac.training import TrainingConfig, TrainingInputs
+from semcom.codecs.catalogue import CodecConfig, make_codec
+from semcom.codecs.names import codec_config
+from semcom.contracts import SemcomError
+from semcom.packets import HEADER_BITS
+
+# Of recorded data the interval is known only when they are read; the radio is checked for this one before.
+_STEP_S = 0.2
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+MISSING: dict[str, str] = {
+    "none": "nothing",
+    "camera-1": "the first camera",
+    "camera-2": "the second camera",
+    "cameras": "both cameras",
+    "receivers": "all CSI receivers",
+}
+"""What is missing in the result of that name."""
+
+
+class GeneratedData(BaseModel):
+    """Pedestrians who walk about a room; each seed has its own walks."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    kind: Literal["generated"] = "generated"
+    room: RoomConfig = RoomConfig()
+
+
+class RecordedData(BaseModel):
+    """A recorded data set, the same for every seed; docs/data.md says what the file holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    kind: Literal["recorded"] = "recorded"
+    path: Path = Field(description="HDF5 file with frame, csi and position_m")
+
+
+DataConfig = Annotated[GeneratedData | RecordedData, Field(discriminator="kind")]
+
+
+class EvaluationConfig(BaseModel):
+    """Which results are made, at which operating points."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    outage_step: int = Field(
+        4, ge=1, le=10_000, description="step of a sequence from which sensors are missing, and errors count"
+    )
+    missing: tuple[str, ...] = Field(tuple(MISSING), description=f"what is missing: {', '.join(MISSING)}")
+    missing_methods: tuple[str, ...] = Field(
+        tuple(name for name in METHODS if not name.startswith("jpeg")),
+        description="methods compared where something is missing",
+    )
+    erasures: tuple[Probability, ...] = Field(
+        (0.0, 0.1, 0.3, 0.5), description="erasure probabilities of every packet in the loss result"
+    )
+    loss_methods: tuple[str, ...] = Field(
+        ("inpainting", "image-only", "supervised", "masked-head", "zero-fill", "last-value"),
+        description="methods that meet erasures",
+    )
+    num_receivers: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (0, 1, 3, 5, 7, 9), description="receivers that survive while the first camera is missing"
+    )
+    receiver_methods: tuple[str, ...] = Field(
+        ("inpainting", "supervised", "masked-head"), description="methods that lose receivers"
+    )
+    codecs: tuple[str, ...] = Field(
+        ("uniform-1", "uniform-2", "uniform-3", "uniform-4", "uniform-6"),
+        description="codecs of the embeddings in the rate result",
+    )
+    rate_methods: tuple[str, ...] = Field(
+        ("inpainting", "image-only"), description="methods of the rate result that send embeddings"
+    )
+    jpeg_methods: tuple[str, ...] = Field(
+        ("jpeg", "jpeg-cameras"), description="methods of the rate result that send JPEG frames"
+    )
+    qualities: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field(
+        (2, 5, 10, 20, 40, 75), description="JPEG qualities in the rate result"
+    )
+    downscales: tuple[Literal[1, 2, 4], ...] = Field(
+        (1, 2), description="by how much JPEG frames are shrunk before in the rate result"
+    )
+    faults: tuple[str, ...] = Field(tuple(FAULTS), description=f"faults: {', '.join(FAULTS)}")
+    group_size: int = Field(256, ge=1, description="devices batched together; part of the result's identity")
+
+
+class IsacConfig(BaseModel):
+    """Everything that the sensing scenario can be told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    data: DataConfig = GeneratedData()
+    observation: ObservationConfig = ObservationConfig()
+    split: SplitConfig = SplitConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    codec: CodecConfig = CodecConfig(kind="uniform", bits=4)
+    jpeg: JpegConfig = JpegConfig()
+    alarm: AlarmConfig = AlarmConfig()
+    link: LinkConfig = ErasureConfig(probability=0.0)
+    channel: ChannelConfig = IndoorFactoryConfig()
+    grid: GridConfig = GridConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @property
+    def step_s(self) -> float:
+        """Time between two reports of a sensor: the sampling interval of the data, if it is set."""
+        return self.data.room.interval_s if isinstance(self.data, GeneratedData) else _STEP_S
+
+    def training_inputs(self) -> TrainingInputs:
+        """Returns the parts that trained weights depend on, besides the data."""
+        return TrainingInputs(self.model, self.training)
+
+
+def check(config: IsacConfig) -> None:
+    """Raises SemcomError for what one field alone doesn't show: unknown names, rooms and radios that can't be."""
+    told = config.evaluation
+    for key, names, known in (
+        ("missing", told.missing, MISSING),
+        ("missing_methods", told.missing_methods, METHODS),
+        ("loss_methods", told.loss_methods, METHODS),
+        ("receiver_methods", told.receiver_methods, METHODS),
+        ("rate_methods", told.rate_methods, METHODS),
+        ("jpeg_methods", told.jpeg_methods, METHODS),
+        ("faults", told.faults, FAULTS),
+    ):
+        for name in names:
+            if name not in known:
+                raise SemcomError(f"evaluation.{key} holds {name!r}: it takes {', '.join(known)}")
+    for key, names, wanted in (
+        ("rate_methods", told.rate_methods, "embedding"),
+        ("jpeg_methods", told.jpeg_methods, "jpeg"),
+    ):
+        for name in names:
+            if METHODS[name].frames != wanted:
+                raise SemcomError(f"evaluation.{key} holds {name!r}, whose frames are not sent as {wanted}")
+    for name in told.codecs:
+        codec = codec_config(name)
+        if codec.kind == "analog":
+            raise SemcomError(f"codec {name!r} sends no bits to be counted: name one that does")
+        if codec.weighting != "none":
+            raise SemcomError(f"codec {name!r} weighs errors by a task, which isac doesn't offer")
+    if config.codec.weighting != "none":
+        raise SemcomError("codec.weighting = task is not offered by isac: leave it at none")
+    if isinstance(config.link, AnalogConfig) or config.codec.kind == "analog":
+        raise SemcomError("link analog and codec analog are not offered by isac: its sensors send packets of bits")
+    if isinstance(config.data, GeneratedData):
+        room = config.data.room
+        check_room(room)
+        length = config.split.segment_steps or room.num_steps
+        if told.outage_step >= length:
+            raise SemcomError(
+                f"evaluation.outage_step = {told.outage_step}, and sequences have {length} steps: lower it"
+            )
+        for number in told.num_receivers:
+            if number > room.num_receivers:
+                raise SemcomError(
+                    f"evaluation.num_receivers holds {number}, and the room has {room.num_receivers}: lower it"
+                )
+    _check_radio(config)
+
+
+def _check_radio(config: IsacConfig) -> None:
+    """Raises SemcomError for a carrier that can't work: its grid, its channel, packets too large for it."""
+    if not uses_a_channel(config.link):
+        return
+    grid, step_s = ResourceGrid(config.grid), config.step_s
+    check_link(config.link, grid, step_s)
+    bits = 0
+    with suppress(SemcomError):
+        # Some codecs know it only when they are fitted.
+        bits = make_codec(config.codec, config.model.camera_dim).max_payload_bits()
+    if bits:
+        check_packet(config.link, grid, step_s, HEADER_BITS + 8 * -(-bits // 8), "inpainting")
+    num_steps = config.data.room.num_steps if isinstance(config.data, GeneratedData) else 1
+    check_channel(config.channel, grid, num_steps, step_s)
+
+
+TINY = IsacConfig(
+    data=GeneratedData(
+        room=RoomConfig(
+            world="analytic", num_sequences=12, num_steps=10, num_receivers=4, num_subcarriers=8,
+            frame_height_px=32, frame_width_px=48, samples_per_px=1, max_pedestrians=2,
+        )
+    ),
+    model=ModelConfig(
+        camera_dim=12, receiver_dim=4, width=8, receiver_hidden_dim=16, predictor_dim=16, num_layers=1,
+        num_lags=2, head_dim=32,
+    ),
+    training=TrainingConfig(
+        num_steps=30, num_steps_predictor=30, num_steps_head=60, num_steps_decoder=30, batch_size=16,
+        num_windows=32,
+    ),
+    evaluation=EvaluationConfig(
+        outage_step=2, erasures=(0.0, 0.3), num_receivers=(0, 4), codecs=("uniform-4",), qualities=(20,),
+        downscales=(1,), missing=("none", "camera-1"),
+    ),
+)  # fmt: skip
+PAPER = IsacConfig(
+    data=GeneratedData(
+        room=RoomConfig(
+            length_m=5.8, width_m=3.5, num_sequences=300, num_steps=30, interval_s=0.2, frame_height_px=224,
+            frame_width_px=224, num_subcarriers=64, max_pedestrians=2,
+        )
+    ),
+    model=ModelConfig(camera_dim=256, receiver_dim=32, width=64, predictor_dim=256, num_layers=6, head_dim=512),
+    training=TrainingConfig(
+        num_steps=20_000, num_steps_predictor=20_000, num_steps_head=5_000, num_steps_decoder=10_000,
+        batch_size=128,
+    ),
+)  # fmt: skip
