@@ -1,4 +1,4 @@
-"""Data sets of a sensed room: the same bits whoever makes them and in whatever order, and all in its place."""
+"""Data sets of a sensed room: the same bits whoever makes them, in whatever order, and all in its place."""
 
 import json
 from pathlib import Path
@@ -44,11 +44,11 @@ def test_every_reading_stands_with_its_step(cache, monkeypatch):
     found = read_sensing(path)
     num = NUM_SEQUENCES * NUM_STEPS
     assert found.frame.shape == (num, 2, 8, 10, 3)
-    x_m, y_m = np.moveaxis(found.position_m[:, 0].astype(float), -1, 0)
+    x_m, y_m = np.nanmean(found.position_m.astype(float), axis=1).T
     assert len(np.unique(x_m)) > num / 2  # the walks lead somewhere
     np.testing.assert_allclose(found.frame[:, 1, 7, 9, 2], 40 * x_m, atol=1)
     for receiver in range(ROOM.num_receivers):
-        np.testing.assert_allclose(found.csi[:, receiver, 3], receiver * (x_m + 1j * y_m), rtol=1e-6)
+        np.testing.assert_allclose(found.csi[:, receiver, 3], receiver * (x_m + 1j * y_m), rtol=1e-5)
     is_there = ~np.isnan(found.position_m[:, :, 0])
     assert found.visible_share is not None
     np.testing.assert_array_equal(found.visible_share[:, 0], np.where(is_there, 1.0, np.nan))
@@ -60,7 +60,7 @@ def test_every_reading_stands_with_its_step(cache, monkeypatch):
     assert manifest["config"] == ROOM.model_dump(mode="json")
     assert manifest["num_steps"] == num
     assert manifest["steps_by_number_of_pedestrians"] == np.bincount(is_there.sum(1), minlength=4).tolist()
-    assert manifest["share_without_path_by_receiver"] == [1.0, 0.0, 0.0]
+    assert manifest["share_without_path_by_receiver"] == [1.0, 0.0, 0.0, 0.0]
 
 
 def test_a_sequence_is_the_same_whatever_was_made_before(expected):
@@ -89,10 +89,9 @@ def test_the_order_of_making_leaves_no_trace(expected, cache):
     assert not cache.parts.exists()
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_workers_make_the_same(expected, cache, cluster, num_workers):
-    with Cluster(num_workers) as workers:
-        path = obtain_room(ROOM, SEED, workers)
+def test_two_workers_make_the_same(expected, cache, cluster):
+    with Cluster(num_workers=2) as two:
+        path = obtain_room(ROOM, SEED, two)
     assert path == cache.path
     assert path.read_bytes() == expected.read_bytes()
 
@@ -118,7 +117,7 @@ def test_a_data_set_is_named_by_all_that_its_numbers_depend_on(cache, monkeypatc
         ({"device_height_m": 5.0}, "device_height_m = 5 is above the ceiling"),
         (
             {"num_steps": 10_000, "frame_height_px": 200, "frame_width_px": 300},
-            "num_steps = 10000 steps of 2 frames and 3 receivers take 3434 MiB, more than a worker should",
+            "num_steps = 10000 steps of 2 frames and 4 receivers take 3434 MiB, more than a worker should",
         ),
     ],
 )
