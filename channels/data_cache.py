@@ -31,10 +31,10 @@ _DIGITS = 16
 
 
 class Storage(NamedTuple):
-    """How an array lies in the HDF5 file: the rows of a block, which are read together, and a compression."""
+    """How an array lies in the HDF5 file: rows that are read together, gzip's level or None for none."""
 
     rows_a_block: int = 1024
-    compression: str | None = None
+    gzip_level: int | None = None
 
 
 def cache_folder() -> Path:
@@ -183,7 +183,7 @@ def _append(file: Any, name: str, array: np.ndarray, storage: Storage) -> None:
             data=array,
             maxshape=(None, *array.shape[1:]),
             chunks=(storage.rows_a_block, *array.shape[1:]),
-            compression=storage.compression,
+            compression=storage.gzip_level,
             track_times=False,
         )
     else:
