@@ -18,14 +18,20 @@ Whatever else is in the file is left alone. Arrays become such a file by
 
 from __future__ import annotations
 
-import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from channels.hdf5_arrays import (
+    Rows,
+    check_finite,
+    positive_number,
+    read_arrays,
+    single_precision,
+    write_arrays,
+)
 from semcom.contracts import SemcomError
 
 # A trajectory ends where the next position comes later than this many median intervals.
@@ -66,19 +72,8 @@ def read_dataset(path: Path, *, where: str = "data.path") -> CsiDataset:
     lengths that differ, NaN and infinities (with the first one's place), CSI that is zero throughout at a
     position, and a trajectory that is not in one piece or not in the order of time.
     """
-    import h5py
-
     told = f"{where} = {path}"
-    try:
-        with h5py.File(path, "r") as file:
-            found = {name: _stored(file, name, told) for name in _ARRAYS}
-            arrays = {name: np.asarray(data[()]) for name, data in found.items() if data is not None}
-            attributes = {name: _attribute((found["csi"], file), name) for name in _ATTRIBUTES}
-    except FileNotFoundError:
-        raise SemcomError(f"{told}: there is no such file: give the path of an HDF5 file") from None
-    except OSError as error:
-        reason = str(error).partition("\n")[0]
-        raise SemcomError(f"{told} can't be read as HDF5 ({reason}): give another file") from None
+    arrays, attributes = read_arrays(path, told, _ARRAYS[:2], _ARRAYS[2:], _ATTRIBUTES, beside="csi")
     return _checked(arrays, attributes, told)
 
 
@@ -100,25 +95,13 @@ def write_dataset(
     and is then stored with one row for each array. Raises SemcomError for arrays that `read_dataset` would
     refuse, and where the file can't be written.
     """
-    import h5py
-
     if csi.ndim == 4 and np.iscomplexobj(csi):
         csi = csi[:, :, None]
     given = (csi, position_m, time_s, velocity_m_s, trajectory)
     arrays = {name: np.asarray(data) for name, data in zip(_ARRAYS, given, strict=True) if data is not None}
     attributes = {"carrier_hz": carrier_hz, "bandwidth_hz": bandwidth_hz}
     _checked(arrays, attributes, str(path))
-    part = path.with_name(f"{path.name}.part")
-    try:
-        with h5py.File(part, "w") as file:
-            for name, data in arrays.items():
-                file[name] = data
-            told = {**attributes, "description": description}
-            file.attrs.update({name: value for name, value in told.items() if value is not None})
-        os.replace(part, path)
-    except OSError as error:
-        reason = str(error).partition("\n")[0]
-        raise SemcomError(f"{path} can't be written ({reason}): give another place") from None
+    write_arrays(path, arrays, {**attributes, "description": description})
 
 
 def split_at_jumps(time_s: np.ndarray) -> np.ndarray:
@@ -135,39 +118,20 @@ def split_at_jumps(time_s: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(jumps)]).astype(np.int64)
 
 
-def _stored(file: Any, name: str, told: str) -> Any:
-    """The file's dataset of this name; None where an optional one is missing."""
-    import h5py
-
-    data = file.get(name)
-    if isinstance(data, h5py.Dataset):
-        return data
-    if data is None and name not in ("csi", "position_m"):
-        return None
-    names: list[str] = []
-    file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
-    found = ", ".join(names[:8]) or "none"
-    raise SemcomError(f"{told} has no dataset {name} (it has {found}): store it under this name")
-
-
-def _attribute(owners: tuple[Any, Any], name: str) -> Any:
-    """What dataset or file say, unchecked; None where neither does."""
-    return next((owner.attrs[name] for owner in owners if name in owner.attrs), None)
-
-
 def _checked(arrays: dict[str, np.ndarray], attributes: dict[str, Any], told: str) -> CsiDataset:
     """The data set that these arrays are, or one line about the first thing that is wrong with them."""
     csi, num_rows = _csi(arrays["csi"], told)
+    rows = Rows(told, "position", "csi", len(csi))
     real = {
-        name: _real(arrays[name], told, name, len(csi), axes)
+        name: _real(arrays[name], rows, name, axes)
         for name, axes in (("position_m", 2), ("time_s", 1), ("velocity_m_s", 2))
         if name in arrays
     }
     time_s = real.get("time_s")
     if "trajectory" in arrays:
-        trajectory = _trajectory(arrays["trajectory"], told, len(csi))
+        trajectory = rows.pieces(arrays["trajectory"], "trajectory")
         if time_s is not None:
-            _check_order(time_s, trajectory, told)
+            rows.check_order(time_s, trajectory, "trajectory")
     else:
         trajectory = np.zeros(len(csi), dtype=np.int64) if time_s is None else split_at_jumps(time_s)
     return CsiDataset(
@@ -176,8 +140,8 @@ def _checked(arrays: dict[str, np.ndarray], attributes: dict[str, Any], told: st
         trajectory=trajectory,
         time_s=time_s,
         velocity_m_s=real.get("velocity_m_s"),
-        carrier_hz=_positive(attributes["carrier_hz"], told, "carrier_hz"),
-        bandwidth_hz=_positive(attributes["bandwidth_hz"], told, "bandwidth_hz"),
+        carrier_hz=positive_number(attributes["carrier_hz"], told, "carrier_hz"),
+        bandwidth_hz=positive_number(attributes["bandwidth_hz"], told, "bandwidth_hz"),
         num_rows=num_rows,
     )
 
@@ -188,15 +152,12 @@ def _csi(data: np.ndarray, told: str) -> tuple[np.ndarray, int]:
     found = f"{told}: csi has type {data.dtype} and shape {data.shape}"
     if data.dtype.kind not in "cf" or (data.dtype.kind == "f" and data.shape[-1:] != (2,)):
         raise SemcomError(f"{found}: store complex numbers, or real and imaginary parts in a last axis of 2")
-    _check_finite(data, told, "csi")
+    check_finite(data, told, "csi")
     if data.dtype.kind == "f":
         data = data[..., 0] + 1j * data[..., 1]
     if data.ndim not in (3, 5) or data.size == 0:
         raise SemcomError(f"{found}: store {form}")
-    with np.errstate(over="ignore"):
-        csi = data.astype(np.complex64, copy=False)
-    if not np.isfinite(csi).all():
-        raise SemcomError(f"{told}: csi has values too large for single precision: scale it down")
+    csi = single_precision(data, told, "csi")
     num_arrays, num_rows = (1, 1) if csi.ndim == 3 else csi.shape[1:3]
     csi = csi.reshape(len(csi), num_arrays, -1, csi.shape[-1])
     silent = np.flatnonzero(~csi.any(axis=(1, 2, 3)))
@@ -207,69 +168,14 @@ def _csi(data: np.ndarray, told: str) -> tuple[np.ndarray, int]:
     return csi, num_rows
 
 
-def _real(data: np.ndarray, told: str, name: str, num: int, axes: int) -> np.ndarray:
+def _real(data: np.ndarray, rows: Rows, name: str, axes: int) -> np.ndarray:
     """Checks real numbers [N] or vectors [N, 2 or 3]: float64 [N] or [N, 3], a missing third number 0."""
     if data.dtype.kind not in "fiu" or data.ndim != axes or (axes == 2 and data.shape[1] not in (2, 3)):
         form = "[positions]" if axes == 1 else "[positions, 2 or 3]"
         raise SemcomError(
-            f"{told}: {name} has type {data.dtype} and shape {data.shape}: store real numbers {form}"
+            f"{rows.told}: {name} has type {data.dtype} and shape {data.shape}: store real numbers {form}"
         )
-    _check_length(data, told, name, num)
-    _check_finite(data, told, name)
+    rows.check_length(data, name)
+    check_finite(data, rows.told, name)
     values = data.astype(np.float64)
     return np.pad(values, ((0, 0), (0, 3 - values.shape[1]))) if axes == 2 else values
-
-
-def _trajectory(data: np.ndarray, told: str, num: int) -> np.ndarray:
-    """Checks the trajectories' numbers: int64 [N], each trajectory in one piece."""
-    if data.dtype.kind not in "iu" or data.ndim != 1:
-        raise SemcomError(
-            f"{told}: trajectory has type {data.dtype} and shape {data.shape}: "
-            "store whole numbers [positions]"
-        )
-    _check_length(data, told, "trajectory", num)
-    trajectory = data.astype(np.int64)
-    starts = np.concatenate([[0], 1 + np.flatnonzero(np.diff(trajectory))])
-    _, first = np.unique(trajectory[starts], return_index=True)
-    again = np.setdiff1d(starts, starts[first])
-    if again.size:
-        raise SemcomError(
-            f"{told}: trajectory {trajectory[again[0]]} goes on at position {again[0]} after another one: "
-            "store the positions of each together"
-        )
-    return trajectory
-
-
-def _check_order(time_s: np.ndarray, trajectory: np.ndarray, told: str) -> None:
-    late = 1 + np.flatnonzero((np.diff(time_s) <= 0) & (np.diff(trajectory) == 0))
-    if late.size:
-        at = late[0]
-        raise SemcomError(
-            f"{told}: time_s doesn't run on in trajectory {trajectory[at]}: {time_s[at]:g} s at position "
-            f"{at} after {time_s[at - 1]:g} s: store each trajectory in the order of time"
-        )
-
-
-def _check_length(data: np.ndarray, told: str, name: str, num: int) -> None:
-    if len(data) != num:
-        raise SemcomError(f"{told}: {name} has {len(data)} rows, csi has {num}: store one for each position")
-
-
-def _check_finite(data: np.ndarray, told: str, name: str) -> None:
-    finite = np.isfinite(data)
-    if not finite.all():
-        first = np.unravel_index(int(finite.argmin()), finite.shape)
-        place = [int(index) for index in first]
-        raise SemcomError(f"{told}: {name} holds NaN or infinity, first at {place}: mend or remove it")
-
-
-def _positive(value: Any, told: str, name: str) -> float | None:
-    if value is None:
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise SemcomError(f"{told}: attribute {name} is {value!r}, no number above 0: mend or remove it")
-    return number

@@ -1,7 +1,7 @@
 """Ray-traced data sets of CSI, made in chunks: users move through a scene, their channels are traced.
 
 Chunks, a trajectory each, know nothing of each other: the same come out whoever makes them, in whatever
-order (csi_cache.py keeps them until all are there).
+order (data_cache.py keeps them until all are there).
 """
 
 from __future__ import annotations
@@ -52,6 +52,10 @@ class Part:
     velocity_m_s: np.ndarray | None = None
     time_s: np.ndarray | None = None
     num_redrawn: int = 0
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Returns what there is of it by name."""
+        return {name: np.asarray(held) for name, held in vars(self).items() if held is not None}
 
 
 def plan_chunks(config: CsiSceneConfig, seed: int) -> list[Chunk]:

@@ -1,9 +1,9 @@
-"""The radio of a room by images of the transmitter: walls reflect, bodies shadow and reflect, furniture dims."""
+"""The radio of a room by images of the transmitter, with bodies that shadow and reflect."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 from scipy.special import fresnel
@@ -12,17 +12,19 @@ from channels.multipath import SPEED_OF_LIGHT_M_PER_S
 from channels.response import frequency_response, resource_block_centres_hz
 from channels.room import SHAPES, RoomConfig, Walk
 from channels.room_materials import body_permittivity, permittivity, reflection, slab
+from channels.room_rays import crossings
 
-WALLS, FLOOR, CEILING = "plasterboard", "concrete", "concrete"
-"""Materials of the room, layers of THICKNESS_M."""
+WALLS, FLOOR, CEILING = ("plasterboard", 0.1), ("concrete", 0.2), ("concrete", 0.2)
+"""Materials of the room, by their names in ITU-R P.2040, and how thick they are."""
 
-THICKNESS_M = 0.1
+PANEL_M = 0.02
+"""Furniture is hollow: panels of its material on all sides."""
 
 COLUMN = 0.8
 """Share of a body's height that its column reaches to for the radio; above are shoulders and head."""
 
 _LEGS_AT_ONCE = 200_000
-_BISECTIONS = 2
+_SEARCHES = 3
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,23 @@ class ImageRadio:
 
         a = lambda / (4 pi d) prod(reflections) prod(furniture) prod(bodies),   tau = d / c
 
-    (Allen and Berkley 1979). Walls, floor and ceiling reflect as layers of 0.1 m do: walls with the field
-    across the plane of incidence, floor and ceiling with the field within it, as is exact for vertical
-    antennas and paths that bend in one plane only; antennas have no pattern. Furniture that a leg goes
-    through dims it as a layer would. Bodies: see `shadow` and `_mirrored`.
+    (Allen and Berkley 1979). Walls, floor and ceiling reflect as layers do: walls with the field across the
+    plane of incidence, floor and ceiling with the field within it, as is exact for vertical antennas and
+    paths that bend in one plane alone; antennas have no pattern. Furniture dims a leg by a panel for each
+    side that it goes through, and does nothing else.
+
+    A body takes from a leg what an absorbing screen of its width across the leg would, by Kirchhoff's
+    integral (see `strip`; Rampa et al. 2015 compare it with measurements):
+
+        1 - strip(left edge, right edge) strip(sole, top)
+
+    And with max_depth > 0 it reflects like a convex cylinder of its material (geometrical optics; McNamara
+    et al. 1990, section 3.3), with r Fresnel's coefficient, rho the radius of curvature at the point that
+    reflects by the angle theta, d1 and d2 the ways from there to transmitter and receiver:
+
+        a = lambda / (4 pi) r strip(sole, top) / sqrt((d1 + d2) (d1 + d2 + 2 d1 d2 / (rho cos(theta))))
+
+    dimmed by furniture and other bodies.
     """
 
     def __init__(self, config: RoomConfig) -> None:
@@ -110,40 +125,44 @@ class ImageRadio:
     def _reflections(self, orders: np.ndarray, cosine: np.ndarray) -> np.ndarray:
         """The product of each path's reflections, complex128 [R, N]."""
         carrier_hz = self._config.carrier_hz
-        walls, floor, ceiling = (permittivity(name, carrier_hz) for name in (WALLS, FLOOR, CEILING))
         product_of = np.ones(cosine.shape[:2], dtype=np.complex128)
-        for axis in (0, 1):
-            single, _ = slab(cosine[..., axis], walls, THICKNESS_M, carrier_hz, across=True)
-            product_of *= single ** np.abs(orders[:, axis])
         # Seen from above the ceiling the first mirror is the ceiling, from below the floor; then in turn.
         above, below = np.maximum(orders[:, 2], 0), np.maximum(-orders[:, 2], 0)
-        for eta, number in ((ceiling, (above + 1) // 2 + below // 2), (floor, above // 2 + (below + 1) // 2)):
-            single, _ = slab(cosine[..., 2], eta, THICKNESS_M, carrier_hz, across=False)
+        for (material, thickness_m), axis, number in (
+            (WALLS, 0, np.abs(orders[:, 0])),
+            (WALLS, 1, np.abs(orders[:, 1])),
+            (CEILING, 2, (above + 1) // 2 + below // 2),
+            (FLOOR, 2, above // 2 + (below + 1) // 2),
+        ):
+            eta = permittivity(material, carrier_hz)
+            single, _ = slab(cosine[..., axis], eta, thickness_m, carrier_hz, across=axis < 2)
             product_of *= single**number
         return product_of
 
     def _furniture(self, start_m: np.ndarray, end_m: np.ndarray) -> np.ndarray:
-        """What furniture leaves of the field on legs [..., 3], complex128 [...].
-
-        The side on which a leg enters says the angle; a leg that cuts a corner goes through less.
-        """
+        """What furniture leaves of the field on legs [..., 3], complex128 [...]: a panel on each side met."""
         way_m = end_m - start_m
-        length_m = np.linalg.norm(way_m, axis=-1)
-        kept = np.ones(length_m.shape, dtype=np.complex128)
+        direction = np.abs(way_m) / np.linalg.norm(way_m, axis=-1, keepdims=True)
+        kept = np.ones(way_m.shape[:-1], dtype=np.complex128)
         for box in self._config.furniture:
             eta = permittivity(box.material, self._config.carrier_hz)
             low = np.array([*(np.array(box.centre_m) - np.array(box.size_m[:2]) / 2), 0.0])
-            with np.errstate(divide="ignore", invalid="ignore"):
-                one, two = (low - start_m) / way_m, (low + np.array(box.size_m) - start_m) / way_m
-            enters = np.fmin(one, two)
-            entry, exit_ = enters.max(axis=-1).clip(0, 1), np.fmax(one, two).min(axis=-1).clip(0, 1)
-            axis = np.nan_to_num(enters, nan=-np.inf).argmax(axis=-1)
-            cosine = np.take_along_axis(np.abs(way_m), axis[..., None], axis=-1)[..., 0] / length_m
-            inside_m = np.where(exit_ > entry, exit_ - entry, 0.0) * length_m
-            for upright, chosen in ((False, axis < 2), (True, axis == 2)):
-                _, through = slab(cosine, eta, inside_m * cosine, self._config.carrier_hz, across=not upright)
-                kept = np.where(chosen & (inside_m > 0), kept * through, kept)
+            enters, leaves = crossings(start_m, way_m, low, low + np.array(box.size_m))
+            entry, exit_ = enters.max(axis=-1), leaves.min(axis=-1)
+            for at, axis in ((entry, enters.argmax(axis=-1)), (exit_, leaves.argmin(axis=-1))):
+                met = np.nonzero((entry < exit_) & (at > 0) & (at < 1))
+                cosine = direction[(*met, axis[met])]
+                kept[met] *= np.where(
+                    axis[met] < 2,
+                    self._panel(cosine, eta, across=True),
+                    self._panel(cosine, eta, across=False),
+                )
         return kept
+
+    def _panel(self, cosine: np.ndarray, eta: complex, *, across: bool) -> np.ndarray:
+        _, through = slab(cosine, eta, PANEL_M, self._config.carrier_hz, across=across)
+        # The path counts air where the panel is.
+        return np.asarray(through * np.exp(2j * np.pi / self._wavelength_m * PANEL_M * cosine))
 
     def _shadows(
         self,
@@ -163,22 +182,27 @@ class ImageRadio:
         ux, uy = unit[..., None, 0], unit[..., None, 1]
         along = (to_x * ux + to_y * uy) / np.maximum(flat_m, 1e-9)[..., None]
         aside_m = to_x * uy - to_y * ux
-        is_beside = (along > 0) & (along < 1)
-        part = share[..., None, 0] + along * (share[..., None, 1] - share[..., None, 0])
-        part = np.where(is_beside, part, 0.5)
-        leg_m = np.hypot(flat_m, way_m[..., 2])
-        level = (flat_m / np.maximum(leg_m, 1e-9))[..., None]
-        height_m = start_m[..., None, 2] + along * way_m[..., None, 2]
-        facing, siding = np.cos(heading_rad)[:, None], np.sin(heading_rad)[:, None]
-        across = facing * uy - siding * ux
-        width, depth = self._shapes[:, 1], self._shapes[:, 2]
+        beside = np.nonzero((along > 0) & (along < 1))
+        along, aside_m, body = along[beside], aside_m[beside], beside[2]
+
+        def there(values: np.ndarray) -> np.ndarray:
+            """Values of the legs, [(T,) L], where bodies are beside them."""
+            return np.asarray(np.broadcast_to(values, kept.shape[:2])[beside[:2]])
+
+        kept = np.ones((len(position_m), start_m.shape[-2], len(self._shapes)), dtype=np.complex128)
+        part = there(share[..., 0]) + along * there(share[..., 1] - share[..., 0])
+        part = part.clip(1e-6, 1 - 1e-6)
+        level = there(flat_m / np.hypot(flat_m, way_m[..., 2]))
+        height_m = there(start_m[..., 2]) + along * there(way_m[..., 2])
+        heading = heading_rad[beside[0], body]
+        across = np.cos(heading) * there(unit[..., 1]) - np.sin(heading) * there(unit[..., 0])
+        width, depth, top_m = (self._shapes[body, of] for of in (1, 2, 0))
         half_m = np.sqrt((depth / 2 * across) ** 2 + (width / 2) ** 2 * (1 - across**2))
-        bend = np.sqrt(2 / (self._wavelength_m * length_m[..., None] * part * (1 - part)))
-        top_m = COLUMN * self._shapes[:, 0]
-        hidden = strip((aside_m - half_m) * bend, (aside_m + half_m) * bend) * strip(
-            -height_m * level * bend, (top_m - height_m) * level * bend
-        )
-        return np.where(is_beside, 1 - hidden, 1.0)
+        bend = np.sqrt(2 / (self._wavelength_m * there(length_m) * part * (1 - part)))
+        hidden = strip((aside_m - half_m) * bend, (aside_m + half_m) * bend)
+        hidden *= strip(-height_m * level * bend, (COLUMN * top_m - height_m) * level * bend)
+        kept[beside] -= hidden
+        return kept
 
     def _mirrored(self, position_m: np.ndarray, heading_rad: np.ndarray) -> np.ndarray:
         """Channels over one reflection at each body, complex128 [T, R, F]."""
@@ -189,7 +213,7 @@ class ImageRadio:
         forward = np.stack([np.cos(heading), np.sin(heading)], axis=-1)
         sideways = np.stack([-np.sin(heading), np.cos(heading)], axis=-1)
         point_m = place_m
-        for _ in range(_BISECTIONS):
+        for _ in range(_SEARCHES):
             ends = [_unit(end_m[..., :2] - point_m) for end_m in (transmitter_m, receiver_m)]
             normal = _unit(ends[0] + ends[1])
             fore, side = (normal * forward).sum(axis=-1), (normal * sideways).sum(axis=-1)
@@ -212,11 +236,19 @@ class ImageRadio:
         gain = self._wavelength_m / (4 * np.pi) / np.sqrt(spread) * reflection(cosine, eta, across=True)
         gain = gain * strip(-height_m * bend, (COLUMN * self._shapes[:, 0] - height_m) * bend)
         point_m = np.concatenate([point_m, height_m[..., None]], axis=-1)
-        for end_m in (transmitter_m, receiver_m):
-            gain = gain * self._furniture(np.broadcast_to(end_m, point_m.shape), point_m)
-        gain = np.where(is_there, gain, 0.0)
-        shape = gain.shape
-        delay_s = (total_m / SPEED_OF_LIGHT_M_PER_S).reshape(-1, shape[2])
+        gain, shape = np.where(is_there, gain, 0.0), gain.shape
+        others = ~np.tile(np.eye(shape[2], dtype=bool), (shape[1], 1))
+        point_m, total_m = (
+            point_m.reshape(shape[0], -1, 3),
+            np.broadcast_to(total_m, shape).reshape(shape[0], -1),
+        )
+        for end_m, way_m in ((transmitter_m, first_m), (receiver_m, second_m)):
+            end_m = np.broadcast_to(end_m, (*shape, 3)).reshape(point_m.shape)
+            behind = (way_m.reshape(total_m.shape) / total_m)[..., None] * np.array([0.0, 1.0])
+            kept = self._shadows(end_m, point_m, behind, total_m, position_m, heading_rad)
+            kept = np.where(others, kept, 1.0).prod(axis=2) * self._furniture(end_m, point_m)
+            gain = gain * kept.reshape(shape)
+        delay_s = total_m.reshape(-1, shape[2]) / SPEED_OF_LIGHT_M_PER_S
         response = frequency_response(gain.reshape(-1, 1, shape[2]), delay_s, self._frequency_hz)
         return response.reshape(*shape[:2], -1)
 
@@ -244,13 +276,16 @@ def _legs(orders: np.ndarray, image_m: np.ndarray, receiver_m: np.ndarray, exten
             way = receiver[axis] - image[axis]
             cuts += [(plane * extent[axis] - image[axis]) / way for plane in planes]
         cuts.sort()
+        # A line through an edge crosses two planes at once.
+        cuts = [cut for cut, after in pairwise([*cuts, 2.0]) if after - cut > 1e-9]
         folded = np.array([_folded(image + cut * (receiver - image), extent) for cut in cuts])
         start.append(folded[:-1])
         end.append(folded[1:])
         share.append(np.stack([cuts[:-1], cuts[1:]], axis=1))
         path += [number] * (len(cuts) - 1)
     first = np.flatnonzero(np.diff(path, prepend=-1))
-    return _Legs(*(np.concatenate(part) for part in (start, end, share)), np.array(path), first)
+    start_m, end_m, between = (np.concatenate(part) for part in (start, end, share))
+    return _Legs(start_m, end_m, between, np.array(path), first)
 
 
 def _folded(place_m: np.ndarray, extent: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from channels.room import BodyMaterial
 
 _VACUUM_F_PER_M = 8.8541878128e-12
 
-# Relative permittivity a f^b and conductivity c f^d in S/m, f in GHz: (a, b, c, d) of ITU-R P.2040-3, table 3.
+# Relative permittivity a f^b, conductivity c f^d in S/m, f in GHz: (a, b, c, d) of ITU-R P.2040-3, table 3.
 _ITU_R_P2040 = {
     "concrete": (5.24, 0.0, 0.0462, 0.7822),
     "plasterboard": (2.73, 0.0, 0.0085, 0.9395),
