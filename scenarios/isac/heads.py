@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn import functional
+
+Matching = Literal["identity", "best"]
 
 OCCLUDED_BELOW = 0.5
 """A body of which a smaller share is visible is occluded in that camera."""
@@ -71,18 +74,22 @@ class SceneHead(nn.Module):
 
 
 def scene_loss(
-    scene: Scene, position_m: torch.Tensor, visible_share: torch.Tensor, scale_m: torch.Tensor
+    scene: Scene,
+    position_m: torch.Tensor,
+    visible_share: torch.Tensor,
+    scale_m: torch.Tensor,
+    matching: Matching = "identity",
 ) -> dict[str, torch.Tensor]:
     """Compares a scene with labels, position_m [N, P, 2] and visible_share [N, P, C]; named scalar terms.
 
-    Places are matched to pedestrians by the assignment of least cost, one of P! (as in DETR, Carion et al.
-    2020). position: mean distance to those who are there, in units of scale_m; presence, occlusion and
+    matching: place p is pedestrian p (identity), or places go to pedestrians by the assignment of least cost,
+    one of P! (best, as in DETR, Carion et al. 2020). position: mean distance to those who are there, in units of scale_m; presence, occlusion and
     count: cross-entropies. Unknown labels of occlusion (NaN) don't count.
     """
     there = ~position_m.isnan().any(dim=-1)
     target_m = torch.where(there[..., None], position_m, 0)
     order = torch.tensor(list(itertools.permutations(range(position_m.shape[1]))), device=position_m.device)
-    placed = scene.position_m[:, order]  # [N, P!, P, 2]
+    placed = scene.position_m[:, order]  # [N, orders, P, 2]
     distance = ((placed - target_m[:, None]).square().sum(dim=-1) + 1e-6).sqrt() / scale_m
     distance = (distance * there[:, None]).sum(dim=-1)
     wanted = there[:, None].expand(-1, len(order), -1).float()
@@ -90,7 +97,7 @@ def scene_loss(
         scene.presence[:, order], wanted, reduction="none"
     ).sum(dim=-1)
     best = (distance + presence).detach().argmin(dim=1)
-    row = torch.arange(len(best), device=best.device)
+    row = torch.arange(len(best))
     seen = ~visible_share.isnan() & there[..., None]
     hidden = torch.where(seen, visible_share, 1) < OCCLUDED_BELOW
     logits = scene.occlusion[row[:, None], order[best]]

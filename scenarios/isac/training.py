@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from scenarios.isac.data import SensingData, Sequences
-from scenarios.isac.heads import scene_loss
+from scenarios.isac.heads import Matching, Scene, scene_loss
 from scenarios.isac.models import NUM_CALIBRATION, ModelConfig, SensingModel
 from semcom.diagnostics import rank_me
 from semcom.distances import DISTANCES
@@ -43,7 +43,7 @@ class TrainingConfig(BaseModel):
     num_steps_decoder: int = Field(300, ge=10, le=1_000_000, description="steps of the decoder")
     batch_size: int = Field(64, ge=2, le=65_536, description="time steps in a batch of frames")
     num_windows: int = Field(128, ge=2, le=65_536, description="windows in a batch of the predictor")
-    learning_rate: float = Field(2e-3, gt=0, le=1, description="peak learning rate")
+    learning_rate: float = Field(5e-3, gt=0, le=1, description="peak learning rate")
     modality_probability: float = Field(0.3, ge=0, le=1, description="probability that a modality is hidden")
     link_probability: float = Field(
         0.6, ge=0, le=1, description="largest probability that a sensor is hidden"
@@ -58,6 +58,9 @@ class TrainingConfig(BaseModel):
     sigreg_weight: float = Field(0.05, ge=0, description="weight of SIGReg")
     embedding_noise_std: float = Field(
         0.1, ge=0, le=10, description="noise on embeddings, in their deviations, for predictor and heads"
+    )
+    matching: Matching = Field(
+        "identity", description="whom a head's place is to find: the same pedestrian always, or whoever is next"
     )
     pixel_weight: float = Field(1.0, ge=0, description="weight of the frame's error in supervised training")
 
@@ -151,6 +154,11 @@ class Task:
         step = last - torch.arange(num_lags)
         z = self.noisy(self.z[seq, step.clamp_min(0)])
         return torch.where((step >= 0)[..., None, None], z, torch.nan), (seq * num_steps + last)[:, 0]
+
+    def scene_loss(self, scene: Scene, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Compares what was read with the labels of training steps."""
+        scale_m = self.model.head.spread_m.mean()
+        return scene_loss(scene, self.position_m[rows], self.visible[rows], scale_m, self.config.matching)
 
     def noisy(self, z: torch.Tensor) -> torch.Tensor:
         noise = torch.randn(z.shape, generator=self.generator) * self.deviation
@@ -292,7 +300,7 @@ def _train_head(task: Task) -> Log:
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         rows = task.draw(4 * config.batch_size)
         scene = model.read(task.noisy(z[rows]))
-        return scene_loss(scene, task.position_m[rows], task.visible[rows], model.head.spread_m.mean())
+        return task.scene_loss(scene, rows)
 
     return task.fit("head", model.head, batch_loss, config.num_steps_head)
 
@@ -319,9 +327,7 @@ def _train_supervised(task: Task) -> Log:
     def terms_of(
         completed: torch.Tensor, rows: torch.Tensor, content: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        terms = scene_loss(
-            model.read(completed), task.position_m[rows], task.visible[rows], model.head.spread_m.mean()
-        )
+        terms = task.scene_loss(model.read(completed), rows)
         shown = model.decoder(completed[:, cameras, : model.config.camera_dim].flatten(0, 1))
         terms["pixels"] = (shown - content.flatten(0, 1)).square().mean()
         return terms | {"total": terms["total"] + config.pixel_weight * terms["pixels"]}
