@@ -80,7 +80,7 @@ class JpegCodec:
         for frame, (tables, scan) in zip(frames, parts, strict=True):
             data = b"".join([self._before, _to_segments(tables), self._after, scan, _END])
             with Image.open(BytesIO(data), formats=["JPEG"]) as image:
-                frame[:] = self._enlarge(image)
+                frame[:] = np.asarray(self._enlarge(image))
         return frames
 
     def _encode_frame(self, frame: np.ndarray) -> bytes:
