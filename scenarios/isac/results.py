@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +30,7 @@ _TITLES = {
     "ospa_m": "OSPA distance (m)",
     "count_accuracy": "Share of steps with the right number of pedestrians",
     "occlusion_accuracy": "Share of pedestrians told right to be occluded or not",
-    "balanced_occlusion_accuracy": "The same, mean over occluded and visible ones",
+    "balanced_occlusion_accuracy": "The same, mean of the shares among occluded and among visible ones",
     "psnr_db": "PSNR of the decoded frame (dB)",
     "ssim": "SSIM of the decoded frame",
     "bits_per_step": "Bits per step (header and payload)",
@@ -134,7 +135,7 @@ def _draw_missing(missing: pd.DataFrame, folder: Path) -> list[Path]:
 def _draw_error(part: pd.DataFrame, axis: str, label: str, folder: Path, name: str) -> list[Path]:
     shown = _with_series(part, axis)
     figure, axes = new_figure("column")
-    draw_lines(axes[0], shown, axis, _ERROR, by="series", order=_styles(shown.assign(method=shown["series"])))
+    _draw_lines(axes[0], shown, axis, _ERROR, _styles(shown.assign(method=shown["series"])))
     axes[0].set_ylim(bottom=0)
     _label(axes[0], label, _ERROR_LABEL)
     add_legend(figure, axes)
@@ -161,7 +162,7 @@ def _draw_rate(rate: pd.DataFrame, folder: Path) -> list[Path]:
     rate = rate.assign(series=series)
     order = list(dict.fromkeys(rate.sort_values("method", key=lambda m: rank_in(m, _ORDER))["series"]))
     figure, axes = new_figure("column")
-    draw_lines(axes[0], rate, "mean_bits", _ERROR, by="series", order=order)
+    _draw_lines(axes[0], rate, "mean_bits", _ERROR, order)
     axes[0].set_xscale("log")
     axes[0].set_ylim(bottom=0)
     _label(axes[0], "Bits per step", _ERROR_LABEL)
@@ -185,14 +186,7 @@ def _draw_roc(roc: pd.DataFrame, folder: Path) -> list[Path]:
     width: Literal["column", "page"] = "column" if len(parts) == 1 else "page"
     figure, axes = new_figure(width, height_in=2.1 * num_rows, num_columns=num_columns, num_rows=num_rows)
     for panel, (names, part) in zip(axes, parts, strict=False):
-        draw_lines(
-            panel,
-            part,
-            "false_alarm",
-            "roc_detection",
-            by="series",
-            order=list(dict.fromkeys(shown["series"])),
-        )
+        _draw_lines(panel, part, "false_alarm", "roc_detection", list(dict.fromkeys(shown["series"])))
         grid = np.geomspace(part["false_alarm"].min(), 1, 50).tolist()
         draw_reference(panel, "chance", (grid, grid))
         panel.axvline(_FALSE_ALARMS, color="0.8", linewidth=0.8, zorder=0)
@@ -202,6 +196,11 @@ def _draw_roc(roc: pd.DataFrame, folder: Path) -> list[Path]:
         _label(panel, "False-alarm rate", "Detection rate")
     add_legend(figure, axes)
     return save(figure, folder, "alarm_roc")
+
+
+def _draw_lines(panel: Axes, part: pd.DataFrame, x: str, metric: str, order: Sequence[str]) -> None:
+    with matplotlib.rc_context(STYLE):
+        draw_lines(panel, part, x, metric, by="series", order=order)
 
 
 def _label(panel: Axes, x: str, y: str) -> None:
@@ -217,7 +216,7 @@ def make_tables(records: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     for metric, title in _TITLES.items():
         if len(part := _metric(missing, metric, "missing")):
             part = part.sort_values("missing", key=lambda names: rank_in(names, MISSING), kind="stable")
-            tables.append((f"{title} by missing sensors", _by(part, "missing")))
+            tables.append((f"Missing sensors: {title}", _by(part, "missing")))
     if len(ratios := over_others(_ordered(missing))):
         tables.append((f"{OURS} over each other method, by missing sensors", ratios))
     for result, axis, words in (
@@ -240,7 +239,7 @@ def make_tables(records: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
         tables.append(("Error by bits per step (header and payload)", pivot(rate, ["method", *axes])))
         if len(compared := compare_at_equal_error(rate)):
             tables.append(
-                (f"Bits per step for the same localisation error, over those of {BASELINE}", compared)
+                (f"How many times the bits {BASELINE} needs for the same localisation error", compared)
             )
     alarm = _part(records, "alarm")
     if len(chosen := alarm[alarm["metric"].isin(_ALARMS)]):

@@ -101,7 +101,7 @@ def test_every_figure_and_table_is_made(tmp_path, monkeypatch, num_seeds):
         assert len(table), title
         assert not table.astype(str).eq("nan").any().any(), title
     # The scenario's own method stands first and the reference last; sensors are in their order.
-    table = tables["Localisation error (m) by missing sensors"]
+    table = tables["Missing sensors: Localisation error (m)"]
     assert table["method"].iloc[[0, -1]].tolist() == ["inpainting", "oracle"]
     assert table.columns.tolist() == ["method", "none", "camera-1", "receivers"]
     alarm = tables["Corrupted sensors detected, the threshold being set for 5 % false alarms"]
