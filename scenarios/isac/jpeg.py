@@ -9,18 +9,20 @@ from typing import NoReturn
 import numpy as np
 from PIL import Image
 
-from scenarios.isac.jpeg_scan import HuffmanTable, check_scans
+from scenarios.isac.jpeg_scan import HuffmanTable, check_scans, transcode
 from semcom.contracts import SemcomError
 
 DOWNSCALES = (1, 2, 4)
 
 _TABLES_FOLLOW = b"\xff\xc4"
-"""JPEG's own marker of Huffman tables: no scan begins with it, since 255 is followed by 0 there."""
+_STANDARD_TABLES = b"\xff\xda"
+"""JPEG's own markers of Huffman tables and of a scan: no scan begins so, since 255 is followed by 0 there."""
 _TABLE_KINDS = (0x00, 0x10, 0x01, 0x11)
 """DC and AC of luma, DC and AC of chroma, as libjpeg numbers and orders them."""
 _END = b"\xff\xd9"
 _START_OF_SCAN = 0xDA
 _UNIT_PX = 16
+_MOST_ROWS_PX = 65_500
 _MOST_BYTES_OF_A_BLOCK = 2 * 209
 """27 bits of DC and 63 times 26 of AC, each byte perhaps followed by a stuffed zero."""
 _MOST_BYTES_OF_TABLES = 2 + 4 * (16 + 256)
@@ -29,9 +31,10 @@ _MOST_BYTES_OF_TABLES = 2 + 4 * (16 + 256)
 class JpegCodec:
     """Baseline JPEG with 4:2:0 of frames of one size, of which only what differs is sent.
 
-    Both ends know size, quality and layout, and with them the headers and quantisation tables. A payload is
-    the scan of Huffman codes; where tables of the frame's own save more than they take, they precede it
-    after a marker, without their own headers. Frames may be shrunk before by `downscale` (Lanczos) and are
+    Both ends know size, quality and layout, and with them the headers and quantisation tables; the Huffman
+    tables too, which are those of the standard's annex K or, after `fit`, those of other frames. A payload
+    is the scan of Huffman codes. Where the standard's tables, or the frame's own sent before it, make fewer
+    bytes, these are taken, and a marker says so. Frames may be shrunk before by `downscale` (Lanczos) and are
     then enlarged after (bicubic), which at few bits is the better use of them.
     quality: 1 to 100, as in libjpeg. Raises SemcomError for settings out of range.
     Source: ITU-T T.81; its annex B.4 has the abbreviated formats.
@@ -50,26 +53,54 @@ class JpegCodec:
         self._num_units = columns * rows
         blank = self._compress(Image.new("RGB", self.coded_size_px), optimize=False)
         self._before, self._standard, self._after, _ = _split(blank)
+        self._shared = self._standard
 
     def max_payload_bytes(self) -> int:
         """No payload is longer."""
         return _MOST_BYTES_OF_TABLES + 6 * self._num_units * _MOST_BYTES_OF_A_BLOCK
 
+    def fit(self, frames: np.ndarray) -> None:
+        """Makes the shared Huffman tables those that are best for these frames, all together.
+
+        They are libjpeg's own for one image of the frames below one another, DC starting anew with each; of
+        more than it can be high, as many evenly spaced ones. Raises SemcomError as `encode` does, and for
+        no frames.
+        """
+        self._check(frames)
+        if not len(frames):
+            raise SemcomError("Huffman tables can't be fitted on no frames: give at least one")
+        height_px = -(-self.coded_size_px[1] // _UNIT_PX) * _UNIT_PX
+        rows = np.linspace(0, len(frames) - 1, min(len(frames), _MOST_ROWS_PX // height_px)).round()
+        fill = ((0, height_px - self.coded_size_px[1]), (0, 0), (0, 0))
+        coded = [np.pad(np.asarray(self._shrink(frames[int(row)])), fill, mode="edge") for row in rows]
+        image = Image.fromarray(np.concatenate(coded))
+        _, self._shared, _, _ = _split(
+            self._compress(image, optimize=True, restart_marker_rows=height_px // _UNIT_PX)
+        )
+
     def encode(self, frames: np.ndarray) -> list[bytes]:
         """Codes frames, uint8 [n, height_px, width_px, 3]; raises SemcomError for another shape or type."""
-        shape = (self.height_px, self.width_px, 3)
-        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != shape:
-            raise SemcomError(
-                f"frames of shape {frames.shape} and type {frames.dtype}: this codec takes uint8 "
-                f"[n, {self.height_px}, {self.width_px}, 3]"
-            )
-        return [self._encode_frame(frame) for frame in frames]
+        self._check(frames)
+        files = [
+            [self._compress(self._shrink(frame), optimize) for optimize in (False, True)] for frame in frames
+        ]
+        plain = [_split(file)[3] for file, _ in files]
+        shared = transcode(plain, self._standard, self._shared, self._num_units)
+        payloads = []
+        for scan, standard, (_, file) in zip(shared, plain, files, strict=True):
+            _, tables, _, own = _split(file)
+            choices = [] if scan is None else [scan]
+            choices.append(_STANDARD_TABLES + standard)
+            choices.append(_TABLES_FOLLOW + b"".join(table.counts + table.symbols for table in tables) + own)
+            payloads.append(min(choices, key=len))
+        return payloads
 
     def decode(self, payloads: Sequence[bytes]) -> np.ndarray:
         """Returns the frames of payloads, uint8 [n, height_px, width_px, 3].
 
         Raises SemcomError naming the first payload that `encode` can't have made: cut off, too long, or
-        not Huffman codes of a frame of this size.
+        not Huffman codes of a frame of this size. Payloads are read side by side: many at once take little
+        longer than one.
         """
         parts = [self._read(number, payload) for number, payload in enumerate(payloads)]
         problems = check_scans([scan for _, scan in parts], [four for four, _ in parts], self._num_units)
@@ -83,18 +114,26 @@ class JpegCodec:
                 frame[:] = np.asarray(self._enlarge(image))
         return frames
 
-    def _encode_frame(self, frame: np.ndarray) -> bytes:
-        image = Image.fromarray(frame)
-        if self.downscale > 1:
-            image = image.resize(self.coded_size_px, Image.Resampling.LANCZOS)
-        _, _, _, standard = _split(self._compress(image, optimize=False))
-        _, tables, _, scan = _split(self._compress(image, optimize=True))
-        own = _TABLES_FOLLOW + b"".join(table.counts + table.symbols for table in tables) + scan
-        return min(standard, own, key=len)
+    def _check(self, frames: np.ndarray) -> None:
+        shape = (self.height_px, self.width_px, 3)
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != shape:
+            raise SemcomError(
+                f"frames of shape {frames.shape} and type {frames.dtype}: this codec takes uint8 "
+                f"[n, {self.height_px}, {self.width_px}, 3]"
+            )
 
-    def _compress(self, image: Image.Image, optimize: bool) -> bytes:
+    def _shrink(self, frame: np.ndarray) -> Image.Image:
+        image = Image.fromarray(frame)
+        if self.downscale == 1:
+            return image
+        return image.resize(self.coded_size_px, Image.Resampling.LANCZOS)
+
+    def _compress(self, image: Image.Image, optimize: bool, restart_marker_rows: int = 0) -> bytes:
         buffer = BytesIO()
-        image.save(buffer, "JPEG", quality=self.quality, subsampling="4:2:0", optimize=optimize)
+        image.save(
+            buffer, "JPEG", quality=self.quality, subsampling="4:2:0", optimize=optimize,
+            restart_marker_rows=restart_marker_rows,
+        )  # fmt: skip
         return buffer.getvalue()
 
     def _enlarge(self, image: Image.Image) -> Image.Image:
@@ -103,11 +142,13 @@ class JpegCodec:
         return image.resize((self.width_px, self.height_px), Image.Resampling.BICUBIC)
 
     def _read(self, number: int, payload: bytes) -> tuple[tuple[HuffmanTable, ...], bytes]:
-        """Tables and scan of a payload; the standard tables are one object, which marks them as such."""
+        """Tables and scan of a payload; tables that frames share are one object."""
         if len(payload) > self.max_payload_bytes():
             self._refuse(number, payload, f"it makes at most {self.max_payload_bytes()}")
+        if payload.startswith(_STANDARD_TABLES):
+            return self._standard, payload[len(_STANDARD_TABLES) :]
         if not payload.startswith(_TABLES_FOLLOW):
-            return self._standard, payload
+            return self._shared, payload
         tables, rest = [], payload[len(_TABLES_FOLLOW) :]
         for kind in _TABLE_KINDS:
             length = 16 + sum(rest[:16])

@@ -1,8 +1,8 @@
-"""The grammar of a JPEG scan: whether bytes are the Huffman-coded blocks of one frame, all and no more."""
+"""JPEG scans: whether bytes are the Huffman codes of one frame, all and no more; their tables changed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +51,15 @@ class HuffmanTable:
         """
         return np.cumsum(np.frombuffer(self.counts, np.uint8).astype(np.int64) << np.arange(15, -1, -1))
 
+    def codes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Code and its length for each of 256 symbols, int64; length 0 for those that have none."""
+        lengths = np.repeat(np.arange(1, 17), list(self.counts))
+        words = 1 << (16 - lengths)
+        code, length = np.zeros((2, 256), np.int64)
+        code[list(self.symbols)] = (np.cumsum(words) - words) >> (16 - lengths)
+        length[list(self.symbols)] = lengths
+        return code, length
+
 
 class _Lookup:
     """The tables of several frames side by side; row 4 s + i is table i of the s-th set."""
@@ -74,57 +83,116 @@ class _Lookup:
         return self.symbols[row, place], np.where(known, length + 1, 0)
 
 
+class _Reading:
+    """Scans read side by side, symbol by symbol (ITU-T T.81, F.2.2); problems holds what is wrong."""
+
+    def __init__(
+        self, scans: Sequence[bytes], tables: Sequence[Sequence[HuffmanTable]], num_units: int
+    ) -> None:
+        self.problems: list[str | None] = [
+            None if scan.count(b"\xff") == scan.count(b"\xff\x00") else "there is a marker in it"
+            for scan in scans
+        ]
+        self._plain = [scan.replace(b"\xff\x00", b"\xff") for scan in scans]
+        self._num_blocks = _BLOCKS_PER_UNIT * num_units
+        # Three bytes are looked at from any place on, and a code with its number is no longer than 27 bits.
+        self._data = np.zeros((len(scans), max(map(len, self._plain)) + 8), np.uint8)
+        for row, text in enumerate(self._plain):
+            self._data[row, : len(text)] = np.frombuffer(text, np.uint8)
+        sets = list({id(four): four for four in tables}.values())
+        set_of = {id(four): number for number, four in enumerate(sets)}
+        self._lookup = _Lookup([table for four in sets for table in four])
+        self._first_row = np.array([4 * set_of[id(four)] for four in tables])
+
+    def words(self, rows: np.ndarray, at: np.ndarray) -> np.ndarray:
+        """The 16 bits from each place on, int64."""
+        first, second, third = (self._data[rows, (at >> 3) + ahead].astype(np.int64) for ahead in range(3))
+        return (((first << 16) | (second << 8) | third) >> (8 - (at & 7))) & 0xFFFF
+
+    def symbols(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+        """Yields the next symbol of each scan that goes on: row, table, symbol, where its number begins."""
+        num_bits = np.array([8 * len(text) for text in self._plain])
+        position, block, order = np.zeros((3, len(self._plain)), np.int64)
+        left = np.flatnonzero([problem is None for problem in self.problems])
+        while left.size:
+            is_dc = order[left] == 0
+            table = np.where(block[left] % _BLOCKS_PER_UNIT < _LUMA_BLOCKS, 0, 2) + ~is_dc
+            symbol, length = self._lookup.read(
+                self._first_row[left] + table, self.words(left, position[left])
+            )
+            yield left, table, symbol, position[left] + length
+            reached = np.where(is_dc, 1, np.where(symbol == 0, 64, order[left] + (symbol >> 4) + 1))
+            position[left] += length + num_extra_bits(table, symbol)
+            # Sixteen zeros are written only before a coefficient.
+            bad = (length == 0) | (reached > np.where(symbol == _SIXTEEN_ZEROS, 63, 64))
+            cut = position[left] > num_bits[left]
+            for row, is_cut in zip(left[bad | cut], cut[bad | cut], strict=True):
+                self.problems[row] = "it ends too early" if is_cut else "there is no such code"
+            block[left] += reached == 64
+            order[left] = np.where(reached == 64, 0, reached)
+            left = left[~bad & ~cut & (block[left] < self._num_blocks)]
+        for row, text in enumerate(self._plain):
+            over = int(num_bits[row] - position[row])
+            if self.problems[row] is None and over > 7:
+                self.problems[row] = f"{over // 8} bytes follow its end"
+            elif self.problems[row] is None and over and (text[-1] + 1) & ((1 << over) - 1):
+                self.problems[row] = "its last byte is not filled with ones"
+
+
+def num_extra_bits(table: np.ndarray, symbol: np.ndarray) -> np.ndarray:
+    """Bits of the number that follows a symbol of tables 0 to 3, DC and AC of luma and of chroma."""
+    return np.where(table % 2 == 0, symbol, symbol & 15)
+
+
 def check_scans(
     scans: Sequence[bytes], tables: Sequence[Sequence[HuffmanTable]], num_units: int
 ) -> list[str | None]:
     """Says for each scan what is wrong with it: None if it is num_units units of 4:2:0, padded with ones.
 
     scans: the bytes between a frame's header and its end, zeros stuffed after each 255; tables: for each
-    scan the four tables of DC and AC of luma, DC and AC of chroma. All scans are read side by side, symbol
-    by symbol (ITU-T T.81, F.2.2). Decoders make up what a scan lacks, and so can't be asked.
+    scan the four tables of DC and AC of luma, DC and AC of chroma. Decoders make up what a scan lacks, and
+    so can't be asked.
     """
     if not scans:
         return []
-    problems: list[str | None] = [
-        None if scan.count(b"\xff") == scan.count(b"\xff\x00") else "there is a marker in it"
-        for scan in scans
-    ]
-    plain = [scan.replace(b"\xff\x00", b"\xff") for scan in scans]
-    num_bits = np.array([8 * len(data) for data in plain])
-    # Three bytes are looked at from any place on, and a code with its number is no longer than 26 bits.
-    data = np.zeros((len(plain), max(map(len, plain)) + 8), np.int64)
-    for row, text in enumerate(plain):
-        data[row, : len(text)] = np.frombuffer(text, np.uint8)
-    sets = list({id(four): four for four in tables}.values())
-    set_of = {id(four): number for number, four in enumerate(sets)}
-    lookup = _Lookup([table for four in sets for table in four])
-    first_row = np.array([4 * set_of[id(four)] for four in tables])
+    reading = _Reading(scans, tables, num_units)
+    for _ in reading.symbols():
+        pass
+    return reading.problems
 
-    position, block, order = np.zeros((3, len(plain)), np.int64)
-    left = np.flatnonzero([problem is None for problem in problems])
-    while left.size:
-        at = position[left]
-        byte = at >> 3
-        word = (data[left, byte] << 16) | (data[left, byte + 1] << 8) | data[left, byte + 2]
-        word = (word >> (8 - (at & 7))) & 0xFFFF
-        is_dc = order[left] == 0
-        is_chroma = block[left] % _BLOCKS_PER_UNIT >= _LUMA_BLOCKS
-        symbol, length = lookup.read(first_row[left] + 2 * is_chroma + ~is_dc, word)
-        skipped = np.where(symbol == 0, 63, symbol >> 4)
-        order[left] = np.where(is_dc, 1, np.where(symbol == 0, 64, order[left] + skipped + 1))
-        position[left] += length + np.where(is_dc, symbol, symbol & 15)
-        closed = left[order[left] == 64]
-        block[closed] += 1
-        order[closed] = 0
-        bad = (length == 0) | (position[left] > num_bits[left]) | (order[left] > 64)
-        for row in left[bad]:
-            problems[row] = "it ends too early" if position[row] > num_bits[row] else "there is no such code"
-        left = left[~bad & (block[left] < _BLOCKS_PER_UNIT * num_units)]
-    for row, text in enumerate(plain):
-        if problems[row] is None:
-            over = int(num_bits[row] - position[row])
-            if over > 7:
-                problems[row] = f"{over // 8} bytes follow its end"
-            elif over and (text[-1] + 1) & ((1 << over) - 1):
-                problems[row] = "its last byte is not filled with ones"
-    return problems
+
+def transcode(
+    scans: Sequence[bytes], old: Sequence[HuffmanTable], new: Sequence[HuffmanTable], num_units: int
+) -> list[bytes | None]:
+    """Writes scans with other tables, the coefficients being the same; None where these lack a symbol.
+
+    Tables and errors as for `check_scans`; raises SemcomError for a scan that it would complain of.
+    """
+    if not scans:
+        return []
+    codes, lengths = (np.stack(parts) for parts in zip(*(table.codes() for table in new), strict=True))
+    reading, parts = _Reading(scans, [old] * len(scans), num_units), []
+    for rows, table, symbol, at in reading.symbols():
+        extra = num_extra_bits(table, symbol)
+        number = reading.words(rows, at) >> (16 - extra)
+        length = np.where(lengths[table, symbol] > 0, lengths[table, symbol] + extra, 0)
+        parts.append((rows, (codes[table, symbol] << extra) | number, length))
+    for number_of, problem in enumerate(reading.problems):
+        if problem:
+            raise SemcomError(f"scan {number_of} can't be written with other tables: {problem}")
+    row, value, length = (np.concatenate(column) for column in zip(*parts, strict=True))
+    of_scan = np.argsort(row, kind="stable")
+    ends = np.cumsum(np.bincount(row, minlength=len(scans)))
+    return [
+        None if (length[chosen] == 0).any() else _to_bytes(value[chosen], length[chosen])
+        for chosen in np.split(of_scan, ends[:-1])
+    ]
+
+
+def _to_bytes(value: np.ndarray, length: np.ndarray) -> bytes:
+    """Numbers of so many bits each, most significant first, filled with ones and stuffed."""
+    ends = np.cumsum(length)
+    place = np.repeat(ends, length) - 1 - np.arange(ends[-1])
+    bits = (np.repeat(value, length) >> place) & 1
+    filled = np.append(bits, np.ones(-len(bits) % 8, bits.dtype)).astype(np.uint8)
+    return np.packbits(filled).tobytes().replace(b"\xff", b"\xff\x00")
