@@ -1,0 +1,195 @@
+"""Camera frames as JPEG without what both ends know: what the learned embeddings are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from typing import NoReturn
+
+import numpy as np
+from PIL import Image
+
+from scenarios.isac.jpeg_scan import HuffmanTable, check_scans, transcode
+from semcom.contracts import SemcomError
+
+DOWNSCALES = (1, 2, 4)
+
+_TABLES_FOLLOW = b"\xff\xc4"
+_STANDARD_TABLES = b"\xff\xda"
+"""JPEG's own markers of Huffman tables and of a scan: no scan begins so, since 255 is followed by 0 there."""
+_TABLE_KINDS = (0x00, 0x10, 0x01, 0x11)
+"""DC and AC of luma, DC and AC of chroma, as libjpeg numbers and orders them."""
+_END = b"\xff\xd9"
+_START_OF_SCAN = 0xDA
+_UNIT_PX = 16
+_MOST_ROWS_PX = 65_500
+_MOST_BYTES_OF_A_BLOCK = 2 * 209
+"""27 bits of DC and 63 times 26 of AC, each byte perhaps followed by a stuffed zero."""
+_MOST_BYTES_OF_TABLES = 2 + 4 * (16 + 256)
+
+
+class JpegCodec:
+    """Baseline JPEG with 4:2:0 of frames of one size, of which only what differs is sent.
+
+    Both ends know size, quality and layout, and with them the headers and quantisation tables; the Huffman
+    tables too, which are those of the standard's annex K or, after `fit`, those of other frames. A payload
+    is the scan of Huffman codes. Where the standard's tables, or the frame's own sent before it, make fewer
+    bytes, these are taken, and a marker says so. Frames may be shrunk before by `downscale` (Lanczos) and are
+    then enlarged after (bicubic), which at few bits is the better use of them.
+    quality: 1 to 100, as in libjpeg. Raises SemcomError for settings out of range.
+    Source: ITU-T T.81; its annex B.4 has the abbreviated formats.
+    """
+
+    def __init__(self, height_px: int, width_px: int, quality: int, downscale: int = 1) -> None:
+        if not 1 <= quality <= 100:
+            raise SemcomError(f"quality = {quality} is out of range: JPEG takes 1 to 100")
+        if downscale not in DOWNSCALES:
+            raise SemcomError(f"downscale = {downscale}: give one of {', '.join(map(str, DOWNSCALES))}")
+        self.height_px, self.width_px = height_px, width_px
+        self.quality, self.downscale = quality, downscale
+        self.coded_size_px = (-(-width_px // downscale), -(-height_px // downscale))
+        """Width and height of what is coded."""
+        columns, rows = (-(-extent // _UNIT_PX) for extent in self.coded_size_px)
+        self._num_units = columns * rows
+        blank = self._compress(Image.new("RGB", self.coded_size_px), optimize=False)
+        self._before, self._standard, self._after, _ = _split(blank)
+        self._shared = self._standard
+
+    def max_payload_bytes(self) -> int:
+        """No payload is longer."""
+        return _MOST_BYTES_OF_TABLES + 6 * self._num_units * _MOST_BYTES_OF_A_BLOCK
+
+    def fit(self, frames: np.ndarray) -> None:
+        """Makes the shared Huffman tables those that are best for these frames, all together.
+
+        They are libjpeg's own for one image of the frames below one another, DC starting anew with each; of
+        more than it can be high, as many evenly spaced ones. Raises SemcomError as `encode` does, and for
+        no frames.
+        """
+        self._check(frames)
+        if not len(frames):
+            raise SemcomError("Huffman tables can't be fitted on no frames: give at least one")
+        height_px = -(-self.coded_size_px[1] // _UNIT_PX) * _UNIT_PX
+        rows = np.linspace(0, len(frames) - 1, min(len(frames), _MOST_ROWS_PX // height_px)).round()
+        fill = ((0, height_px - self.coded_size_px[1]), (0, 0), (0, 0))
+        coded = [np.pad(np.asarray(self._shrink(frames[int(row)])), fill, mode="edge") for row in rows]
+        image = Image.fromarray(np.concatenate(coded))
+        _, self._shared, _, _ = _split(
+            self._compress(image, optimize=True, restart_marker_rows=height_px // _UNIT_PX)
+        )
+
+    def encode(self, frames: np.ndarray) -> list[bytes]:
+        """Codes frames, uint8 [n, height_px, width_px, 3]; raises SemcomError for another shape or type."""
+        self._check(frames)
+        files = [
+            [self._compress(self._shrink(frame), optimize) for optimize in (False, True)] for frame in frames
+        ]
+        plain = [_split(file)[3] for file, _ in files]
+        shared = transcode(plain, self._standard, self._shared, self._num_units)
+        payloads = []
+        for scan, standard, (_, file) in zip(shared, plain, files, strict=True):
+            _, tables, _, own = _split(file)
+            choices = [] if scan is None else [scan]
+            choices.append(_STANDARD_TABLES + standard)
+            choices.append(_TABLES_FOLLOW + b"".join(table.counts + table.symbols for table in tables) + own)
+            payloads.append(min(choices, key=len))
+        return payloads
+
+    def decode(self, payloads: Sequence[bytes]) -> np.ndarray:
+        """Returns the frames of payloads, uint8 [n, height_px, width_px, 3].
+
+        Raises SemcomError naming the first payload that `encode` can't have made: cut off, too long, or
+        not Huffman codes of a frame of this size. Payloads are read side by side: many at once take little
+        longer than one.
+        """
+        parts = [self._read(number, payload) for number, payload in enumerate(payloads)]
+        problems = check_scans([scan for _, scan in parts], [four for four, _ in parts], self._num_units)
+        for number, problem in enumerate(problems):
+            if problem:
+                self._refuse(number, payloads[number], problem)
+        frames = np.empty((len(payloads), self.height_px, self.width_px, 3), np.uint8)
+        for frame, (tables, scan) in zip(frames, parts, strict=True):
+            data = b"".join([self._before, _to_segments(tables), self._after, scan, _END])
+            with Image.open(BytesIO(data), formats=["JPEG"]) as image:
+                frame[:] = np.asarray(self._enlarge(image))
+        return frames
+
+    def _check(self, frames: np.ndarray) -> None:
+        shape = (self.height_px, self.width_px, 3)
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != shape:
+            raise SemcomError(
+                f"frames of shape {frames.shape} and type {frames.dtype}: this codec takes uint8 "
+                f"[n, {self.height_px}, {self.width_px}, 3]"
+            )
+
+    def _shrink(self, frame: np.ndarray) -> Image.Image:
+        image = Image.fromarray(frame)
+        if self.downscale == 1:
+            return image
+        return image.resize(self.coded_size_px, Image.Resampling.LANCZOS)
+
+    def _compress(self, image: Image.Image, optimize: bool, restart_marker_rows: int = 0) -> bytes:
+        buffer = BytesIO()
+        image.save(
+            buffer, "JPEG", quality=self.quality, subsampling="4:2:0", optimize=optimize,
+            restart_marker_rows=restart_marker_rows,
+        )  # fmt: skip
+        return buffer.getvalue()
+
+    def _enlarge(self, image: Image.Image) -> Image.Image:
+        if self.downscale == 1:
+            return image
+        return image.resize((self.width_px, self.height_px), Image.Resampling.BICUBIC)
+
+    def _read(self, number: int, payload: bytes) -> tuple[tuple[HuffmanTable, ...], bytes]:
+        """Tables and scan of a payload; tables that frames share are one object."""
+        if len(payload) > self.max_payload_bytes():
+            self._refuse(number, payload, f"it makes at most {self.max_payload_bytes()}")
+        if payload.startswith(_STANDARD_TABLES):
+            return self._standard, payload[len(_STANDARD_TABLES) :]
+        if not payload.startswith(_TABLES_FOLLOW):
+            return self._shared, payload
+        tables, rest = [], payload[len(_TABLES_FOLLOW) :]
+        for kind in _TABLE_KINDS:
+            length = 16 + sum(rest[:16])
+            try:
+                tables.append(HuffmanTable(rest[:16], rest[16:length], is_dc=kind < 0x10))
+            except SemcomError as error:
+                self._refuse(number, payload, str(error))
+            rest = rest[length:]
+        return tuple(tables), rest
+
+    def _refuse(self, number: int, payload: bytes, problem: str) -> NoReturn:
+        width, height = self.coded_size_px
+        raise SemcomError(
+            f"payload {number} has {len(payload)} bytes that are no JPEG scan of {height} x {width} pixels: "
+            f"{problem}"
+        )
+
+
+def _split(data: bytes) -> tuple[bytes, tuple[HuffmanTable, ...], bytes, bytes]:
+    """Splits a JPEG file: what precedes its Huffman tables, these, the scan's header, and the scan."""
+    at, before, tables = 2, data[:2], []
+    while (marker := data[at + 1]) != _START_OF_SCAN:
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if data[at : at + 2] == _TABLES_FOLLOW:
+            tables.append(data[at + 4 : end])
+        else:
+            before += data[at:end]
+        at = end
+    kinds = tuple(table[0] for table in tables)
+    if kinds != _TABLE_KINDS or marker != _START_OF_SCAN or not data.endswith(_END):
+        raise SemcomError(
+            f"the JPEG library writes Huffman tables {kinds}, not {_TABLE_KINDS}: use libjpeg-turbo"
+        )
+    end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    four = tuple(HuffmanTable(table[1:17], table[17:], is_dc=table[0] < 0x10) for table in tables)
+    return before, four, data[at:end], data[end : -len(_END)]
+
+
+def _to_segments(tables: Sequence[HuffmanTable]) -> bytes:
+    segments = []
+    for kind, table in zip(_TABLE_KINDS, tables, strict=True):
+        content = bytes([kind]) + table.counts + table.symbols
+        segments.append(_TABLES_FOLLOW + (2 + len(content)).to_bytes(2, "big") + content)
+    return b"".join(segments)

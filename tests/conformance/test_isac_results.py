@@ -1,0 +1,225 @@
+"""The ISAC scenario's tables and figures, from records made by hand."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scenarios.isac import results
+from scenarios.isac.equal_error import bits_at_error, compare_at_equal_error
+from scenarios.isac.results import draw_figures, make_tables
+
+FIGURES = {
+    "missing": "error_vs_missing",
+    "loss": "error_vs_loss",
+    "receivers": "error_vs_receivers",
+    "rate": "error_vs_bits",
+    "alarm": "alarm_roc",
+}
+METHODS = {"zero-fill": 1.1, "inpainting": 0.45, "image-only": 0.7, "supervised": 0.44, "oracle": 0.3,
+           "mean-fill": 1.0, "last-value": 0.8, "masked-head": 0.5}  # fmt: skip
+UNITS = {"localisation_error_m": "m", "ospa_m": "m", "psnr_db": "dB", "bits_per_step": "bit"}
+
+
+def row(result: str, method: str, metric: str, value: float, seed: int = 0, **axes) -> dict[str, object]:
+    return {"scenario": "isac", "result": result, "method": method, "metric": metric, "value": value,
+            "seed": seed, "unit": UNITS.get(metric, "1"), "num_samples": 4, **axes}  # fmt: skip
+
+
+def everything(num_seeds: int) -> list[dict[str, object]]:
+    """Records of every result, as few of each as tell a curve."""
+    rows: list[dict[str, object]] = []
+    grid = (0.0, 0.01, 0.05, 0.2, 1.0)
+    for seed in range(num_seeds):
+        for number, (method, error) in enumerate(METHODS.items()):
+            error += 0.02 * seed * math.cos(number)
+            for place in ("receivers", "none", "camera-1"):
+                if method == "oracle" and place != "none":
+                    continue
+                worse = {"none": 1.0, "receivers": 1.1, "camera-1": 1.5}[place]
+                values = {"localisation_error_m": error * worse, "ospa_m": error, "count_accuracy": 0.9,
+                          "psnr_db": 30 / worse, "prior_share": 0.0}  # fmt: skip
+                rows += [row("missing", method, m, v, seed, missing=place) for m, v in values.items()]
+            if method == "oracle":
+                continue
+            for share in (0.0, 0.1, 0.3):
+                axes = {"erasure_probability": share}
+                rows.append(row("loss", method, "localisation_error_m", error * (1 + share), seed, **axes))
+                rows.append(row("loss", method, "prior_share", share**11, seed, **axes))
+            for count in (0, 3, 9):
+                value = error * (1.5 - count / 18)
+                rows.append(
+                    row("receivers", method, "localisation_error_m", value, seed, num_receivers=count)
+                )
+            codecs = {"uniform-1": 700, "uniform-2": 1000, "uniform-4": 1600}
+            for codec, bits in codecs.items() if method in ("inpainting", "supervised") else ():
+                value = error * (1 + 200 / bits)
+                rows.append(row("rate", method, "localisation_error_m", value, seed, codec=codec))
+                rows.append(row("rate", method, "bits_per_step", bits, seed, codec=codec))
+        for downscale in (1, 2, 4):
+            for quality in (5, 20, 80):
+                axes = {"quality": quality, "downscale": downscale}
+                bits = 400 * quality / downscale
+                value = 0.3 + 200 / bits + 0.1 * downscale
+                rows.append(row("rate", "jpeg", "localisation_error_m", value, seed, **axes))
+                rows.append(row("rate", "jpeg", "bits_per_step", bits, seed, **axes))
+        for number, (fault, sensor) in enumerate((f, s) for s in ("camera", "receiver")
+                                                 for f in ("swapped", "frozen", "noise")):  # fmt: skip
+            axes = {"fault": fault, "sensor": sensor, "score": "energy"}
+            for metric, value in (("auc", 0.99), ("detection_rate", 0.95), ("false_alarm_rate", 0.051)):
+                rows.append(row("alarm", "inpainting", metric, value, seed, **axes))
+            for rate in grid:
+                value = rate ** (0.05 * (1 + number))
+                rows.append(
+                    row("alarm", "inpainting", "roc_detection", value, seed, false_alarm=rate, **axes)
+                )
+        axes = {"codec": "uniform-4", "link": "nr", "channel": "tdl-c"}
+        rows.append(row("air", "inpainting", "localisation_error_m", 0.5, seed, **axes))
+        rows.append(row("air", "inpainting", "bits_per_step", 1600, seed, **axes))
+    return rows
+
+
+@pytest.mark.parametrize("num_seeds", [1, 3])
+def test_every_figure_and_table_is_made(tmp_path, monkeypatch, num_seeds):
+    records = pd.DataFrame(everything(num_seeds))
+    if num_seeds == 1:
+        # Lines without intervals: drawn, and not written, which is what takes long.
+        def draw(figure, folder, name):
+            figure.draw_without_rendering()
+            return [folder / f"{name}.{kind}" for kind in ("pdf", "png")]
+
+        monkeypatch.setattr(results, "save", draw)
+    paths = draw_figures(records, tmp_path)
+    assert {path.name for path in paths} == {
+        f"{f}.{kind}" for f in FIGURES.values() for kind in ("pdf", "png")
+    }
+    assert num_seeds == 1 or all(path.stat().st_size > 1000 for path in paths)
+    tables = dict(make_tables(records))
+    assert len(tables) == 14
+    for title, table in tables.items():
+        assert len(table), title
+        assert not table.astype(str).eq("nan").any().any(), title
+    # The scenario's own method stands first and the reference last; sensors are in their order.
+    table = tables["Missing sensors: Localisation error (m)"]
+    assert table["method"].iloc[[0, -1]].tolist() == ["inpainting", "oracle"]
+    assert table.columns.tolist() == ["method", "none", "camera-1", "receivers"]
+    alarm = tables["Corrupted sensors detected, the threshold being set for 5 % false alarms"]
+    assert alarm["fault"].tolist()[::2] == ["frozen", "noise", "swapped"]
+    assert alarm.columns.tolist()[-3:] == ["detection_rate", "false_alarm_rate", "auc"]
+
+
+@pytest.mark.parametrize("result", [*FIGURES, "air"])
+def test_a_result_stands_alone_and_the_others_do_without_it(tmp_path, monkeypatch, result):
+    # What takes long is to write them.
+    monkeypatch.setattr(results, "save", lambda figure, folder, name: [folder / name])
+    records = pd.DataFrame(everything(1))
+    for part in (records[records["result"] == result], records[records["result"] != result]):
+        # As a run that never had the others would hold it, and as one that had.
+        for shown in (part, part.dropna(axis="columns", how="all")):
+            drawn = {path.stem for path in draw_figures(shown, tmp_path)}
+            assert drawn == {name for key, name in FIGURES.items() if key in set(part["result"])}
+            assert make_tables(shown)
+
+
+def test_records_without_their_axes_or_their_error_are_left_out(tmp_path):
+    rows = [row(result, "inpainting", "localisation_error_m", 1.0) for result in FIGURES]
+    rows += [row(result, "inpainting", "prior_share", 0.0, erasure_probability=0.1, num_receivers=3,
+                 missing="none", fault="noise") for result in FIGURES]  # fmt: skip
+    records = pd.DataFrame(rows)
+    assert draw_figures(records, tmp_path) == []
+    assert make_tables(records)
+    assert make_tables(records[:0]) == draw_figures(records[:0], tmp_path) == []
+
+
+def test_what_else_is_varied_is_told_apart(tmp_path):
+    rows = [
+        row("loss", "inpainting", "localisation_error_m", 0.5 + share + 0.1 * bits,
+            codec=f"uniform-{bits}", erasure_probability=share)
+        for share in (0.0, 0.5) for bits in (2, 4)
+    ]  # fmt: skip
+    table = dict(make_tables(pd.DataFrame(rows)))["Localisation error (m) by the share of packets lost"]
+    assert table[["codec", "0"]].values.tolist() == [["uniform-2", "0.7"], ["uniform-4", "0.9"]]
+    assert len(draw_figures(pd.DataFrame(rows), tmp_path)) == 2
+
+
+def test_loss_is_compared_with_no_loss_of_the_same_seed():
+    rows = [
+        row("loss", "inpainting", "localisation_error_m", without * factor, seed, erasure_probability=share)
+        for seed, without in enumerate((0.2, 0.4, 0.9))
+        for share, factor in ((0.0, 1), (0.3, 1.2))
+    ]
+    table = dict(make_tables(pd.DataFrame(rows)))["Localisation error over that without loss"]
+    # The errors differ by seed, the ratio doesn't.
+    assert table.to_dict("records") == [{"method": "inpainting", "0": "1 ± 0", "0.3": "1.2 ± 0"}]
+    without = pd.DataFrame([r for r in rows if r["erasure_probability"]])
+    assert "Localisation error over that without loss" not in dict(make_tables(without))
+
+
+def test_methods_are_compared_seed_by_seed_and_intervals_by_themselves():
+    def table(gap: float) -> list[dict[str, object]]:
+        rows = [
+            row("missing", method, "localisation_error_m", error + 0.01 * seed, seed, missing="camera-1")
+            for method, error in (("inpainting", 1.0), ("image-only", 1.0 + gap))
+            for seed in range(3)
+        ]
+        return dict(make_tables(pd.DataFrame(rows)))[
+            "inpainting over each other method, by missing sensors"
+        ].to_dict("records")
+
+    # Half-widths are t of two degrees of freedom times 0.01 / sqrt 3: 0.0248 each.
+    half_width = 4.302653 * 0.01 / math.sqrt(3)
+    (apart,) = table(2.1 * half_width)
+    assert (apart["over"], apart["intervals of error"]) == ("image-only", "apart")
+    assert table(1.9 * half_width)[0]["intervals of error"] == "overlap"
+    ratios = np.array([(1 + 0.01 * s) / (1 + 2.1 * half_width + 0.01 * s) for s in range(3)])
+    assert apart["error"].split(" ")[0] == f"{ratios.mean():.{len(apart['error'].split(' ')[0]) - 2}f}"
+
+
+def test_bits_at_an_error_by_hand():
+    bits, error = np.array([800.0, 100, 400, 200]), np.array([0.25, 0.9, 0.3, 1.5])
+    # 200 bits are worse than 100, and left out: half-way from 0.9 to 0.3 the bits are sqrt(100 x 400).
+    assert bits_at_error(bits, error, 0.6) == (pytest.approx(200), "")
+    assert bits_at_error(bits, error, 0.3) == (pytest.approx(400), "")
+    assert bits_at_error(bits, error, 0.9) == (pytest.approx(100), "")
+    assert bits_at_error(bits, error, 0.95) == (100, "<")
+    assert bits_at_error(bits, error, 0.24) == (800, ">")
+    # More bits that don't help are still bits that were tried.
+    assert bits_at_error(np.array([100.0, 900]), np.array([0.5, 0.6]), 0.4) == (900, ">")
+    assert bits_at_error(np.array([100.0]), np.array([0.5]), 0.5) == (100, "")
+
+
+def rate(method: str, error: float, bits: float, seed: int = 0, **axes) -> list[dict[str, object]]:
+    return [row("rate", method, "localisation_error_m", error, seed, **axes),
+            row("rate", method, "bits_per_step", bits, seed, **axes)]  # fmt: skip
+
+
+def test_bits_are_compared_on_the_curve_of_the_same_seed():
+    rows = []
+    for seed, factor in enumerate((1.0, 3.0)):
+        rows += rate("jpeg", 0.8, 1000 * factor, seed, quality=5, downscale=4)
+        rows += rate("jpeg", 0.4, 4000 * factor, seed, quality=20, downscale=2)
+        rows += rate("inpainting", 0.6, 100 * factor, seed, codec="uniform-2")
+        rows += rate("inpainting", 0.3 + seed, 200, seed, codec="uniform-4")
+        rows += rate("inpainting", 0.39, 200 * factor, seed, codec="uniform-8")
+        rows += rate("supervised", 0.9, 50, seed, codec="uniform-2")
+    table = compare_at_equal_error(pd.DataFrame(rows))
+    found = {(r["method"], r["codec"]): (r["jpeg's at this error (bit)"], r["times"])
+             for r in table.to_dict("records")}  # fmt: skip
+    # 2000 and 6000 bits against 100 and 300: 20 times, whatever the seed.
+    assert found["inpainting", "uniform-2"][1] == "20 ± 0"
+    # Of one seed never, of the other with the fewest bits already.
+    assert found["inpainting", "uniform-4"] == ("beyond its curve, at both ends",) * 2
+    # More than 4000 and 12000: more than 4000, and more than 20 times.
+    assert found["inpainting", "uniform-8"] == ("> 4e+03", "> 20")
+    # Less than 1000 and 3000: less than 60 times in both.
+    assert found["supervised", "uniform-2"] == ("< 3e+03", "< 60")
+
+
+def test_without_jpeg_or_embeddings_nothing_is_compared():
+    jpeg = rate("jpeg", 0.8, 1000, quality=5, downscale=4)
+    ours = rate("inpainting", 0.6, 100, codec="uniform-2")
+    for rows in (jpeg, ours, [*ours, *(r | {"seed": 1} for r in jpeg)]):
+        assert compare_at_equal_error(pd.DataFrame(rows)).empty
+        assert len(make_tables(pd.DataFrame(rows))) == 1
+    assert len(compare_at_equal_error(pd.DataFrame([*ours, *jpeg]))) == 1
