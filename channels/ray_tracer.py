@@ -247,7 +247,10 @@ def use_threads(num_threads: int) -> None:
 
 
 def sionna_rt() -> Any:
-    """Imports sionna.rt, with LLVM: raises SemcomError where it can't be (see use_llvm), or on another variant."""
+    """Imports sionna.rt for the CPU.
+
+    Raises SemcomError as use_llvm does, and where Mitsuba is set to another variant.
+    """
     import mitsuba as mi
 
     if mi.variant() is None:

@@ -171,7 +171,7 @@ def _integrator_class() -> Any:
     spectrum, shape_pointer, flags = mi.Color3f, mi.ShapePtr, mi.RayFlags.Minimal
 
     class LampLight(mi.SamplingIntegrator):
-        """Light of all lamps and ambient light; and for each body, whether a ray meets it first, and at all."""
+        """Light of lamps and ambient light; for each body, whether a ray meets it first, and at all."""
 
         def __init__(self, alone: list[Any]) -> None:
             super().__init__(mi.Properties())

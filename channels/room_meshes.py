@@ -128,7 +128,7 @@ def mitsuba_mesh(
     parameters["faces"] = mi.UInt32(mesh.face.astype(np.uint32).ravel())
     parameters.update()
     if colour is not None:
-        shape.add_attribute("face_color", 3, colour.astype(np.float32).ravel())
+        shape.add_attribute("face_color", 3, colour.ravel().tolist())
     return shape
 
 

@@ -31,11 +31,12 @@ _BODY_SLAB_M = 0.1
 class TracedRoom:
     """A RoomWorld of triangles: paths by Sionna RT's solver, frames by Mitsuba.
 
-    Line of sight, specular reflections at all surfaces, refractions through them, and one diffraction at an
-    edge. Walls are plasterboard, floor and ceiling concrete (ITU-R P.2040). Antennas are vertical, without
-    a pattern. Both scenes stay loaded, and only the bodies' vertices change from step to step: what a step
-    gives hangs on nothing that was computed before. Raises SemcomError as check_room does, and where no ray
-    can be traced (see use_llvm).
+    Line of sight, specular reflections at flat surfaces, refractions through them, one diffraction at an
+    edge, and what bodies scatter: by default all that they reflect, Lambert's way. As mirrors a body's
+    triangles, smaller than a Fresnel zone, would flash as it turns. Walls are plasterboard, floor and ceiling
+    concrete (ITU-R P.2040). Antennas are vertical, without a pattern. Both scenes stay loaded, and only the
+    bodies' vertices change from step to step: what a step gives hangs on nothing that was computed before.
+    Raises SemcomError as check_room does, and where no ray can be traced (see use_llvm).
     """
 
     def __init__(self, config: RoomConfig) -> None:
@@ -80,7 +81,7 @@ class TracedRoom:
                 max_depth=config.max_depth,
                 diffraction=config.diffraction,
                 specular_reflection=True,
-                diffuse_reflection=False,
+                diffuse_reflection=config.body.scattering_coefficient > 0,
                 refraction=True,
                 samples_per_src=config.num_rays,
                 max_num_paths_per_src=_MAX_PATHS,
@@ -108,6 +109,7 @@ def _objects(config: RoomConfig, bodies: list[Mesh]) -> list[Any]:
         relative_permittivity=config.body.relative_permittivity,
         conductivity=config.body.conductivity_s_per_m,
         thickness=_BODY_SLAB_M,
+        scattering_coefficient=config.body.scattering_coefficient,
     )
     parts = []
     for name, mesh in room_meshes(config).items():
