@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ class Mesh(NamedTuple):
     face: np.ndarray
 
 
+@lru_cache(maxsize=16)
 def body_mesh(shape: Shape) -> tuple[Mesh, np.ndarray]:
     """A body at the origin that faces along x, and which of its triangles are the head: bool [N].
 

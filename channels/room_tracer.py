@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,6 @@ from channels.ray_tracer import sionna_rt
 from channels.room import SHAPES, RoomConfig, Walk, check_room
 from channels.room_camera import RoomCameras
 from channels.room_meshes import (
-    Mesh,
     body_mesh,
     furniture_mesh,
     mitsuba_mesh,
@@ -43,16 +43,7 @@ class TracedRoom:
         check_room(config)
         rt = sionna_rt()
         self._config = config
-        self._bodies = [body_mesh(SHAPES[name])[0] for name in config.shapes[: config.max_pedestrians]]
-        self._scene = rt.Scene()
-        self._scene.edit(add=_objects(config, self._bodies))
-        self._scene.frequency = config.carrier_hz
-        for side in ("tx_array", "rx_array"):
-            array = rt.PlanarArray(num_rows=1, num_cols=1, pattern="iso", polarization="V")
-            setattr(self._scene, side, array)
-        self._scene.add(rt.Transmitter("transmitter", config.transmitter_m().tolist()))
-        for number, place_m in enumerate(config.receivers_m().tolist()):
-            self._scene.add(rt.Receiver(f"receiver-{number}", place_m))
+        self._scene = load_room(config)
         self._solver = rt.PathSolver(deterministic=True)
         self._cameras = RoomCameras(config)
 
@@ -70,11 +61,8 @@ class TracedRoom:
         return self._cameras.frames(walk.position_m, walk.heading_rad)
 
     def _channels(self, position_m: np.ndarray, heading_rad: np.ndarray) -> np.ndarray:
-        config, places = self._config, self._scene.mi_scene_params
-        for number, mesh in enumerate(self._bodies):
-            vertex_m = placed(mesh, position_m[number], heading_rad[number])
-            places[f"body-{number}.vertex_positions"] = vertex_values(vertex_m)
-        places.update()
+        config = self._config
+        move_bodies(self._scene, config, position_m, heading_rad)
         with slots_of_their_own(config.num_receivers):
             paths = self._solver(
                 self._scene,
@@ -95,7 +83,37 @@ class TracedRoom:
         return response[:, 0, 0]
 
 
-def _objects(config: RoomConfig, bodies: list[Mesh]) -> list[Any]:
+@lru_cache(maxsize=2)
+def loaded_room(config: RoomConfig) -> TracedRoom:
+    """This process's room of a configuration: to load one takes as long as many steps."""
+    return TracedRoom(config)
+
+
+def load_room(config: RoomConfig) -> Any:
+    """The room as a scene of Sionna RT, with its transmitter, its receivers, and all bodies at the origin."""
+    rt = sionna_rt()
+    scene = rt.Scene()
+    scene.edit(add=_objects(config))
+    scene.frequency = config.carrier_hz
+    for side in ("tx_array", "rx_array"):
+        array = rt.PlanarArray(num_rows=1, num_cols=1, pattern="iso", polarization="V")
+        setattr(scene, side, array)
+    scene.add(rt.Transmitter("transmitter", config.transmitter_m().tolist()))
+    for number, place_m in enumerate(config.receivers_m().tolist()):
+        scene.add(rt.Receiver(f"receiver-{number}", place_m))
+    return scene
+
+
+def move_bodies(scene: Any, config: RoomConfig, position_m: np.ndarray, heading_rad: np.ndarray) -> None:
+    """Puts the bodies of load_room's scene to x, y [P, 2] with headings [P], and takes those with NaN out."""
+    places = scene.mi_scene_params
+    for number, name in enumerate(config.shapes[: config.max_pedestrians]):
+        vertex_m = placed(body_mesh(SHAPES[name])[0], position_m[number], heading_rad[number])
+        places[f"body-{number}.vertex_positions"] = vertex_values(vertex_m)
+    places.update()
+
+
+def _objects(config: RoomConfig) -> list[Any]:
     rt = sionna_rt()
     materials: dict[str, Any] = {}
 
@@ -118,7 +136,8 @@ def _objects(config: RoomConfig, bodies: list[Mesh]) -> list[Any]:
     for number, box in enumerate(config.furniture):
         material = slab(f"furniture-{box.material}", box.material, _FURNITURE_SLAB_M)
         parts.append((f"furniture-{number}", furniture_mesh(box), material))
-    parts += [(f"body-{number}", mesh, body) for number, mesh in enumerate(bodies)]
+    for number, shape in enumerate(config.shapes[: config.max_pedestrians]):
+        parts.append((f"body-{number}", body_mesh(SHAPES[shape])[0], body))
     return [
         rt.SceneObject(mi_mesh=mitsuba_mesh(mesh, name=name, material=material), name=name)
         for name, mesh, material in parts
