@@ -131,12 +131,12 @@ class ArrayTracer:
             # As plain numbers they would be part of the kernels, and each place would compile some anew.
             opaque = mi.Point3f(*(dr.opaque(mi.Float, coordinate) for coordinate in position))
             scene.receivers[f"user-{number}"].position = opaque
-        with _slots_of_their_own(len(place_m)):
+        with slots_of_their_own(len(place_m)):
             return self._solver(scene, **self._settings)
 
 
 @contextmanager
-def _slots_of_their_own(num_places: int) -> Iterator[None]:
+def slots_of_their_own(num_places: int) -> Iterator[None]:
     """Gives each place its own part of the hash table in which Sionna's solver looks for double candidates.
 
     All places share the table otherwise, a million slots of it: whether a path is found then hangs on which

@@ -213,7 +213,7 @@ def load_scene(name: str, ground: str) -> Scene:
 
     Raises SemcomError where no ray can be traced: see use_llvm.
     """
-    rt = _sionna_rt()
+    rt = sionna_rt()
     return Scene(rt.load_scene(getattr(rt.scene, name), merge_shapes_exclude_regex=f"^{ground}$"), ground)
 
 
@@ -224,7 +224,7 @@ def load_scene_file(path: str, ground: str) -> Scene:
     Raises SemcomError where no ray can be traced (see use_llvm), and for a file that Sionna RT can't load
     or that has no object named `ground`.
     """
-    rt = _sionna_rt()
+    rt = sionna_rt()
     try:
         scene = Scene(rt.load_scene(path, merge_shapes_exclude_regex=f"^{re.escape(ground)}$"), ground)
     except Exception as error:
@@ -240,13 +240,17 @@ def load_scene_file(path: str, ground: str) -> Scene:
 
 def use_threads(num_threads: int) -> None:
     """Makes Dr.Jit compute on so many threads, instead of one on each core; no bit depends on it."""
-    _sionna_rt()
+    sionna_rt()
     import drjit as dr
 
     dr.set_thread_count(num_threads)
 
 
-def _sionna_rt() -> Any:
+def sionna_rt() -> Any:
+    """Imports sionna.rt for the CPU.
+
+    Raises SemcomError as use_llvm does, and where Mitsuba is set to another variant.
+    """
     import mitsuba as mi
 
     if mi.variant() is None:

@@ -42,6 +42,12 @@ class BodyMaterial(BaseModel):
 
     relative_permittivity: float = Field(35.6, ge=1, le=200, description="real part of the permittivity")
     conductivity_s_per_m: float = Field(3.22, ge=0, le=100, description="conductivity")
+    scattering_coefficient: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="ray-traced: share of the reflected amplitude that is scattered, not mirrored",
+    )
 
 
 class Furniture(BaseModel):
