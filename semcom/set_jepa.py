@@ -67,7 +67,7 @@ class SetJepa(nn.Module):
         parts = [self.regularizer(z[:, sensor, :dim], generator) for sensor, dim in enumerate(self.dims)]
         terms = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
         total = prediction + terms.pop("total")
-        return {"prediction": prediction, **terms, "total": total}
+        return {"prediction": prediction, **terms, "total": total, "z": z}
 
     def update_target(self, step: int) -> None:
         """Lets the target follow the encoder; call it after each optimiser step."""

@@ -23,7 +23,6 @@ from channels.links.erasure import ErasureConfig
 from channels.room import RoomConfig, check_room
 from scenarios.isac.alarm import FAULTS, AlarmConfig
 from scenarios.isac.data import ObservationConfig, SplitConfig
-from scenarios.isac.jpeg import JpegConfig
 from scenarios.isac.methods import METHODS
 from scenarios.isac.models import ModelConfig
 from scenarios.isac.training import TrainingConfig, TrainingInputs
@@ -65,6 +64,15 @@ class RecordedData(BaseModel):
 
 
 DataConfig = Annotated[GeneratedData | RecordedData, Field(discriminator="kind")]
+
+
+class JpegConfig(BaseModel):
+    """How the JPEG baselines code frames where a result doesn't vary it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    quality: int = Field(40, ge=1, le=100, description="JPEG quality, as libjpeg has it")
+    downscale: Literal[1, 2, 4] = Field(1, description="by how much frames are shrunk before, and enlarged after")
 
 
 class EvaluationConfig(BaseModel):

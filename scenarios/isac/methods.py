@@ -105,7 +105,7 @@ class SensorSender:
         if self.model.modality[sensor] == CAMERA:
             frame = view.frame[place]
             if isinstance(codec, JpegCodec):
-                return codec.encode(frame)
+                return codec.encode(frame.permute(0, 2, 3, 1).numpy())
             return codec.encode(self.model.embed_camera(frame, sensor))
         assert not isinstance(codec, JpegCodec)
         return codec.encode(self.model.embed_receiver(view.csi[place], sensor - self.model.num_cameras))
@@ -129,7 +129,10 @@ class SceneReceiver:
     ) -> None:
         self.model, self.codecs, self.model_version = model, codecs, model_version
         self.codec_id, self.fill, self.num_rooms = codec_id, fill, num_rooms
-        self.max_payload_bits = max(codec.max_payload_bits() for codec in codecs)
+        self.max_payload_bits = max(
+            8 * codec.max_payload_bytes() if isinstance(codec, JpegCodec) else codec.max_payload_bits()
+            for codec in codecs
+        )
         shape = (num_rooms, model.config.num_lags, model.num_sensors)
         self.context = torch.zeros(*shape, model.embedding_dim)
         self.arrived = torch.zeros(shape, dtype=torch.bool)
@@ -146,10 +149,12 @@ class SceneReceiver:
             which = np.flatnonzero(sensors == sensor)
             codec, some = self.codecs[sensor], [payloads[index] for index in which]
             if isinstance(codec, JpegCodec):
-                z = self.model.embed_camera(codec.decode(some), sensor)
+                frame = torch.from_numpy(codec.decode(some)).permute(0, 3, 1, 2)
+                z = self.model.embed_camera(frame, sensor)
+                bits[which] = [8 * len(payload) for payload in some]
             else:
                 z = codec.decode(some)
-            bits[which] = codec.payload_entropy_bits(some).numpy()
+                bits[which] = codec.payload_entropy_bits(some).numpy()
             self.context[room[which], 0, sensor] = self.model.padded(z)
             self.arrived[room[which], 0, sensor] = True
         return bits

@@ -258,6 +258,7 @@ def _train_encoders(task: Task) -> Log:
         [model.dim_of(sensor) for sensor in range(model.num_sensors)],
         target=EmaTarget(task.encoder, config.ema_momentum, 1.0, config.num_steps),
     )
+    module = nn.ModuleList((jepa, model.decoder))
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         rows = task.draw(config.batch_size)
@@ -269,9 +270,17 @@ def _train_encoders(task: Task) -> Log:
         seen = torch.where(patches.unflatten(0, content.shape[:2])[:, :, None], 0, content)
         wanted = hidden.clone()
         wanted[:, : model.num_cameras] = True
-        return jepa.loss((seen, numbers), (content, numbers), ~hidden, wanted, generator)
+        terms = jepa.loss((seen, numbers), (content, numbers), ~hidden, wanted, generator)
+        if config.pixel_weight:
+            z = terms.pop("z")
+            shown = model.decoder(z[:, : model.num_cameras, : model.config.camera_dim].flatten(0, 1))
+            terms["pixels"] = (shown - content.flatten(0, 1)).square().mean()
+            terms["total"] = terms["total"] + config.pixel_weight * terms["pixels"]
+        else:
+            terms.pop("z")
+        return terms
 
-    return task.fit("encoders", jepa, batch_loss, config.num_steps, jepa.update_target)
+    return task.fit("encoders", module, batch_loss, config.num_steps, jepa.update_target)
 
 
 def _train_predictor(task: Task) -> Log:

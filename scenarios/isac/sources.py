@@ -1,0 +1,53 @@
+"""Where a configuration's data come from, as sequences: generated and kept, or recorded."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from channels.room_generator import open_room_cache
+from channels.sensing_dataset import SensingDataset, read_sensing
+from scenarios.isac.config import GeneratedData, IsacConfig
+from scenarios.isac.data import SensingData, make_sequences
+from scenarios.isac.generation import obtain_room
+from semcom.files import sha256
+from semcom.rng import Streams
+
+
+def load_sequences(config: IsacConfig, seed: int) -> SensingData:
+    """Returns the sequences of a seed, as observed and split; generated ones are made if they aren't there.
+
+    Raises SemcomError for recorded data that can't be read, and for too few or too short sequences.
+    """
+    parts = IsacConfig(data=config.data, observation=config.observation, split=config.split)
+    return _sequences(parts, seed, _changed_ns(config))
+
+
+def data_name(config: IsacConfig, seed: int) -> str:
+    """Returns what tells data sets apart: the name of the generated one, a recorded one's SHA-256."""
+    if isinstance(config.data, GeneratedData):
+        return open_room_cache(config.data.room, seed).name
+    return _hash(config.data.path, _changed_ns(config)) if config.data.path.is_file() else str(config.data.path)
+
+
+def _changed_ns(config: IsacConfig) -> int:
+    """When a recorded file was changed last, so that one that changed is read again."""
+    path = None if isinstance(config.data, GeneratedData) else config.data.path
+    return path.stat().st_mtime_ns if path and path.is_file() else 0
+
+
+# One at a time: a default data set is 88 MB, and every worker keeps its own.
+@lru_cache(maxsize=1)
+def _sequences(config: IsacConfig, seed: int, changed_ns: int) -> SensingData:
+    return make_sequences(_dataset(config, seed), config.split, config.observation, Streams(seed))
+
+
+def _dataset(config: IsacConfig, seed: int) -> SensingDataset:
+    if isinstance(config.data, GeneratedData):
+        return read_sensing(obtain_room(config.data.room, seed))
+    return read_sensing(config.data.path)
+
+
+@lru_cache(maxsize=4)
+def _hash(path: Path, changed_ns: int) -> str:
+    return sha256(path)
