@@ -10,7 +10,7 @@ import numpy as np
 from channels.room import Furniture, RoomConfig, Shape
 
 NUM_SIDES = 12
-"""Sides of a body's column: each of its edges diffracts, and a body hides few of them from both ends."""
+"""Corners of a body's rings."""
 
 # Soles stay off the floor: rays could not tell two surfaces in one place.
 _SOLE_M = 0.005
