@@ -9,9 +9,8 @@ import numpy as np
 
 from channels.room import Furniture, RoomConfig, Shape
 
-NUM_SIDES = 12
-"""Sides of a body's column: each of its edges diffracts, and a body hides few of them from both ends."""
-
+# Corners of a ring.
+_NUM_SIDES = 12
 # Soles stay off the floor: rays could not tell two surfaces in one place.
 _SOLE_M = 0.005
 _HEAD_HEIGHT = 0.135
@@ -30,7 +29,7 @@ class Mesh(NamedTuple):
 def body_mesh(shape: Shape) -> tuple[Mesh, np.ndarray]:
     """A body at the origin that faces along x, and which of its triangles are the head: bool [N].
 
-    One closed surface of rings with NUM_SIDES corners: a column of shape.width_m (along y) times
+    One closed surface of rings: a column of shape.width_m (along y) times
     shape.depth_m (along x), shoulders that round off to the neck, and an ellipsoid for a head.
     """
     height = shape.height_m
@@ -51,23 +50,23 @@ def body_mesh(shape: Shape) -> tuple[Mesh, np.ndarray]:
 
 def _lathe(rings: np.ndarray, top_m: float, num_below: int) -> tuple[Mesh, np.ndarray]:
     """Closes rings of (z, half-axis along x, along y) to a surface; triangles above ring num_below: True."""
-    around = 2 * np.pi * (np.arange(NUM_SIDES) + 0.5) / NUM_SIDES
+    around = 2 * np.pi * (np.arange(_NUM_SIDES) + 0.5) / _NUM_SIDES
     x, y = np.outer(rings[:, 1], np.cos(around)), np.outer(rings[:, 2], np.sin(around))
     ring_m = np.stack([x, y, np.broadcast_to(rings[:, :1], x.shape)], axis=-1)
     ends = np.array([[0.0, 0.0, rings[0, 0]], [0.0, 0.0, top_m]])
-    bottom, top = ring_m.shape[0] * NUM_SIDES, ring_m.shape[0] * NUM_SIDES + 1
-    here = np.arange(NUM_SIDES)
-    there = (here + 1) % NUM_SIDES
-    faces = [np.stack([np.full(NUM_SIDES, bottom), there, here], axis=1)]
+    bottom, top = ring_m.shape[0] * _NUM_SIDES, ring_m.shape[0] * _NUM_SIDES + 1
+    here = np.arange(_NUM_SIDES)
+    there = (here + 1) % _NUM_SIDES
+    faces = [np.stack([np.full(_NUM_SIDES, bottom), there, here], axis=1)]
     for low in range(len(rings) - 1):
-        a, b = low * NUM_SIDES + here, low * NUM_SIDES + there
+        a, b = low * _NUM_SIDES + here, low * _NUM_SIDES + there
         faces += [
-            np.stack([a, b, b + NUM_SIDES], axis=1),
-            np.stack([a, b + NUM_SIDES, a + NUM_SIDES], axis=1),
+            np.stack([a, b, b + _NUM_SIDES], axis=1),
+            np.stack([a, b + _NUM_SIDES, a + _NUM_SIDES], axis=1),
         ]
-    last = (len(rings) - 1) * NUM_SIDES
-    faces.append(np.stack([last + here, last + there, np.full(NUM_SIDES, top)], axis=1))
-    is_head = np.arange(sum(map(len, faces))) >= NUM_SIDES * (1 + 2 * num_below)
+    last = (len(rings) - 1) * _NUM_SIDES
+    faces.append(np.stack([last + here, last + there, np.full(_NUM_SIDES, top)], axis=1))
+    is_head = np.arange(sum(map(len, faces))) >= _NUM_SIDES * (1 + 2 * num_below)
     return Mesh(np.concatenate([ring_m.reshape(-1, 3), ends]), np.concatenate(faces)), is_head
 
 

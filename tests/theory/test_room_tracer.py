@@ -117,6 +117,29 @@ def test_with_reflections_a_body_in_the_way_weakens_the_channel(room):
     assert 0 < power[1] < 0.5 * power[0]
 
 
+def test_a_body_scatters_like_a_person():
+    """Adults' mean radar cross section is some 0.5 m^2 (-3 dBsm) at a few GHz: 0.25 to 1 m^2 here."""
+    settings = {"furniture": (), "max_depth": 1, "diffraction": False, "max_pedestrians": 1}
+    settings |= {"num_receivers": 9, "num_rays": 5000, "num_subcarriers": 8}
+    config = RoomConfig(**settings)
+    mirrors = TracedRoom(RoomConfig(**settings, body={"scattering_coefficient": 0}))
+    generator = np.random.default_rng(0)
+    place_m = generator.uniform([1.0, 1.2], [5.0, 3.0], (40, 2))
+    walk = walk_of([None], *([(x, y, x * y)] for x, y in place_m))
+    csi, mirrored = TracedRoom(config).csi(walk), mirrors.csi(walk)
+    # Where a body that mirrors changes nothing, it scatters and is in nobody's way.
+    is_free = (mirrored[1:] == mirrored[0]).all(axis=-1)
+    power = (np.abs(csi[1:] - csi[0]) ** 2).mean(axis=-1)
+    device_m, transmitter_m = config.receivers_m()[:, :2], config.transmitter_m()[:2]
+    first_m = np.linalg.norm(place_m - transmitter_m, axis=1)[:, None]
+    second_m = np.linalg.norm(place_m[:, None] - device_m, axis=-1)
+    wavelength_m = SPEED_OF_LIGHT_M_PER_S / config.carrier_hz
+    # The radar equation of isotropic antennas.
+    section_m2 = power * (4 * np.pi) ** 3 * (first_m * second_m / wavelength_m) ** 2
+    assert is_free.sum() > 100
+    assert 0.25 < section_m2[is_free].mean() < 1.0
+
+
 def test_bodies_that_are_not_there_change_nothing(room):
     one = TracedRoom(RoomConfig(max_pedestrians=1, **SMALL))
     alone, in_company = walk_of([(1.7, 2.9, 0.3)]), walk_of([(1.7, 2.9, 0.3), None, None])
