@@ -118,6 +118,27 @@ def test_every_cut_and_every_byte_too_many_is_refused(quality, step):
                 codec.decode([payload, payload + more])
 
 
+def test_the_reason_of_a_refusal_is_told():
+    codec = fitted()
+    payload = codec.encode(room_frames(1, seed=0))[0]
+    for data, text in (
+        (payload[:-3], "it ends too early"),
+        (payload + b"\0\1\2", "3 bytes follow its end"),
+        (payload[:9] + b"\xff\xd9" + payload[9:], "there is a marker in it"),
+        (b"\xff\xc4" + payload, "a Huffman table"),
+    ):
+        with pytest.raises(SemcomError, match=f"no JPEG scan of {HEIGHT} x {WIDTH} pixels: {text}"):
+            codec.decode([data])
+    # The last byte's lowest bit fills it, in all but one of eight payloads.
+    refused = 0
+    for payload in codec.encode(room_frames(16, seed=0)):
+        try:
+            codec.decode([payload[:-1] + bytes([payload[-1] ^ 1])])
+        except SemcomError as error:
+            refused += "its last byte is not filled with ones" in str(error)
+    assert refused >= 8
+
+
 def test_the_decoder_survives_whatever_arrives():
     rng, codec = np.random.default_rng(0), fitted()
     real = codec.encode(room_frames(20, seed=0))
