@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from itertools import pairwise, product
 
 import numpy as np
-from scipy.special import fresnel
 
 from channels.multipath import SPEED_OF_LIGHT_M_PER_S
 from channels.response import frequency_response, resource_block_centres_hz
 from channels.room import SHAPES, RoomConfig, Walk
+from channels.room_bodies import mirror, strip
 from channels.room_materials import body_permittivity, permittivity, reflection, slab
 from channels.room_rays import crossings
 
@@ -24,7 +24,6 @@ COLUMN = 0.8
 """Share of a body's height that its column reaches to for the radio; above are shoulders and head."""
 
 _LEGS_AT_ONCE = 200_000
-_SEARCHES = 3
 
 
 @dataclass(frozen=True)
@@ -209,27 +208,15 @@ class ImageRadio:
         is_there = np.isfinite(position_m[..., 0])[:, None]
         place_m, heading = np.nan_to_num(position_m)[:, None], np.nan_to_num(heading_rad)[:, None]
         transmitter_m, receiver_m = self._transmitter_m, self._receiver_m[:, None]
-        width, depth = self._shapes[:, 1], self._shapes[:, 2]
-        forward = np.stack([np.cos(heading), np.sin(heading)], axis=-1)
-        sideways = np.stack([-np.sin(heading), np.cos(heading)], axis=-1)
-        point_m = place_m
-        for _ in range(_SEARCHES):
-            ends = [_unit(end_m[..., :2] - point_m) for end_m in (transmitter_m, receiver_m)]
-            normal = _unit(ends[0] + ends[1])
-            fore, side = (normal * forward).sum(axis=-1), (normal * sideways).sum(axis=-1)
-            reach_m = np.sqrt((depth / 2 * fore) ** 2 + (width / 2 * side) ** 2)
-            point_m = place_m + (
-                ((depth / 2) ** 2 * fore / reach_m)[..., None] * forward
-                + ((width / 2) ** 2 * side / reach_m)[..., None] * sideways
-            )
-        curvature_m = (width * depth / 4) ** 2 / reach_m**3
+        point_m, curvature_m, cosine = mirror(
+            place_m, heading, self._shapes[:, 1], self._shapes[:, 2], transmitter_m[:2], receiver_m[..., :2]
+        )
         flat_m = [np.linalg.norm(end_m[..., :2] - point_m, axis=-1) for end_m in (transmitter_m, receiver_m)]
         rise_m = receiver_m[..., 2] - transmitter_m[2]
         around_m = flat_m[0] + flat_m[1]
         total_m = np.hypot(around_m, rise_m)
         first_m, second_m = (total_m * one / around_m for one in flat_m)
         height_m = transmitter_m[2] + rise_m * flat_m[0] / around_m
-        cosine = np.linalg.norm(ends[0] + ends[1], axis=-1).clip(1e-6, 2) / 2
         spread = total_m * (total_m + 2 * first_m * second_m / (curvature_m * cosine))
         eta = body_permittivity(self._config.body, self._config.carrier_hz)
         bend = np.sqrt(2 * total_m / (self._wavelength_m * first_m * second_m))
@@ -251,17 +238,6 @@ class ImageRadio:
         delay_s = total_m.reshape(-1, shape[2]) / SPEED_OF_LIGHT_M_PER_S
         response = frequency_response(gain.reshape(-1, 1, shape[2]), delay_s, self._frequency_hz)
         return response.reshape(*shape[:2], -1)
-
-
-def strip(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """The share of a wave's field that passes between two edges, complex128.
-
-    (1 + j) / 2 times the integral of exp(-j pi v^2 / 2) from low to high, v the distance from the line
-    of sight times sqrt(2 d / (lambda d1 d2)): 1 without edges, and the field of knife-edge diffraction
-    with one (ITU-R P.526-15, sections 4.1 and 5.2.1). A screen leaves 1 less its own share.
-    """
-    (sine_high, cosine_high), (sine_low, cosine_low) = fresnel(high), fresnel(low)
-    return (0.5 + 0.5j) * ((cosine_high - cosine_low) - 1j * (sine_high - sine_low))
 
 
 def _legs(orders: np.ndarray, image_m: np.ndarray, receiver_m: np.ndarray, extent: np.ndarray) -> _Legs:
@@ -290,7 +266,3 @@ def _legs(orders: np.ndarray, image_m: np.ndarray, receiver_m: np.ndarray, exten
 
 def _folded(place_m: np.ndarray, extent: np.ndarray) -> np.ndarray:
     return np.asarray(extent - np.abs(place_m % (2 * extent) - extent))
-
-
-def _unit(vector: np.ndarray) -> np.ndarray:
-    return np.asarray(vector / np.maximum(np.linalg.norm(vector, axis=-1, keepdims=True), 1e-9))

@@ -128,12 +128,15 @@ def make_walk(config: RoomConfig, sequence: int, streams: Streams) -> Walk:
 def _placed(config: RoomConfig, slots: list[int], generator: np.random.Generator) -> list[_Walker]:
     floors = [make_floor(config, slot) for slot in slots]
     for _ in range(_MAX_DRAWS):
-        places = [floor.start_m[generator.integers(len(floor.start_m))] for floor in floors]
+        places = [
+            floor.start_m[generator.integers(len(floor.start_m))] + _CELL_M * (generator.random(2) - 0.5)
+            for floor in floors
+        ]
         walkers = [
             _Walker(floor, float(x), float(y), config.speed_m_s * _HASTE, generator)
             for floor, (x, y) in zip(floors, places, strict=True)
         ]
-        if all(walker.gap_m(walker.x, walker.y, walkers) > 0 for walker in walkers):
+        if all(walker.fits(walker.x, walker.y, walkers) for walker in walkers):
             return walkers
     raise SemcomError(
         f"{_MAX_DRAWS} draws found no room for {len(slots)} pedestrians on the free floor of "
@@ -149,19 +152,17 @@ class _Walker:
     ) -> None:
         self.floor, self.x, self.y = floor, x, y
         self._mean_speed, self._generator = speed_m_s, generator
-        self.heading = 2 * pi * generator.random()
         self._set_out()
         self.heading = atan2(self._goal[1] - y, self._goal[0] - x)
         self._speed, self._pause_s, self._blocked_s = self._cruise, 0.0, 0.0
 
-    def gap_m(self, x: float, y: float, others: list[_Walker]) -> float:
-        """How far the nearest other body would be, less what is to be kept free; infinite if alone."""
-        gaps = [
-            hypot(x - other.x, y - other.y) - other.floor.radius_m - self.floor.radius_m - BETWEEN_M
-            for other in others
+    def fits(self, x: float, y: float, walkers: list[_Walker]) -> bool:
+        """Whether there is room for the body at (x, y)."""
+        return self.floor.clearance_m(x, y) > 0 and all(
+            hypot(x - other.x, y - other.y) > self.floor.radius_m + other.floor.radius_m + BETWEEN_M
+            for other in walkers
             if other is not self
-        ]
-        return min(gaps, default=float("inf"))
+        )
 
     def move(self, time_s: float, walkers: list[_Walker]) -> None:
         """Goes on for a moment, around the others, never where there's no room."""
@@ -183,8 +184,7 @@ class _Walker:
 
     def _go(self, way_m: float, time_s: float, walkers: list[_Walker]) -> None:
         x, y = self.x + way_m * cos(self.heading), self.y + way_m * sin(self.heading)
-        gap = self.gap_m(x, y, walkers)
-        if self.floor.clearance_m(x, y) > 0 and gap > 0:
+        if self.fits(x, y, walkers):
             self.x, self.y, self._blocked_s = x, y, 0.0
         else:
             self._speed, self._blocked_s = 0.0, self._blocked_s + time_s
@@ -196,7 +196,7 @@ class _Walker:
         for detour in _DETOURS:
             heading = straight + detour
             x, y = self.x + ahead * cos(heading), self.y + ahead * sin(heading)
-            if self.floor.clearance_m(x, y) > 0 and self.gap_m(x, y, walkers) > 0:
+            if self.fits(x, y, walkers):
                 return heading
         return straight
 
