@@ -6,8 +6,8 @@ import pytest
 from channels.room import SHAPES, Furniture, RoomConfig, Walk
 from channels.room_analytic import AnalyticRoom
 from channels.room_bodies import mirror, strip
-from channels.room_images import PANEL_M, ImageRadio
 from channels.room_materials import permittivity, reflection, slab
+from channels.room_paths import PANEL_M, image_paths
 
 C = 299_792_458.0
 BARE = RoomConfig(furniture=(), max_depth=0, shapes=("tall", "stout", "small"))
@@ -40,7 +40,7 @@ def test_line_of_sight_is_friis_in_amplitude_phase_and_delay():
 
 def test_first_order_images_are_where_a_hand_puts_them():
     config = BARE.model_copy(update={"max_depth": 1})
-    radio = ImageRadio(config)
+    paths = image_paths(config)
     images_m = np.array(
         [
             (3, 0.1, 1.1),
@@ -52,26 +52,40 @@ def test_first_order_images_are_where_a_hand_puts_them():
             (3, 0.1, 4.5),
         ]
     )
-    for receiver_m, delay_s in zip(config.receivers_m(), radio.delay_s, strict=True):
-        by_hand_s = np.linalg.norm(images_m - receiver_m, axis=1) / C
-        np.testing.assert_allclose(np.sort(delay_s), np.sort(by_hand_s), rtol=1e-12)
+    for receiver_m, length_m in zip(config.receivers_m(), paths.length_m, strict=True):
+        by_hand_m = np.linalg.norm(images_m - receiver_m, axis=1)
+        np.testing.assert_allclose(np.sort(length_m), np.sort(by_hand_m), rtol=1e-12)
     # To the receiver opposite the image behind it is 7.8 m away and normal to the wall: r = -|r|.
     opposite = int(np.argmin(np.abs(config.receivers_m() - [3, 3.9, 1.1]).sum(axis=1)))
-    behind = int(np.argmin(np.abs(radio.delay_s[opposite] * C - 4.0)))
+    behind = int(np.argmin(np.abs(paths.length_m[opposite] - 4.0)))
     wall, _ = slab(
         np.array(1.0), permittivity("plasterboard", config.carrier_hz), 0.1, config.carrier_hz, across=True
     )
-    assert radio.gain[opposite, behind] == pytest.approx(
+    assert paths.gain[opposite, behind] == pytest.approx(
         complex(wall) * WAVELENGTH_M / (16 * np.pi), rel=1e-6
     )
 
 
+def test_a_field_in_the_plane_of_incidence_stays_there():
+    """To the receiver opposite by the wall behind it and the floor: both reflect the field in that plane."""
+    config = BARE.model_copy(update={"max_depth": 2})
+    paths = image_paths(config)
+    opposite = int(np.argmin(np.abs(config.receivers_m() - [3, 3.9, 1.1]).sum(axis=1)))
+    way_m = np.array([0, 7.9 - 3.9, 2.2])  # from the image at (3, 7.9, -1.1)
+    length_m = np.linalg.norm(way_m)
+    path = int(np.argmin(np.abs(paths.length_m[opposite] - length_m)))
+    expected = WAVELENGTH_M / (4 * np.pi * length_m)
+    for axis, material, thickness_m in ((1, "plasterboard", 0.1), (2, "concrete", 0.2)):
+        eta, cosine = permittivity(material, config.carrier_hz), way_m[axis] / length_m
+        expected *= abs(slab(np.array(cosine), eta, thickness_m, config.carrier_hz, across=False)[0])
+    assert abs(paths.gain[opposite, path]) == pytest.approx(expected, rel=1e-9)
+
+
 @pytest.mark.parametrize("depth", [1, 3])
 def test_legs_lead_from_the_transmitter_to_the_receiver_within_the_room(depth):
-    radio = ImageRadio(BARE.model_copy(update={"max_depth": depth}))
-    legs = radio._legs
+    legs = image_paths(BARE.model_copy(update={"max_depth": depth}))
     length_m = np.linalg.norm(legs.end_m - legs.start_m, axis=1)
-    np.testing.assert_allclose(np.bincount(legs.path, length_m) / C, radio.delay_s.ravel(), rtol=1e-12)
+    np.testing.assert_allclose(np.bincount(legs.path, length_m), legs.length_m.ravel(), rtol=1e-12)
     np.testing.assert_allclose(
         legs.start_m[legs.first], np.broadcast_to(BARE.transmitter_m(), (len(legs.first), 3))
     )
@@ -81,7 +95,7 @@ def test_legs_lead_from_the_transmitter_to_the_receiver_within_the_room(depth):
     assert (legs.end_m > -1e-9).all()
     assert (legs.end_m < np.array(extent_m) + 1e-9).all()
     num_lattice = {1: 7, 3: 63}[depth]
-    assert radio.gain.shape == (BARE.num_receivers, num_lattice)
+    assert legs.gain.shape == (BARE.num_receivers, num_lattice)
 
 
 def test_layers_reflect_and_pass_as_theory_has_it():
