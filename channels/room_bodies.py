@@ -40,7 +40,7 @@ def strip(low: np.ndarray, high: np.ndarray) -> np.ndarray:
 
     (1 + j) / 2 times the integral of exp(-j pi v^2 / 2) from low to high, v the distance from the line
     of sight times sqrt(2 d / (lambda d1 d2)): 1 without edges, and the field of knife-edge diffraction
-    with one (ITU-R P.526-15, sections 4.1 and 5.2.1). A screen leaves 1 less its own share.
+    with one (ITU-R P.526-15, section 4.1). A screen leaves 1 less its own share.
     """
     (sine_high, cosine_high), (sine_low, cosine_low) = fresnel(high), fresnel(low)
     return (0.5 + 0.5j) * ((cosine_high - cosine_low) - 1j * (sine_high - sine_low))

@@ -21,12 +21,12 @@ class ImageRadio:
     """CSI of an empty room's paths (see `image_paths`), as bodies change them.
 
     A body takes from a leg what an absorbing screen of its width across the leg would, by Kirchhoff's
-    integral (see `strip`; Rampa et al. 2015 compare it with measurements):
+    integral (see `strip`; Rampa, Savazzi, Nicoli and D'Amico 2015):
 
         1 - strip(left edge, right edge) strip(sole, top)
 
-    And with max_depth > 0 it reflects like a convex cylinder of its material (geometrical optics; McNamara
-    et al. 1990, section 3.3), with r Fresnel's coefficient, rho the radius of curvature at the point that
+    And with max_depth > 0 it reflects like a convex cylinder of its material (geometrical optics; McNamara,
+    Pistorius and Malherbe 1990), with r Fresnel's coefficient, rho the radius of curvature at the point that
     reflects by the angle theta, d1 and d2 the ways from there to transmitter and receiver:
 
         a = lambda / (4 pi) r strip(sole, top) / sqrt((d1 + d2) (d1 + d2 + 2 d1 d2 / (rho cos(theta))))
