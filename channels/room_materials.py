@@ -21,7 +21,7 @@ _ITU_R_P2040 = {
 
 
 def permittivity(material: str, carrier_hz: float) -> complex:
-    """Complex relative permittivity of a material by its name in ITU-R P.2040-3 (equations 28, 29 and 9)."""
+    """Complex relative permittivity of a material by its name in ITU-R P.2040-3 (section 2.1.4)."""
     a, b, c, d = _ITU_R_P2040[material]
     return _complex(a * (carrier_hz / 1e9) ** b, c * (carrier_hz / 1e9) ** d, carrier_hz)
 
@@ -42,7 +42,7 @@ def reflection(cosine: np.ndarray, eta: complex, *, across: bool) -> np.ndarray:
 
         TE (c - s) / (c + s),   TM (eta c - s) / (eta c + s),   s = sqrt(eta - 1 + c^2)
 
-    (ITU-R P.2040-3, equations 37a and 37b).
+    (ITU-R P.2040-3, section 2.2).
     """
     inside = np.sqrt(eta - 1 + cosine**2)
     outside = cosine if across else eta * cosine
@@ -57,7 +57,7 @@ def slab(
         R = r (1 - e^(-2jq)) / (1 - r^2 e^(-2jq)),   T = (1 - r^2) e^(-jq) / (1 - r^2 e^(-2jq))
 
     with r as in `reflection` and q = 2 pi thickness / lambda sqrt(eta - 1 + c^2) (ITU-R P.2040-3,
-    equations 43 and 44).
+    section 2.2).
     """
     single = reflection(cosine, eta, across=across)
     inside = np.sqrt(eta - 1 + np.asarray(cosine) ** 2)

@@ -1,4 +1,4 @@
-"""The cameras of a room by analytic rays: a pinhole, boxes, and bodies of elliptic columns and ellipsoids."""
+"""The cameras of a room by analytic rays: a pinhole, boxes, and bodies of columns and ellipsoids."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class _Hits(NamedTuple):
 class PinholeCameras:
     """Frames of C cameras: the nearest hit of each ray, in the light of two lamps at the ceiling.
 
-    See `light_on`; furniture casts shadows on the empty room, and bodies none. A pixel's samples, on a
+    See `light_on`; furniture casts shadows on the empty room, and bodies none. A body is an elliptic column,
+    half an ellipsoid for its shoulders, a neck, and an ellipsoid for its head. A pixel's samples, on a
     regular grid, are averaged and coded as sRGB.
-    A body is an elliptic column, half an ellipsoid for its shoulders, and an ellipsoid for its head.
     """
 
     def __init__(self, config: RoomConfig) -> None:

@@ -23,17 +23,16 @@ BETWEEN_M = 0.05
 """Bodies stay that far apart, taken as round: as thick as they are wide."""
 
 _CELL_M = 0.05
-_TURN_RAD_S = 3.5
-_ACCELERATION_M_S2, _BRAKING_M_S2 = 2.5, 10.0
-_LOOK_S = 0.7
-_STRIDE_M, _SUBSTEP_S = 0.12, 0.1
-_SHORTEST_LEG_M, _ARRIVED_M = 0.3, 0.2
-# Of the speed, where the way turns; slower turns, which are near the walls, would gather walkers there.
+# The rest is told by the way that one goes at the mean pace, not by time: whatever the speed, the ways over
+# the floor are alike.
+_STRIDE_M, _LOOK_M, _SHORTEST_LEG_M, _ARRIVED_M, _BLOCKED_M = 0.12, 0.8, 0.3, 0.2, 0.5
+_TURN_RAD_PER_M = 3.0
+_ACCELERATION_PER_M, _BRAKING_PER_M = 1.8, 7.0
+# Of the pace, where the way turns; slower turns, which are near the walls, would gather walkers there.
 _SLOWEST = 0.7
-_PAUSES_PER_S, _MEAN_PAUSE_S = 0.03, 1.0
+_PAUSES_PER_M, _MEAN_PAUSE_M = 0.025, 1.2
 # Pauses, turns and others on the way cost time: who walks is this much faster than the mean.
 _HASTE = 1.3
-_BLOCKED_S = 0.4
 _DETOURS = (0.0, 0.35, -0.35, 0.7, -0.7, 1.1, -1.1, 1.6, -1.6)
 _MAX_DRAWS = 200
 
@@ -103,7 +102,7 @@ def make_walk(config: RoomConfig, sequence: int, streams: Streams) -> Walk:
 
     Their number is drawn evenly, and then which of the slots they take. Each starts anywhere on the free
     floor, heads for a goal that is even over what lies in sight in an evenly drawn direction, turning
-    smoothly, and for the next one when it is there; some pause. Speeds are 3/4 to 5/4 of a mean that makes
+    smoothly, and for the next one when it is there; some pause. The pace is 3/4 to 5/4 of a mean that makes
     up for pauses and turns, so that a pedestrian covers about speed_m_s. Bodies keep 0.3 m off walls and
     don't touch furniture, devices at their height, and each other. Raises SemcomError if the free floor
     doesn't hold them.
@@ -112,28 +111,32 @@ def make_walk(config: RoomConfig, sequence: int, streams: Streams) -> Walk:
     number = int(generator.integers(1, config.max_pedestrians + 1))
     slots = sorted(generator.permutation(config.max_pedestrians)[:number].tolist())
     walkers = _placed(config, slots, generator)
-    substeps = ceil(config.interval_s * max(1 / _SUBSTEP_S, config.speed_m_s * _HASTE / _STRIDE_M))
+    way_m = config.interval_s * config.speed_m_s * _HASTE
+    strides = ceil(way_m / _STRIDE_M)
     position_m = np.full((config.num_steps, config.max_pedestrians, 2), np.nan)
     heading_rad = np.full((config.num_steps, config.max_pedestrians), np.nan)
     for step in range(config.num_steps):
         for slot, walker in zip(slots, walkers, strict=True):
             position_m[step, slot] = walker.x, walker.y
             heading_rad[step, slot] = walker.heading
-        for _ in range(substeps):
+        for _ in range(strides):
             for walker in walkers:
-                walker.move(config.interval_s / substeps, walkers)
+                walker.move(way_m / strides, walkers)
     return Walk(position_m, heading_rad)
 
 
 def _placed(config: RoomConfig, slots: list[int], generator: np.random.Generator) -> list[_Walker]:
     floors = [make_floor(config, slot) for slot in slots]
     for _ in range(_MAX_DRAWS):
-        places = [floor.start_m[generator.integers(len(floor.start_m))] for floor in floors]
+        places = [
+            floor.start_m[generator.integers(len(floor.start_m))] + _CELL_M * (generator.random(2) - 0.5)
+            for floor in floors
+        ]
         walkers = [
-            _Walker(floor, float(x), float(y), config.speed_m_s * _HASTE, generator)
+            _Walker(floor, float(x), float(y), generator)
             for floor, (x, y) in zip(floors, places, strict=True)
         ]
-        if all(walker.gap_m(walker.x, walker.y, walkers) > 0 for walker in walkers):
+        if all(walker.fits(walker.x, walker.y, walkers) for walker in walkers):
             return walkers
     raise SemcomError(
         f"{_MAX_DRAWS} draws found no room for {len(slots)} pedestrians on the free floor of "
@@ -144,59 +147,51 @@ def _placed(config: RoomConfig, slots: list[int], generator: np.random.Generator
 class _Walker:
     """One pedestrian on the way from goal to goal."""
 
-    def __init__(
-        self, floor: Floor, x: float, y: float, speed_m_s: float, generator: np.random.Generator
-    ) -> None:
-        self.floor, self.x, self.y = floor, x, y
-        self._mean_speed, self._generator = speed_m_s, generator
-        self.heading = 2 * pi * generator.random()
+    def __init__(self, floor: Floor, x: float, y: float, generator: np.random.Generator) -> None:
+        self.floor, self.x, self.y, self._generator = floor, x, y, generator
         self._set_out()
         self.heading = atan2(self._goal[1] - y, self._goal[0] - x)
-        self._speed, self._pause_s, self._blocked_s = self._cruise, 0.0, 0.0
+        self._pace, self._pause_m, self._blocked_m = self._cruise, 0.0, 0.0
 
-    def gap_m(self, x: float, y: float, others: list[_Walker]) -> float:
-        """How far the nearest other body would be, less what is to be kept free; infinite if alone."""
-        gaps = [
-            hypot(x - other.x, y - other.y) - other.floor.radius_m - self.floor.radius_m - BETWEEN_M
-            for other in others
+    def fits(self, x: float, y: float, walkers: list[_Walker]) -> bool:
+        """Whether there is room for the body at (x, y)."""
+        return self.floor.clearance_m(x, y) > 0 and all(
+            hypot(x - other.x, y - other.y) > self.floor.radius_m + other.floor.radius_m + BETWEEN_M
+            for other in walkers
             if other is not self
-        ]
-        return min(gaps, default=float("inf"))
+        )
 
-    def move(self, time_s: float, walkers: list[_Walker]) -> None:
-        """Goes on for a moment, around the others, never where there's no room."""
-        if self._pause_s > 0:
-            self._pause_s -= time_s
+    def move(self, way_m: float, walkers: list[_Walker]) -> None:
+        """Goes on while one at the mean pace goes way_m: around the others, never where there's no room."""
+        if self._pause_m > 0:
+            self._pause_m -= way_m
             return
-        if self._generator.random() < 1 - exp(-_PAUSES_PER_S * time_s):
-            self._pause_s, self._speed = self._generator.exponential(_MEAN_PAUSE_S), 0.0
+        if self._generator.random() < 1 - exp(-_PAUSES_PER_M * way_m):
+            self._pause_m, self._pace = self._generator.exponential(_MEAN_PAUSE_M), 0.0
             return
-        away = hypot(self._goal[0] - self.x, self._goal[1] - self.y)
-        if away < _ARRIVED_M or self._blocked_s > _BLOCKED_S:
+        away_m = hypot(self._goal[0] - self.x, self._goal[1] - self.y)
+        if away_m < _ARRIVED_M or self._blocked_m > _BLOCKED_M:
             self._set_out()
-        wanted = self._wanted(walkers)
-        turn = _wrapped(wanted - self.heading)
-        self.heading = _wrapped(self.heading + max(-_TURN_RAD_S * time_s, min(_TURN_RAD_S * time_s, turn)))
-        aim = self._cruise * max(_SLOWEST, cos(min(abs(turn), pi / 2)))
-        self._speed += max(-_BRAKING_M_S2 * time_s, min(_ACCELERATION_M_S2 * time_s, aim - self._speed))
-        self._go(self._speed * time_s, time_s, walkers)
-
-    def _go(self, way_m: float, time_s: float, walkers: list[_Walker]) -> None:
-        x, y = self.x + way_m * cos(self.heading), self.y + way_m * sin(self.heading)
-        gap = self.gap_m(x, y, walkers)
-        if self.floor.clearance_m(x, y) > 0 and gap > 0:
-            self.x, self.y, self._blocked_s = x, y, 0.0
+        turn = _wrapped(self._wanted(walkers) - self.heading)
+        most = _TURN_RAD_PER_M * way_m
+        self.heading = _wrapped(self.heading + max(-most, min(most, turn)))
+        change = self._cruise * max(_SLOWEST, cos(min(abs(turn), pi / 2))) - self._pace
+        self._pace += max(-_BRAKING_PER_M * way_m, min(_ACCELERATION_PER_M * way_m, change))
+        x = self.x + self._pace * way_m * cos(self.heading)
+        y = self.y + self._pace * way_m * sin(self.heading)
+        if self.fits(x, y, walkers):
+            self.x, self.y, self._blocked_m = x, y, 0.0
         else:
-            self._speed, self._blocked_s = 0.0, self._blocked_s + time_s
+            self._pace, self._blocked_m = 0.0, self._blocked_m + way_m
 
     def _wanted(self, walkers: list[_Walker]) -> float:
         """The heading next to the goal's in which nothing is in the way for a moment."""
         straight = atan2(self._goal[1] - self.y, self._goal[0] - self.x)
-        ahead = min(self._cruise * _LOOK_S, hypot(self._goal[0] - self.x, self._goal[1] - self.y))
+        ahead = min(_LOOK_M * self._cruise, hypot(self._goal[0] - self.x, self._goal[1] - self.y))
         for detour in _DETOURS:
             heading = straight + detour
             x, y = self.x + ahead * cos(heading), self.y + ahead * sin(heading)
-            if self.floor.clearance_m(x, y) > 0 and self.gap_m(x, y, walkers) > 0:
+            if self.fits(x, y, walkers):
                 return heading
         return straight
 
@@ -209,8 +204,8 @@ class _Walker:
         # The root makes goals even over the sector in sight.
         leg = max(free * sqrt(self._generator.random()), min(free, _SHORTEST_LEG_M))
         self._goal = (self.x + leg * cos(heading), self.y + leg * sin(heading))
-        self._cruise = self._mean_speed * (0.75 + 0.5 * self._generator.random())
-        self._blocked_s = 0.0
+        self._cruise = 0.75 + 0.5 * self._generator.random()
+        self._blocked_m = 0.0
 
 
 def _wrapped(angle: float) -> float:
