@@ -88,7 +88,7 @@ class RoomConfig(BaseModel):
     bandwidth_hz: float = Field(160e6, ge=1e6, le=1e9, description="bandwidth that the subcarriers divide")
     num_subcarriers: int = Field(32, ge=1, le=4096, description="subcarriers, the centres of equal parts")
     max_depth: int = Field(2, ge=0, le=5, description="most reflections of a path; 0 is line of sight alone")
-    diffraction: bool = Field(True, description="ray-traced: one diffraction at an edge")
+    diffraction: bool = Field(False, description="ray-traced: one diffraction at an edge")
     num_rays: int = Field(10_000, ge=1000, le=1_000_000, description="ray-traced: rays that look for paths")
     num_cameras: int = Field(2, ge=1, le=2, description="cameras: one at x = 0, one at the wall opposite")
     camera_height_m: float = Field(2.2, ge=0.5, le=10, description="height of the cameras")

@@ -221,7 +221,7 @@ TINY = IsacConfig(
         )
     ),
     model=ModelConfig(
-        camera_dim=12, receiver_dim=4, width=8, receiver_hidden_dim=16, predictor_dim=16, num_layers=1,
+        camera_dim=12, receiver_dim=4, width=8, receiver_hidden_dim=16, predictor_dim=16, 
         num_lags=2, head_dim=32,
     ),
     training=TrainingConfig(
@@ -240,7 +240,7 @@ PAPER = IsacConfig(
             frame_width_px=224, num_subcarriers=64, max_pedestrians=2,
         )
     ),
-    model=ModelConfig(camera_dim=256, receiver_dim=32, width=64, predictor_dim=256, num_layers=6, head_dim=512),
+    model=ModelConfig(camera_dim=256, receiver_dim=32, width=64, predictor_dim=1024, head_dim=512),
     training=TrainingConfig(
         num_steps=20_000, num_steps_predictor=20_000, num_steps_head=5_000, num_steps_decoder=10_000,
         batch_size=128,

@@ -25,11 +25,7 @@ class ModelConfig(BaseModel):
     receiver_dim: int = Field(12, ge=1, le=4096, description="embedding of a receiver's CSI, dimensions")
     width: int = Field(32, ge=1, le=1024, description="channels of the frame encoder's first layer")
     receiver_hidden_dim: int = Field(64, ge=1, le=4096, description="hidden units of a CSI encoder")
-    predictor_dim: int = Field(
-        64, ge=4, le=4096, multiple_of=4, description="width of the predictor's tokens"
-    )
-    num_layers: int = Field(2, ge=1, le=48, description="layers of the predictor")
-    num_heads: int = Field(4, ge=1, le=4, description="attention heads of the predictor")
+    predictor_dim: int = Field(256, ge=1, le=8192, description="hidden units of the predictor")
     num_lags: int = Field(
         4, ge=1, le=100, description="steps that the predictor looks at, the present one included"
     )
@@ -130,14 +126,8 @@ class SensingModel(nn.Module):
         self.receiver_encoder = ParallelMlpEncoder(
             num_receivers, self.csi.output_dim, config.receiver_dim, config.receiver_hidden_dim
         )
-        self.predictor = SetPredictor(
-            self.dims,
-            self.modality,
-            config.num_lags,
-            config.predictor_dim,
-            config.num_layers,
-            config.num_heads,
-        )
+        dims = [self.dims[modality] for modality in self.modality]
+        self.predictor = SetPredictor(dims, config.num_lags, config.predictor_dim)
         self.head = SceneHead(
             self.num_sensors * self.embedding_dim, config.head_dim, num_pedestrians, num_cameras
         )
