@@ -77,11 +77,11 @@ def test_bodies_wear_their_colours_and_have_a_face():
 @pytest.mark.parametrize("heading", [0.0, np.pi / 2])
 def test_light_falls_off_with_angle_and_distance(heading):
     """The floor, and the front of a body that is lit from one side more than from the other: by hand."""
-    frame, _ = seen([(2.2, 2.0, heading)])
+    frame, _ = seen([(1.8, 2.0, heading)])
     shape = SHAPES[CONFIG.shapes[0]]
     front_m = (shape.width_m if heading else shape.depth_m) / 2
     for point_m, normal, colour in (
-        (np.array([2.2 - front_m, 2.0, 1.0]), np.array([-1.0, 0, 0]), COLOURS[0]),
+        (np.array([1.8 - front_m, 2.0, 1.0]), np.array([-1.0, 0, 0]), COLOURS[0]),
         (np.array([2.5, 1.0, 0.0]), np.array([0, 0, 1.0]), (0.38, 0.28, 0.19)),
     ):
         light = 0.28
