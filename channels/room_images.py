@@ -64,7 +64,7 @@ class ImageRadio:
         factor = factor.reshape(-1, *paths.gain.shape).transpose(1, 0, 2)
         response = (factor @ self._phasor).transpose(1, 0, 2)
         if self._config.max_depth:
-            response = response + self._mirrored(position_m, heading_rad)
+            response = response + self.echoes(position_m, heading_rad)
         return response
 
     def _shadows(
@@ -107,32 +107,29 @@ class ImageRadio:
         kept[beside] -= hidden
         return kept
 
-    def _mirrored(self, position_m: np.ndarray, heading_rad: np.ndarray) -> np.ndarray:
-        """Channels over one reflection at each body, complex128 [T, R, F]."""
+    def echoes(self, position_m: np.ndarray, heading_rad: np.ndarray) -> np.ndarray:
+        """Channels over one reflection at each body alone, complex128 [T, R, F], for bodies as in Walk."""
         is_there = np.isfinite(position_m[..., 0])[:, None]
         place_m, heading = np.nan_to_num(position_m)[:, None], np.nan_to_num(heading_rad)[:, None]
         transmitter_m, receiver_m = self._transmitter_m, self._receiver_m[:, None]
-        point_m, curvature_m, cosine = mirror(
+        flat_m, curvature_m, cosine = mirror(
             place_m, heading, self._shapes[:, 1], self._shapes[:, 2], transmitter_m[:2], receiver_m[..., :2]
         )
-        flat_m = [np.linalg.norm(end_m[..., :2] - point_m, axis=-1) for end_m in (transmitter_m, receiver_m)]
-        rise_m = receiver_m[..., 2] - transmitter_m[2]
-        around_m = flat_m[0] + flat_m[1]
-        total_m = np.hypot(around_m, rise_m)
-        first_m, second_m = (total_m * one / around_m for one in flat_m)
-        height_m = transmitter_m[2] + rise_m * flat_m[0] / around_m
+        # All devices have one height, and a column is upright.
+        height_m = self._config.device_height_m
+        point_m = np.concatenate([flat_m, np.full_like(cosine[..., None], height_m)], axis=-1)
+        first_m, second_m = (
+            np.linalg.norm(end_m - point_m, axis=-1) for end_m in (transmitter_m, receiver_m)
+        )
+        total_m = first_m + second_m
         spread = total_m * (total_m + 2 * first_m * second_m / (curvature_m * cosine))
         eta = body_permittivity(self._config.body, self._config.carrier_hz)
         bend = np.sqrt(2 * total_m / (self._wavelength_m * first_m * second_m))
         gain = self._wavelength_m / (4 * np.pi) / np.sqrt(spread) * reflection(cosine, eta, across=True)
         gain = gain * strip(-height_m * bend, (COLUMN * self._shapes[:, 0] - height_m) * bend)
-        point_m = np.concatenate([point_m, height_m[..., None]], axis=-1)
         gain, shape = np.where(is_there, gain, 0.0), gain.shape
         others = ~np.tile(np.eye(shape[2], dtype=bool), (shape[1], 1))
-        point_m, total_m = (
-            point_m.reshape(shape[0], -1, 3),
-            np.broadcast_to(total_m, shape).reshape(shape[0], -1),
-        )
+        point_m, total_m = point_m.reshape(shape[0], -1, 3), total_m.reshape(shape[0], -1)
         for end_m, way_m in ((transmitter_m, first_m), (receiver_m, second_m)):
             end_m = np.broadcast_to(end_m, (*shape, 3)).reshape(point_m.shape)
             behind = (way_m.reshape(total_m.shape) / total_m)[..., None] * np.array([0.0, 1.0])

@@ -152,7 +152,7 @@ class PinholeCameras:
             square += z * z
             product += start[2].astype(np.float32)[item] * z
         inner = product * product - square * outside[item]
-        met = np.flatnonzero((inner > 0) & (product < 0))
+        met = np.flatnonzero(inner > 0)
         depth = (-product[met] - np.sqrt(inner[met])) / square[met]
         height_m = self._camera_m[camera, 2].astype(np.float32)[item[met]] + depth * ray_z[met]
         kept = (depth > 0) & (height_m >= part.low_m) & (height_m <= part.high_m)

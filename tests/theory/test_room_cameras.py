@@ -74,6 +74,26 @@ def test_bodies_wear_their_colours_and_have_a_face():
         assert red > green > blue
 
 
+@pytest.mark.parametrize("heading", [0.0, np.pi / 2])
+def test_light_falls_off_with_angle_and_distance(heading):
+    """The floor, and the front of a body that is lit from one side more than from the other: by hand."""
+    frame, _ = seen([(1.8, 2.0, heading)])
+    shape = SHAPES[CONFIG.shapes[0]]
+    front_m = (shape.width_m if heading else shape.depth_m) / 2
+    for point_m, normal, colour in (
+        (np.array([1.8 - front_m, 2.0, 1.0]), np.array([-1.0, 0, 0]), COLOURS[0]),
+        (np.array([2.5, 1.0, 0.0]), np.array([0, 0, 1.0]), (0.38, 0.28, 0.19)),
+    ):
+        light = 0.28
+        for lamp_m in ([1.5, 2.0, 2.78], [4.5, 2.0, 2.78]):
+            way_m = lamp_m - point_m
+            light += 5 / np.pi * max(0.0, float(way_m @ normal)) / np.linalg.norm(way_m) ** 3
+        linear = light * np.array(colour)
+        coded = 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+        row, column = pixel_of(tuple(point_m), 0)
+        np.testing.assert_allclose(frame[0][int(row), int(column)], coded, atol=4)
+
+
 def test_who_turns_shows_another_width():
     empty = seen([])[0][0]
     widths = []

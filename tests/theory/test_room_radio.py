@@ -6,7 +6,8 @@ import pytest
 from channels.room import SHAPES, Furniture, RoomConfig, Walk
 from channels.room_analytic import AnalyticRoom
 from channels.room_bodies import mirror, strip
-from channels.room_materials import permittivity, reflection, slab
+from channels.room_images import ImageRadio
+from channels.room_materials import body_permittivity, permittivity, reflection, slab
 from channels.room_paths import PANEL_M, image_paths
 
 C = 299_792_458.0
@@ -66,19 +67,25 @@ def test_first_order_images_are_where_a_hand_puts_them():
     )
 
 
-def test_a_field_in_the_plane_of_incidence_stays_there():
-    """To the receiver opposite by the wall behind it and the floor: both reflect the field in that plane."""
+def test_fields_in_the_plane_of_incidence_stay_there():
+    """To the receiver opposite, by the floor alone, and by the wall behind the receiver and the floor.
+
+    Seen along the field, a floor of metal leaves it (r = 1 within the plane), a wall turns it round.
+    """
     config = BARE.model_copy(update={"max_depth": 2})
     paths = image_paths(config)
     opposite = int(np.argmin(np.abs(config.receivers_m() - [3, 3.9, 1.1]).sum(axis=1)))
-    way_m = np.array([0, 7.9 - 3.9, 2.2])  # from the image at (3, 7.9, -1.1)
-    length_m = np.linalg.norm(way_m)
-    path = int(np.argmin(np.abs(paths.length_m[opposite] - length_m)))
-    expected = WAVELENGTH_M / (4 * np.pi * length_m)
-    for axis, material, thickness_m in ((1, "plasterboard", 0.1), (2, "concrete", 0.2)):
-        eta, cosine = permittivity(material, config.carrier_hz), way_m[axis] / length_m
-        expected *= abs(slab(np.array(cosine), eta, thickness_m, config.carrier_hz, across=False)[0])
-    assert abs(paths.gain[opposite, path]) == pytest.approx(expected, rel=1e-9)
+    floor, wall = (2, "concrete", 0.2, 1), (1, "plasterboard", 0.1, -1)
+    for y_m, sides in ((0.1, (floor,)), (7.9, (wall, floor))):
+        way_m = np.array([0, 3.9 - y_m, 2.2])
+        length_m = np.linalg.norm(way_m)
+        path = int(np.argmin(np.abs(paths.length_m[opposite] - length_m)))
+        expected = WAVELENGTH_M / (4 * np.pi * length_m) + 0j
+        for axis, material, thickness_m, sign in sides:
+            eta, cosine = permittivity(material, config.carrier_hz), abs(way_m[axis]) / length_m
+            within, _ = slab(np.array(cosine), eta, thickness_m, config.carrier_hz, across=False)
+            expected *= sign * complex(within)
+        assert paths.gain[opposite, path] == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("depth", [1, 3])
@@ -134,19 +141,19 @@ def hidden_by(half_m: float, top_m: float, way_m: float) -> complex:
     return integral(-half_m, half_m) * integral(-1.1, top_m - 1.1)
 
 
-@pytest.mark.parametrize("heading", [0.0, np.pi / 2])
-def test_a_body_on_the_line_hides_what_its_edges_leave_not(heading):
-    room = AnalyticRoom(BARE)
-    opposite = int(np.argmin(np.abs(BARE.receivers_m() - [3, 3.9, 1.1]).sum(axis=1)))
-    lit = room.csi(EMPTY)[0, opposite]
-    ratio = room.csi(walk_of((3.0, 2.0, heading), None, None))[0, opposite] / lit
-    shape = SHAPES["tall"]
-    # The line runs along y: a body that faces along y shows its width to it.
-    half_m = (shape.width_m if heading else shape.depth_m) / 2
-    expected = 1 - hidden_by(half_m, 0.8 * shape.height_m, 3.8)
-    np.testing.assert_allclose(ratio, expected, rtol=1e-3)
-    assert abs(expected) < 0.7
-    wider = 1 - hidden_by(1.1 * half_m, 0.8 * shape.height_m, 3.8)
+@pytest.mark.parametrize("receiver", [1, 4])
+@pytest.mark.parametrize("shown", ["width_m", "depth_m"])
+def test_a_body_on_the_line_hides_what_passes_between_its_edges(receiver, shown):
+    room, shape = AnalyticRoom(BARE), SHAPES["tall"]
+    start_m, end_m = BARE.transmitter_m(), BARE.receivers_m()[receiver]
+    middle_m, along = (start_m + end_m) / 2, end_m - start_m
+    heading = np.arctan2(along[1], along[0]) + (0 if shown == "width_m" else np.pi / 2)
+    lit, dimmed = (
+        room.csi(walk_of(who, None, None))[0, receiver] for who in (None, (middle_m[0], middle_m[1], heading))
+    )
+    half_m, way_m = getattr(shape, shown) / 2, float(np.linalg.norm(along))
+    expected, wider = (1 - hidden_by(half, 0.8 * shape.height_m, way_m) for half in (half_m, 1.1 * half_m))
+    np.testing.assert_allclose(dimmed / lit, expected, rtol=1e-3)
     assert abs(wider / expected - 1) > 0.02  # the power check
 
 
@@ -195,6 +202,45 @@ def test_a_round_column_reflects_its_geometrical_cross_section():
     far = np.array([1e6, 0.0])
     assert mirror(np.zeros(2), np.array(0.0), 0.5, 0.3, far, far)[1] == pytest.approx(0.25**2 / 0.15)
     assert mirror(np.zeros(2), np.array(np.pi / 2), 0.5, 0.3, far, far)[1] == pytest.approx(0.15**2 / 0.25)
+
+
+def test_echoes_keep_the_power_of_a_bundle_of_rays():
+    """Two rays that leave the transmitter d_phi apart arrive d_w apart: |a|^2 = |r|^2 d_phi / (d d_w)."""
+    config, shape, step_m = RoomConfig(max_depth=1, furniture=()), SHAPES["stout"], 1e-5
+    place_m, heading = np.array([2.2, 2.6]), 0.4
+    start_m, end_m = config.transmitter_m()[:2], config.receivers_m()[1, :2]
+    point_m, _, cosine = mirror(place_m, np.array(heading), shape.width_m, shape.depth_m, start_m, end_m)
+    first, second = point_m - start_m, end_m - point_m
+    aside = np.array([-second[1], second[0]]) / np.linalg.norm(second)
+    turned, _, _ = mirror(
+        place_m, np.array(heading), shape.width_m, shape.depth_m, start_m, end_m + step_m * aside
+    )
+    angle = np.arctan2(*(turned - start_m)[::-1]) - np.arctan2(*first[::-1])
+    way_m, distances_m = (
+        np.linalg.norm(first) + np.linalg.norm(second),
+        np.linalg.norm([first, second], axis=1),
+    )
+    eta = body_permittivity(config.body, config.carrier_hz)
+    edges = np.array([-1.1, 0.8 * shape.height_m - 1.1]) * np.sqrt(
+        2 * way_m / WAVELENGTH_M / distances_m.prod()
+    )
+    expected = abs(reflection(cosine, eta, across=True)) * abs(strip(*edges)) * WAVELENGTH_M / (4 * np.pi)
+    expected *= np.sqrt(abs(angle) / step_m / way_m)
+    walk = walk_of(None, (*place_m, heading), None)
+    echo = ImageRadio(config).echoes(walk.position_m, walk.heading_rad)[0, 1]
+    np.testing.assert_allclose(np.abs(echo), expected, rtol=2e-3)
+    # From subcarrier to subcarrier it turns as its delay says.
+    turn = np.angle(echo[1:] / echo[:-1]).mean()
+    assert -turn / (2 * np.pi * config.bandwidth_hz / config.num_subcarriers) * C == pytest.approx(
+        way_m, rel=1e-6
+    )
+    hidden = walk_of((2.6, 1.35, 0.0), (*place_m, heading), None)
+    alone = walk_of((2.6, 1.35, 0.0), None, None)
+    radio = ImageRadio(config)
+    behind = radio.echoes(hidden.position_m, hidden.heading_rad) - radio.echoes(
+        alone.position_m, alone.heading_rad
+    )
+    assert np.abs(behind[0, 1]).max() < 0.8 * expected  # somebody stands in the way to the body
 
 
 def test_furniture_dims_what_goes_through_it_by_its_panels():
