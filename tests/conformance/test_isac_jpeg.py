@@ -38,7 +38,7 @@ def whole_file(frame: np.ndarray, quality: int, optimize: bool = False) -> bytes
 @cache
 def fitted(quality: int = 20, downscale: int = 1) -> JpegCodec:
     codec = JpegCodec(HEIGHT, WIDTH, quality, downscale)
-    codec.fit(room_frames(100, seed=1))
+    codec.fit(room_frames(60, seed=1))
     return codec
 
 
@@ -66,12 +66,12 @@ def kinds(payloads: list[bytes]) -> list[str]:
 
 
 def test_each_frame_takes_the_tables_that_make_it_shortest():
-    noise = np.random.default_rng(0).integers(0, 256, (1, 128, 128, 3), dtype=np.uint8)
-    assert kinds(JpegCodec(128, 128, 95).encode(noise)) == ["own"]
-    frames, codec = room_frames(20, seed=0), fitted()
+    noise = np.random.default_rng(0).integers(0, 256, (1, 96, 96, 3), dtype=np.uint8)
+    assert kinds(JpegCodec(96, 96, 95).encode(noise)) == ["own"]
+    frames, codec = room_frames(8, seed=0), fitted()
     plain = JpegCodec(HEIGHT, WIDTH, 20).encode(frames)
     ours = codec.encode(frames)
-    assert kinds(ours).count("shared") >= 15
+    assert kinds(ours).count("shared") >= 6
     assert all(len(a) <= len(b) + 2 for a, b in zip(ours, plain, strict=True))
     assert sum(map(len, ours)) < 0.93 * sum(map(len, plain))
     # Tables that lack a symbol can't be used, and the standard's are shorter than tables sent along.
@@ -144,10 +144,10 @@ def test_the_decoder_survives_whatever_arrives():
     real = codec.encode(room_frames(20, seed=0))
     noise = rng.integers(0, 256, (2, HEIGHT, WIDTH, 3), dtype=np.uint8)
     real += JpegCodec(HEIGHT, WIDTH, 100).encode(noise)
-    assert set(kinds(real)) == {"shared", "own"}
+    assert {"shared", "own"} <= set(kinds(real))
     real.append(b"\xff\xda" + real[0])
     outcomes, texts = [], ""
-    for number in range(200):
+    for number in range(120):
         payload = real[number % len(real)]
         flipped = bytearray(payload)
         for bit in rng.integers(0, 8 * len(payload), size=int(rng.integers(1, 4))):

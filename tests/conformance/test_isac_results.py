@@ -114,12 +114,12 @@ def test_a_result_stands_alone_and_the_others_do_without_it(tmp_path, monkeypatc
     # What takes long is to write them.
     monkeypatch.setattr(results, "save", lambda figure, folder, name: [folder / name])
     records = pd.DataFrame(everything(1))
-    for part in (records[records["result"] == result], records[records["result"] != result]):
-        # As a run that never had the others would hold it, and as one that had.
-        for shown in (part, part.dropna(axis="columns", how="all")):
-            drawn = {path.stem for path in draw_figures(shown, tmp_path)}
-            assert drawn == {name for key, name in FIGURES.items() if key in set(part["result"])}
-            assert make_tables(shown)
+    # As a run that never had the others would hold it, and as one that had this one left out.
+    alone = records[records["result"] == result].dropna(axis="columns", how="all")
+    for part in (alone, records[records["result"] != result]):
+        drawn = {path.stem for path in draw_figures(part, tmp_path)}
+        assert drawn == {name for key, name in FIGURES.items() if key in set(part["result"])}
+        assert make_tables(part)
 
 
 def test_records_without_their_axes_or_their_error_are_left_out(tmp_path):
