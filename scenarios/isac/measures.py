@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from analysis.detection import area_under_roc, detection_at, roc
+from analysis.alarms import FALSE_ALARM_GRID, area_under_roc, detection_at, roc_at
 from analysis.sensing import (
     balanced_occlusion_accuracy,
     count_accuracy,
@@ -36,7 +36,6 @@ from semcom.records import load_into
 from semcom.rng import Streams
 
 _FALSE_ALARMS = 0.05
-_ROC_GRID = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _MAX_SSIM_FRAMES = 200
 
 
@@ -191,14 +190,13 @@ def alarm_records(watch: Watch) -> list[Record]:
         found["detection_rate"].append(at.detection_rate)
         found["false_alarm_rate"].append(at.false_alarm_rate)
         found["auc"].append(area_under_roc(normal, faulty))
-        false_alarm, detection = roc(normal, faulty)
-        curves.append(np.interp(_ROC_GRID, false_alarm, detection))
+        curves.append(roc_at(normal, faulty))
     num = len(sensors) * data.test.num_sequences
     rows = [_record(point, name, float(np.mean(values)), "1", num) for name, values in found.items()]
     mean_curve = np.mean(curves, axis=0)
     return rows + [
         _record(point, "roc_detection", value, "1", num, false_alarm=rate)
-        for rate, value in zip(_ROC_GRID, mean_curve, strict=True)
+        for rate, value in zip(FALSE_ALARM_GRID, mean_curve, strict=True)
     ]
 
 
