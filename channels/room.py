@@ -41,7 +41,7 @@ class BodyMaterial(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     relative_permittivity: float = Field(34.5, ge=1, le=200, description="real part of the permittivity")
-    conductivity_s_per_m: float = Field(4.32, ge=0, le=100, description="conductivity")
+    conductivity_s_per_m: float = Field(4.34, ge=0, le=100, description="conductivity")
     scattering_coefficient: float = Field(
         1.0,
         ge=0,
@@ -103,7 +103,7 @@ class RoomConfig(BaseModel):
     )
     body: BodyMaterial = BodyMaterial()
     speed_m_s: float = Field(0.9, gt=0, le=3, description="mean speed of a pedestrian")
-    num_sequences: int = Field(200, ge=1, le=100_000, description="walks of a data set")
+    num_sequences: int = Field(300, ge=1, le=100_000, description="walks of a data set")
     num_steps: int = Field(12, ge=1, le=10_000, description="time steps of a walk")
     interval_s: float = Field(0.5, ge=1e-3, le=10, description="time from step to step")
 
