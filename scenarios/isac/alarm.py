@@ -21,9 +21,11 @@ class AlarmConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    num_steps: int = Field(5, ge=1, le=1000, description="steps whose energies are averaged, the present last")
+    num_steps: int = Field(
+        5, ge=1, le=1000, description="steps whose energies are averaged, the present last"
+    )
     shrinkage: float = Field(
-        0.1, ge=0, le=1, description="share of the diagonal in the covariance of residuals"
+        0.1, ge=1e-3, le=1, description="share of the diagonal in the covariance of residuals"
     )
 
 
@@ -56,7 +58,11 @@ class Alarm:
         return cls(model, config, mean, precision)
 
     def energy(self, z: torch.Tensor) -> torch.Tensor:
-        """Mean of r^T C^-1 r / d over the last steps, r the residual of d dimensions: [U, T, S] of z [U, T, S, D]."""
+        """Mean of r^T C^-1 r / d over the last steps, of z [U, T, S, D]: [U, T, S].
+
+        r is a sensor's residual less its mean without faults, C its covariance and d its dimension, so that
+        without faults the mean is about 1.
+        """
         return self._averaged(self._energy(residuals(self.model, z)))
 
     def energy_of(self, z: torch.Tensor, sensor: int) -> torch.Tensor:

@@ -28,6 +28,7 @@ from scenarios.isac.config import IsacConfig
 from scenarios.isac.data import Sequences
 from scenarios.isac.methods import METHODS, PRIOR
 from scenarios.isac.models import CAMERA, SensingModel
+from scenarios.isac.sizes import FALSE_ALARMS
 from scenarios.isac.sources import load_sequences
 from scenarios.isac.training import embed_all, make_model
 from semcom.codecs.catalogue import make_codec
@@ -35,13 +36,10 @@ from semcom.contracts import FittedCodec, Record
 from semcom.records import load_into
 from semcom.rng import Streams
 
-_FALSE_ALARMS = 0.05
 _MAX_SSIM_FRAMES = 200
 
 
-def load_model(
-    config: IsacConfig, seed: int, weights: Mapping[str, torch.Tensor], name: str
-) -> SensingModel:
+def load_model(config: IsacConfig, seed: int, weights: Mapping[str, torch.Tensor], name: str) -> SensingModel:
     """Builds a model and fills in its weights. Raises SemcomError for weights that don't fit."""
     with torch.random.fork_rng(devices=[]):
         # torch.nn draws starting weights from the process-wide generator, which stays where it was.
@@ -81,9 +79,7 @@ def air_records(heard: Heard) -> list[Record]:
     return rows + _cost_records(heard, belief.shape[0], test.num_steps)
 
 
-def _record(
-    point: Point, metric: str, value: float, unit: str, num: int, **axes: float | str
-) -> Record:
+def _record(point: Point, metric: str, value: float, unit: str, num: int, **axes: float | str) -> Record:
     return Record("isac", point.method, point.seed, metric, float(value), unit, num, dict(axes))
 
 
@@ -104,16 +100,9 @@ def _scene_records(
     if visible.isnan().all():
         return rows
     hidden = (scene.occlusion > 0).transpose(1, 2).numpy()
-    return rows + [
-        _record(point, "occlusion_accuracy", occlusion_accuracy(visible.numpy(), hidden), "1", num),
-        _record(
-            point,
-            "balanced_occlusion_accuracy",
-            balanced_occlusion_accuracy(visible.numpy(), hidden),
-            "1",
-            num,
-        ),
-    ]
+    for score in (occlusion_accuracy, balanced_occlusion_accuracy):
+        rows.append(_record(point, score.__name__, score(visible.numpy(), hidden), "1", num))
+    return rows
 
 
 def _frame_records(
@@ -173,7 +162,9 @@ def alarm_records(watch: Watch) -> list[Record]:
     model = load_model(config, point.seed, watch.weights, METHODS[point.method].model)
     fault, kind = str(point.axes["fault"]), str(point.axes["sensor"])
     first = config.evaluation.outage_step
-    sent = {name: _sent(config, model, part) for name, part in (("held", data.validation), ("test", data.test))}
+    sent = {
+        name: _sent(config, model, part) for name, part in (("held", data.validation), ("test", data.test))
+    }
     alarm = Alarm.fit(model, config.alarm, sent["held"])
     calm, usual = alarm.energy(sent["held"]), alarm.energy(sent["test"])
     generator = Streams(point.seed).torch_generator(f"fault-{fault}-{kind}")
@@ -186,7 +177,7 @@ def alarm_records(watch: Watch) -> list[Record]:
         z[:, :, sensor] = _spoiled(config, model, data.test, (sensor, other), fault, generator)
         faulty = alarm.energy_of(z, sensor)[:, first:].flatten().numpy()
         normal = usual[:, first:, sensor].flatten().numpy()
-        at = detection_at(calm[:, first:, sensor].flatten().numpy(), normal, faulty, _FALSE_ALARMS)
+        at = detection_at(calm[:, first:, sensor].flatten().numpy(), normal, faulty, FALSE_ALARMS)
         found["detection_rate"].append(at.detection_rate)
         found["false_alarm_rate"].append(at.false_alarm_rate)
         found["auc"].append(area_under_roc(normal, faulty))

@@ -112,6 +112,8 @@ class SensingModel(nn.Module):
         num_receivers: int,
         num_subcarriers: int,
         num_pedestrians: int,
+        *,
+        with_fusion: bool,
     ) -> None:
         super().__init__()
         self.config = config
@@ -128,9 +130,11 @@ class SensingModel(nn.Module):
         )
         dims = [self.dims[modality] for modality in self.modality]
         self.predictor = SetPredictor(dims, config.num_lags, config.predictor_dim)
-        self.head = SceneHead(
-            self.num_sensors * self.embedding_dim, config.head_dim, num_pedestrians, num_cameras
-        )
+        sizes = (self.num_sensors * self.embedding_dim, config.head_dim, num_pedestrians, num_cameras)
+        self.head = SceneHead(*sizes)
+        if with_fusion:
+            self.fusion = SetPredictor(dims, config.num_lags, config.predictor_dim)
+            self.fusion_head = SceneHead(*sizes)
         self.decoder = FrameDecoder(*frame_size, config.camera_dim, config.width)
         self.register_buffer(
             "calibration", torch.zeros(NUM_CALIBRATION, self.num_sensors, self.embedding_dim)
@@ -162,6 +166,10 @@ class SensingModel(nn.Module):
     def read(self, z: torch.Tensor) -> Scene:
         """Reads the scene off completed embeddings z [N, S, D]."""
         return self.head(z)
+
+    def read_fused(self, z: torch.Tensor) -> Scene:
+        """Reads the scene off embeddings completed by `fusion`, z [N, S, D]."""
+        return self.fusion_head(z)
 
     def decode(self, z: torch.Tensor, camera: int) -> torch.Tensor:
         """Shows what embeddings of one camera hold, [n, D]: frames [n, 3, H, W], values from 0 to 1."""
