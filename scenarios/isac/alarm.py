@@ -8,12 +8,15 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from scenarios.isac.models import CAMERA, SensingModel
+from semcom.contracts import SemcomError
 
 FAULTS: dict[str, str] = {
     "frozen": "the sensor repeats what it measured when the fault began",
     "noise": "the sensor measures noise of its usual mean and deviation",
     "swapped": "two sensors of a kind have changed places",
 }
+
+NUM_FOLDS = 5
 
 
 class AlarmConfig(BaseModel):
@@ -45,7 +48,10 @@ class Alarm:
     @classmethod
     def fit(cls, model: SensingModel, config: AlarmConfig, z: torch.Tensor) -> Alarm:
         """Calibrates on embeddings [U, T, S, D] without faults, which the model was not trained on."""
-        residual = residuals(model, z).flatten(0, 1)
+        return cls._of_residuals(model, config, residuals(model, z).flatten(0, 1))
+
+    @classmethod
+    def _of_residuals(cls, model: SensingModel, config: AlarmConfig, residual: torch.Tensor) -> Alarm:
         mean = residual.mean(dim=0)
         precision = torch.zeros(*mean.shape, mean.shape[1])
         for sensor in range(model.num_sensors):
@@ -82,6 +88,25 @@ class Alarm:
         before = torch.cat((torch.zeros_like(total[:, :num]), total[:, :-num]), dim=1)[:, : total.shape[1]]
         count = torch.arange(1, total.shape[1] + 1).clamp_max(num)
         return (total - before) / count[:, None]
+
+
+def calm_energy(model: SensingModel, config: AlarmConfig, z: torch.Tensor) -> torch.Tensor:
+    """Energies of sequences without faults z [U, T, S, D], each by an alarm fitted to others: [U, T, S].
+
+    Thresholds come from these: an alarm finds the sequences that it was fitted to calmer than new ones.
+    They are dealt to NUM_FOLDS folds, or one each. Raises SemcomError for a single sequence.
+    """
+    if len(z) < 2:
+        raise SemcomError(
+            "an alarm's threshold takes 2 sequences without faults: raise split.validation_share"
+        )
+    residual = residuals(model, z)
+    energy = torch.empty(residual.shape[:-1])
+    fold = torch.arange(len(z)) % NUM_FOLDS
+    for number in fold.unique():
+        alarm = Alarm._of_residuals(model, config, residual[fold != number].flatten(0, 1))
+        energy[fold == number] = alarm._averaged(alarm._energy(residual[fold == number]))
+    return energy
 
 
 @torch.no_grad()

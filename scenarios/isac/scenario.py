@@ -20,12 +20,13 @@ from scenarios.isac.cells import Setting, make_cell, make_shared, model_key, res
 from scenarios.isac.config import PAPER, TINY, GeneratedData, IsacConfig, check
 from scenarios.isac.data import SensingData
 from scenarios.isac.generation import obtain_room
-from scenarios.isac.measures import Heard, Watch, air_records, alarm_records, load_model
+from scenarios.isac.measures import Heard, air_records, load_model
 from scenarios.isac.methods import METHODS
 from scenarios.isac.models import SensingModel
 from scenarios.isac.sizes import check_sizes
 from scenarios.isac.sources import data_name, load_sequences
 from scenarios.isac.training import MODELS, train_model
+from scenarios.isac.watching import Watch, alarm_records
 from semcom.codecs.names import codec_name
 from semcom.contracts import Record, SemcomError
 
@@ -138,33 +139,8 @@ class IsacScenario:
         models: Mapping[str, Mapping[str, torch.Tensor]],
         cluster: Cluster,
     ) -> list[list[Record]]:
-        """Simulates what goes over the air as cells, then reads scenes off beliefs; alarms need no cell."""
+        """Simulates each distinct setting as one cell, and reads scenes off beliefs; alarms need no cell."""
         weights = [_weights(config, point, models) for point in points]
-        # A worker holds the data of one seed at a time: it shall not change them with every point.
-        order = sorted(range(len(points)), key=lambda index: points[index].seed)
-        of_alarm = [index for index in order if points[index].result == "alarm"]
-        in_the_air = [index for index in order if points[index].result != "alarm"]
-        found: dict[int, list[Record]] = {}
-        if in_the_air:
-            heard = self._over_the_air(
-                config,
-                [points[index] for index in in_the_air],
-                [weights[index] for index in in_the_air],
-                cluster,
-            )
-            found |= dict(zip(in_the_air, cluster.map(air_records, heard), strict=True))
-        watches = [Watch(config, points[index], weights[index]) for index in of_alarm]
-        found |= dict(zip(of_alarm, cluster.map(alarm_records, watches), strict=True))
-        return [found[index] for index in range(len(points))]
-
-    def _over_the_air(
-        self,
-        config: IsacConfig,
-        points: Sequence[Point],
-        weights: Sequence[Mapping[str, torch.Tensor]],
-        cluster: Cluster,
-    ) -> list[Heard]:
-        """Simulates each distinct setting once, whichever points ask for it."""
         data: dict[int, SensingData] = {}
         trained: dict[str, SensingModel] = {}
         settings = []
@@ -173,16 +149,24 @@ class IsacScenario:
                 data[point.seed] = load_sequences(config, point.seed)
             key = model_key(point.method, point.seed)
             if key not in trained:
-                trained[key] = load_model(config, point.seed, of_point, METHODS[point.method].model)
+                trained[key] = load_model(config, data[point.seed], point, of_point)
             settings.append(resolve(config, point, trained[key].num_cameras, trained[key].num_receivers))
-        distinct = list(dict.fromkeys(settings))
         with one_thread():
-            shared = make_shared(distinct, trained, data)
-        outcome_of = _simulated(config, distinct, trained, data, shared, cluster)
-        return [
-            Heard(config, point, setting, outcome_of[setting], of_point)
+            shared = make_shared(settings, trained, data)
+        in_the_air = dict.fromkeys(
+            setting for point, setting in zip(points, settings, strict=True) if point.result != "alarm"
+        )
+        outcome_of = _simulated(config, list(in_the_air), trained, data, shared, cluster)
+        questions: list[Heard | Watch] = [
+            Watch(config, point, shared[setting.codec_key], of_point)
+            if point.result == "alarm"
+            else Heard(config, point, setting, outcome_of[setting], of_point)
             for point, setting, of_point in zip(points, settings, weights, strict=True)
         ]
+        # A worker holds the data of one seed at a time: it shall not change them with every point.
+        order = sorted(range(len(points)), key=lambda index: points[index].seed)
+        records = cluster.map(_records, [questions[index] for index in order])
+        return [rows for _, rows in sorted(zip(order, records, strict=True), key=lambda pair: pair[0])]
 
     def figures(self, records: pd.DataFrame, folder: Path) -> list[Path]:
         """Draws the figures of those results that the records hold."""
@@ -199,7 +183,7 @@ class IsacScenario:
 
 def _simulated(
     config: IsacConfig,
-    settings: Sequence[Setting],
+    distinct: Sequence[Setting],
     trained: Mapping[str, SensingModel],
     data: Mapping[int, SensingData],
     shared: Mapping[str, Any],
@@ -207,14 +191,18 @@ def _simulated(
 ) -> dict[Setting, CellOutcome]:
     """Runs the cells of all settings at once; those whose sequences are of one length step together."""
     outcome_of: dict[Setting, CellOutcome] = {}
-    num_steps = {setting: data[setting.seed].test.num_steps for setting in settings}
+    num_steps = {setting: data[setting.seed].test.num_steps for setting in distinct}
     for length in sorted(set(num_steps.values())):
-        alike = [setting for setting in settings if num_steps[setting] == length]
+        alike = [setting for setting in distinct if num_steps[setting] == length]
         cells = [
             make_cell(config, setting, data[setting.seed], trained[setting.model_key]) for setting in alike
         ]
         outcome_of |= dict(zip(alike, simulate(cells, length, cluster, shared=shared), strict=True))
     return outcome_of
+
+
+def _records(question: Heard | Watch) -> list[Record]:
+    return alarm_records(question) if isinstance(question, Watch) else air_records(question)
 
 
 def training_job(config: IsacConfig, model: str, seed: int) -> TrainingJob:

@@ -28,9 +28,14 @@ def check_sizes(
     num_calm, least = num_validation * (num_steps - told.outage_step), ceil(round(1 / FALSE_ALARMS, 9)) - 1
     if told.faults and num_calm < least:
         raise SemcomError(
-            f"the validation sequences have {num_calm} steps from evaluation.outage_step = {told.outage_step} "
-            f"on, and {100 * FALSE_ALARMS:g} % false alarms take {least}: raise split.validation_share, or "
+            f"validation has {num_calm} steps from evaluation.outage_step = {told.outage_step} on, and "
+            f" {100 * FALSE_ALARMS:g} % false alarms take {least}: raise split.validation_share, or "
             "leave evaluation.faults empty"
+        )
+    if told.faults and num_validation < 2:
+        raise SemcomError(
+            "1 sequence is for validation, and alarms are calibrated on one and judged on another: raise "
+            "split.validation_share, or leave evaluation.faults empty"
         )
     if "camera-2" in told.missing and num_cameras < 2:
         raise SemcomError("evaluation.missing holds 'camera-2', and there is 1 camera: leave it out")

@@ -271,7 +271,7 @@ def _train_encoders(task: Task) -> Log:
         content, numbers = task.content(rows), task.numbers[rows]
         hidden = task.hidden(len(rows))[:, 0]
         patches = mask_patches(
-            len(rows) * model.num_cameras, *content.shape[-2:], config.patch_px, config.patch_share, generator
+            len(rows) * model.num_cameras, *model.decoder.size, config.patch_px, config.patch_share, generator
         )
         seen = torch.where(patches.unflatten(0, content.shape[:2])[:, :, None], 0, content)
         wanted = hidden.clone()
