@@ -83,10 +83,9 @@ def resolve(config: IsacConfig, point: Point, num_cameras: int, num_receivers: i
     missing = str(point.axes.get("missing", "none"))
     if method.is_whole or missing == "none":
         pass
-    elif missing == "cameras":
-        silent |= set(cameras)
-    elif missing == "receivers":
-        silent |= set(receivers)
+    elif missing in ("cameras", "receivers", "all"):
+        silent |= set(cameras) if missing != "receivers" else set()
+        silent |= set(receivers) if missing != "cameras" else set()
     else:
         silent.add(int(missing.removeprefix("camera-")) - 1)
     if "num_receivers" in point.axes:

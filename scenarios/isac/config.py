@@ -24,6 +24,7 @@ from channels.links.erasure import ErasureConfig
 from channels.room import RoomConfig, check_room
 from scenarios.isac.alarm import FAULTS, AlarmConfig
 from scenarios.isac.data import ObservationConfig, SplitConfig
+from scenarios.isac.jpeg import JpegCodec
 from scenarios.isac.methods import METHODS
 from scenarios.isac.models import ModelConfig
 from scenarios.isac.sizes import check_sizes
@@ -45,6 +46,7 @@ MISSING: dict[str, str] = {
     "camera-2": "the second camera",
     "cameras": "both cameras",
     "receivers": "all CSI receivers",
+    "all": "every sensor",
 }
 """What is missing in the result of that name."""
 
@@ -89,7 +91,9 @@ class EvaluationConfig(BaseModel):
     outage_step: int = Field(
         4, ge=1, le=10_000, description="step of a sequence from which sensors are missing, and errors count"
     )
-    missing: tuple[str, ...] = Field(tuple(MISSING), description=f"what is missing: {', '.join(MISSING)}")
+    missing: tuple[str, ...] = Field(
+        tuple(name for name in MISSING if name != "all"), description=f"what is missing: {', '.join(MISSING)}"
+    )
     missing_methods: tuple[str, ...] = Field(
         tuple(name for name in METHODS if not name.startswith("jpeg")),
         description="methods compared where something is missing",
@@ -216,6 +220,11 @@ def _check_radio(config: IsacConfig) -> None:
         bits = make_codec(config.codec, config.model.camera_dim).max_payload_bits()
     if bits:
         check_packet(config.link, grid, step_s, HEADER_BITS + 8 * -(-bits // 8), "inpainting")
+    for name in config.evaluation.loss_methods:
+        if METHODS[name].frames == "jpeg" and isinstance(config.data, GeneratedData):
+            room, told = config.data.room, config.jpeg
+            codec = JpegCodec(room.frame_height_px, room.frame_width_px, told.quality, told.downscale)
+            check_packet(config.link, grid, step_s, HEADER_BITS + 8 * codec.max_payload_bytes(), name)
     num_steps = config.data.room.num_steps if isinstance(config.data, GeneratedData) else 1
     check_channel(config.channel, grid, num_steps, step_s)
 
