@@ -88,7 +88,8 @@ def scene_loss(
     """
     there = ~position_m.isnan().any(dim=-1)
     target_m = torch.where(there[..., None], position_m, 0)
-    order = torch.tensor(list(itertools.permutations(range(position_m.shape[1]))), device=position_m.device)
+    places = list(itertools.permutations(range(position_m.shape[1])))
+    order = torch.tensor(places if matching == "best" else places[:1], device=position_m.device)
     placed = scene.position_m[:, order]  # [N, orders, P, 2]
     distance = ((placed - target_m[:, None]).square().sum(dim=-1) + 1e-6).sqrt() / scale_m
     distance = (distance * there[:, None]).sum(dim=-1)
