@@ -176,7 +176,10 @@ class BaseStation:
         return rows, [accepted[row] for row in rows.tolist()]
 
     def _by_priority(self, uplinks: Sequence[Uplink]) -> tuple[np.ndarray, list[bytes]]:
-        """Merges the groups' packets in the order in which their devices were granted."""
+        """Merges the groups' packets in the order in which their devices were granted.
+
+        Of several packets of one device in a step the last one is put on the air, and the others are not.
+        """
         packet_of: dict[int, bytes] = {}
         for uplink in uplinks:
             packet_of.update(zip(uplink.devices.tolist(), uplink.packets, strict=True))

@@ -18,6 +18,10 @@ SCENARIOS: dict[str, tuple[str, str]] = {
         "scenarios.charting.scenario",
         "channel charting and forecasting: a chart of a cell from CSI, without positions",
     ),
+    "isac": (
+        "scenarios.isac.scenario",
+        "cross-modal sensing: cameras and CSI receivers in a room; missing embeddings are inpainted",
+    ),
     "links": (
         "scenarios.links.scenario",
         "no model: error rates and goodput of the links by SNR, closed forms beside them",

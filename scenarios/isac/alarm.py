@@ -8,6 +8,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from scenarios.isac.models import CAMERA, SensingModel
+from semcom.contracts import SemcomError
 
 FAULTS: dict[str, str] = {
     "frozen": "the sensor repeats what it measured when the fault began",
@@ -15,15 +16,19 @@ FAULTS: dict[str, str] = {
     "swapped": "two sensors of a kind have changed places",
 }
 
+NUM_FOLDS = 5
+
 
 class AlarmConfig(BaseModel):
     """How the alarm judges, and how faults are made."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    num_steps: int = Field(5, ge=1, le=1000, description="steps whose energies are averaged, the present last")
+    num_steps: int = Field(
+        5, ge=1, le=1000, description="steps whose energies are averaged, the present last"
+    )
     shrinkage: float = Field(
-        0.1, ge=0, le=1, description="share of the diagonal in the covariance of residuals"
+        0.1, ge=1e-3, le=1, description="share of the diagonal in the covariance of residuals"
     )
 
 
@@ -43,7 +48,10 @@ class Alarm:
     @classmethod
     def fit(cls, model: SensingModel, config: AlarmConfig, z: torch.Tensor) -> Alarm:
         """Calibrates on embeddings [U, T, S, D] without faults, which the model was not trained on."""
-        residual = residuals(model, z).flatten(0, 1)
+        return cls._of_residuals(model, config, residuals(model, z).flatten(0, 1))
+
+    @classmethod
+    def _of_residuals(cls, model: SensingModel, config: AlarmConfig, residual: torch.Tensor) -> Alarm:
         mean = residual.mean(dim=0)
         precision = torch.zeros(*mean.shape, mean.shape[1])
         for sensor in range(model.num_sensors):
@@ -56,7 +64,11 @@ class Alarm:
         return cls(model, config, mean, precision)
 
     def energy(self, z: torch.Tensor) -> torch.Tensor:
-        """Mean of r^T C^-1 r / d over the last steps, r the residual of d dimensions: [U, T, S] of z [U, T, S, D]."""
+        """Mean of r^T C^-1 r / d over the last steps, of z [U, T, S, D]: [U, T, S].
+
+        r is a sensor's residual less its mean without faults, C its covariance and d its dimension, so that
+        without faults the mean is about 1.
+        """
         return self._averaged(self._energy(residuals(self.model, z)))
 
     def energy_of(self, z: torch.Tensor, sensor: int) -> torch.Tensor:
@@ -76,6 +88,25 @@ class Alarm:
         before = torch.cat((torch.zeros_like(total[:, :num]), total[:, :-num]), dim=1)[:, : total.shape[1]]
         count = torch.arange(1, total.shape[1] + 1).clamp_max(num)
         return (total - before) / count[:, None]
+
+
+def calm_energy(model: SensingModel, config: AlarmConfig, z: torch.Tensor) -> torch.Tensor:
+    """Energies of sequences without faults z [U, T, S, D], each by an alarm fitted to others: [U, T, S].
+
+    Thresholds come from these: an alarm finds the sequences that it was fitted to calmer than new ones.
+    They are dealt to NUM_FOLDS folds, or one each. Raises SemcomError for a single sequence.
+    """
+    if len(z) < 2:
+        raise SemcomError(
+            "an alarm's threshold takes 2 sequences without faults: raise split.validation_share"
+        )
+    residual = residuals(model, z)
+    energy = torch.empty(residual.shape[:-1])
+    fold = torch.arange(len(z)) % NUM_FOLDS
+    for number in fold.unique():
+        alarm = Alarm._of_residuals(model, config, residual[fold != number].flatten(0, 1))
+        energy[fold == number] = alarm._averaged(alarm._energy(residual[fold == number]))
+    return energy
 
 
 @torch.no_grad()

@@ -50,8 +50,8 @@ class Setting:
 
     @property
     def model_key(self) -> str:
-        """Names the model among the shared objects."""
-        return f"model/{self.seed}/{METHODS[self.method].model}"
+        """Names the model among the shared objects (see `model_key`)."""
+        return model_key(self.method, self.seed)
 
     @property
     def codec_key(self) -> str:
@@ -60,11 +60,17 @@ class Setting:
         return f"codecs/{self.seed}/{model}/{codec_name(self.codec)}/{self.quality}/{self.downscale}"
 
 
+def model_key(method: str, seed: int) -> str:
+    """Names the model of a method; methods that share one have the same."""
+    return f"model/{seed}/{METHODS[method].model}"
+
+
 def resolve(config: IsacConfig, point: Point, num_cameras: int, num_receivers: int) -> Setting:
     """Fills in from the configuration what a point's axes leave open.
 
     The results on what is missing, on rate and on alarms are about that alone, and their links lose nothing;
-    that on loss erases. Where nothing is ever missing no packet is lost either.
+    that on loss erases. Where nothing is ever missing no packet is lost either. num_cameras, num_receivers:
+    the sensors that the method's model knows.
     """
     method = METHODS[point.method]
     link: LinkConfig = config.link
@@ -77,10 +83,9 @@ def resolve(config: IsacConfig, point: Point, num_cameras: int, num_receivers: i
     missing = str(point.axes.get("missing", "none"))
     if method.is_whole or missing == "none":
         pass
-    elif missing == "cameras":
-        silent |= set(cameras)
-    elif missing == "receivers":
-        silent |= set(receivers)
+    elif missing in ("cameras", "receivers", "all"):
+        silent |= set(cameras) if missing != "receivers" else set()
+        silent |= set(receivers) if missing != "cameras" else set()
     else:
         silent.add(int(missing.removeprefix("camera-")) - 1)
     if "num_receivers" in point.axes:

@@ -10,7 +10,7 @@ from analysis.statistics import intervals_overlap, mean_interval
 from analysis.tables import format_interval
 
 OURS = "inpainting"
-MISSING = ["none", "camera-1", "camera-2", "cameras", "receivers"]
+MISSING = ["none", "camera-1", "camera-2", "cameras", "receivers", "all"]
 """Sets of missing sensors, in the order of tables and figures."""
 _HEADS = {"localisation_error_m": "error", "psnr_db": "PSNR"}
 

@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from channels.catalogue import (
@@ -23,13 +24,17 @@ from channels.links.erasure import ErasureConfig
 from channels.room import RoomConfig, check_room
 from scenarios.isac.alarm import FAULTS, AlarmConfig
 from scenarios.isac.data import ObservationConfig, SplitConfig
+from scenarios.isac.jpeg import JpegCodec
 from scenarios.isac.methods import METHODS
 from scenarios.isac.models import ModelConfig
+from scenarios.isac.sizes import check_sizes
 from scenarios.isac.training import TrainingConfig, TrainingInputs
+from scenarios.splits import split_by_trajectory
 from semcom.codecs.catalogue import CodecConfig, make_codec
 from semcom.codecs.names import codec_config
 from semcom.contracts import SemcomError
 from semcom.packets import HEADER_BITS
+from semcom.rng import Streams
 
 # Of recorded data the interval is known only when they are read; the radio is checked for this one before.
 _STEP_S = 0.2
@@ -41,6 +46,7 @@ MISSING: dict[str, str] = {
     "camera-2": "the second camera",
     "cameras": "both cameras",
     "receivers": "all CSI receivers",
+    "all": "every sensor",
 }
 """What is missing in the result of that name."""
 
@@ -72,7 +78,9 @@ class JpegConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     quality: int = Field(40, ge=1, le=100, description="JPEG quality, as libjpeg has it")
-    downscale: Literal[1, 2, 4] = Field(1, description="by how much frames are shrunk before, and enlarged after")
+    downscale: Literal[1, 2, 4] = Field(
+        1, description="by how much frames are shrunk before, and enlarged after"
+    )
 
 
 class EvaluationConfig(BaseModel):
@@ -83,7 +91,9 @@ class EvaluationConfig(BaseModel):
     outage_step: int = Field(
         4, ge=1, le=10_000, description="step of a sequence from which sensors are missing, and errors count"
     )
-    missing: tuple[str, ...] = Field(tuple(MISSING), description=f"what is missing: {', '.join(MISSING)}")
+    missing: tuple[str, ...] = Field(
+        tuple(name for name in MISSING if name != "all"), description=f"what is missing: {', '.join(MISSING)}"
+    )
     missing_methods: tuple[str, ...] = Field(
         tuple(name for name in METHODS if not name.startswith("jpeg")),
         description="methods compared where something is missing",
@@ -150,7 +160,7 @@ class IsacConfig(BaseModel):
 
 
 def check(config: IsacConfig) -> None:
-    """Raises SemcomError for what one field alone doesn't show: unknown names, rooms and radios that can't be."""
+    """Raises SemcomError for what one field alone doesn't show: unknown names, too few steps or sensors."""
     told = config.evaluation
     for key, names, known in (
         ("missing", told.missing, MISSING),
@@ -180,20 +190,21 @@ def check(config: IsacConfig) -> None:
     if config.codec.weighting != "none":
         raise SemcomError("codec.weighting = task is not offered by isac: leave it at none")
     if isinstance(config.link, AnalogConfig) or config.codec.kind == "analog":
-        raise SemcomError("link analog and codec analog are not offered by isac: its sensors send packets of bits")
+        raise SemcomError(
+            "link analog and codec analog are not offered by isac: its sensors send packets of bits"
+        )
     if isinstance(config.data, GeneratedData):
         room = config.data.room
         check_room(room)
+        parts = split_by_trajectory(
+            np.arange(room.num_sequences),
+            Streams(0),
+            validation_share=config.split.validation_share,
+            test_share=config.split.test_share,
+        )
         length = config.split.segment_steps or room.num_steps
-        if told.outage_step >= length:
-            raise SemcomError(
-                f"evaluation.outage_step = {told.outage_step}, and sequences have {length} steps: lower it"
-            )
-        for number in told.num_receivers:
-            if number > room.num_receivers:
-                raise SemcomError(
-                    f"evaluation.num_receivers holds {number}, and the room has {room.num_receivers}: lower it"
-                )
+        num_validation = len(parts.validation) * (room.num_steps // length)
+        check_sizes(told, num_validation, length, room.num_cameras, room.num_receivers)
     _check_radio(config)
 
 
@@ -209,6 +220,11 @@ def _check_radio(config: IsacConfig) -> None:
         bits = make_codec(config.codec, config.model.camera_dim).max_payload_bits()
     if bits:
         check_packet(config.link, grid, step_s, HEADER_BITS + 8 * -(-bits // 8), "inpainting")
+    for name in config.evaluation.loss_methods:
+        if METHODS[name].frames == "jpeg" and isinstance(config.data, GeneratedData):
+            room, told = config.data.room, config.jpeg
+            codec = JpegCodec(room.frame_height_px, room.frame_width_px, told.quality, told.downscale)
+            check_packet(config.link, grid, step_s, HEADER_BITS + 8 * codec.max_payload_bytes(), name)
     num_steps = config.data.room.num_steps if isinstance(config.data, GeneratedData) else 1
     check_channel(config.channel, grid, num_steps, step_s)
 
@@ -220,6 +236,7 @@ TINY = IsacConfig(
             frame_height_px=32, frame_width_px=48, samples_per_px=1, max_pedestrians=2,
         )
     ),
+    split=SplitConfig(validation_share=0.25, test_share=0.25),
     model=ModelConfig(
         camera_dim=12, receiver_dim=4, width=8, receiver_hidden_dim=16, predictor_dim=16, 
         num_lags=2, head_dim=32,

@@ -10,7 +10,9 @@ import pandas as pd
 from analysis.statistics import mean_interval
 from analysis.tables import format_interval
 
-BASELINE = "jpeg"
+BASELINES = ("jpeg", "jpeg-cameras")
+_BASELINE_OF = {"image-only": "jpeg-cameras"}
+"""Where it is not the first one: a method is compared with JPEG frames of the sensors that it has."""
 _POINT = ("codec", "quality", "downscale")
 
 
@@ -44,11 +46,12 @@ def bits_at_error(bits: np.ndarray, error: np.ndarray, wanted: float) -> BitsNee
 
 
 def compare_at_equal_error(rate: pd.DataFrame) -> pd.DataFrame:
-    """Makes a table: the error and bits of each method and codec, and JPEG's bits at that error.
+    """Makes a table: the error and bits of each method and codec, and its baseline's bits at that error.
 
-    rate: the records of the result `rate`. All of it seed by seed, JPEG's curve being that seed's over all
-    qualities and sizes; then mean and 95 % interval. Where JPEG's bits are a bound for some seeds, so is
-    the row: the least of all seeds after ">", the most after "<". Empty if either side is missing.
+    rate: the records of the result `rate`. All of it seed by seed, the baseline's curve being that seed's
+    over all qualities and sizes of JPEG frames; then mean and 95 % interval. Where these bits are a bound for
+    some seeds, so is the row: the least of all seeds after ">", the most after "<". Empty if either side is
+    missing.
     """
     if rate.empty:
         return pd.DataFrame()
@@ -59,14 +62,18 @@ def compare_at_equal_error(rate: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame()
     points = wide.dropna().reset_index()
     points = points[points["bits_per_step"] > 0]
-    curves = dict(iter(points[points["method"] == BASELINE].groupby("seed")))
-    ours = points[(points["method"] != BASELINE) & points["seed"].isin(curves)]
+    curves = {key: curve for key, curve in points.groupby(["method", "seed"]) if key[0] in BASELINES}
     rows = []
-    for (method, codec), part in ours.groupby(["method", "codec"], sort=False):
+    ours = points[~points["method"].isin(BASELINES)]
+    for (method, codec), every in ours.groupby(["method", "codec"], sort=False):
+        baseline = _BASELINE_OF.get(str(method), BASELINES[0])
+        part = every[[(baseline, seed) in curves for seed in every["seed"]]]
+        if part.empty:
+            continue
         needed = [
             bits_at_error(
-                curves[seed]["bits_per_step"].to_numpy(),
-                curves[seed]["localisation_error_m"].to_numpy(),
+                curves[baseline, seed]["bits_per_step"].to_numpy(),
+                curves[baseline, seed]["localisation_error_m"].to_numpy(),
                 error,
             )
             for seed, error in zip(part["seed"], part["localisation_error_m"], strict=True)
@@ -78,7 +85,8 @@ def compare_at_equal_error(rate: pd.DataFrame) -> pd.DataFrame:
                 "codec": codec,
                 "localisation_error_m (m)": _summary(part["localisation_error_m"].to_numpy()),
                 "bits_per_step (bit)": _summary(part["bits_per_step"].to_numpy()),
-                f"{BASELINE}'s at this error (bit)": _summary(theirs, signs),
+                "instead": baseline,
+                "its bits at this error (bit)": _summary(theirs, signs),
                 "times": _summary(theirs / part["bits_per_step"].to_numpy(), signs),
             }
         )

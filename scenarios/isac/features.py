@@ -64,6 +64,8 @@ class CsiNormaliser(nn.Module):
     @torch.no_grad()
     def calibrate(self, csi: torch.Tensor) -> None:
         """Fits to training CSI, complex64 [N, R, F]."""
+        if not csi.shape[1]:
+            return
         rows = csi.transpose(0, 1).to(torch.complex128)
         strength, vectors = torch.linalg.eigh(rows.mT @ rows.conj() / max(1, len(csi)))
         self.mean_csi.copy_(vectors[..., -1] * strength[:, -1:].sqrt())

@@ -83,12 +83,13 @@ def scene_loss(
     """Compares a scene with labels, position_m [N, P, 2] and visible_share [N, P, C]; named scalar terms.
 
     matching: place p is pedestrian p (identity), or places go to pedestrians by the assignment of least cost,
-    one of P! (best, as in DETR, Carion et al. 2020). position: mean distance to those who are there, in units of scale_m; presence, occlusion and
-    count: cross-entropies. Unknown labels of occlusion (NaN) don't count.
+    one of P! (best, as in DETR, Carion et al. 2020). position: mean distance to those who are there, in units
+    of scale_m; presence, occlusion and count: cross-entropies. Unknown labels of occlusion (NaN) don't count.
     """
     there = ~position_m.isnan().any(dim=-1)
     target_m = torch.where(there[..., None], position_m, 0)
-    order = torch.tensor(list(itertools.permutations(range(position_m.shape[1]))), device=position_m.device)
+    places = list(itertools.permutations(range(position_m.shape[1])))
+    order = torch.tensor(places if matching == "best" else places[:1], device=position_m.device)
     placed = scene.position_m[:, order]  # [N, orders, P, 2]
     distance = ((placed - target_m[:, None]).square().sum(dim=-1) + 1e-6).sqrt() / scale_m
     distance = (distance * there[:, None]).sum(dim=-1)

@@ -11,7 +11,7 @@ import torch
 
 from scenarios.isac.jpeg import JpegCodec
 from scenarios.isac.models import CAMERA, SensingModel
-from semcom.contracts import Codec
+from semcom.contracts import Codec, SemcomError
 from semcom.set_predictor import fill_in
 
 Fill = Literal["predict", "fuse", "zero", "mean", "last"]
@@ -19,7 +19,8 @@ Fill = Literal["predict", "fuse", "zero", "mean", "last"]
 ARRIVED, INPAINTED, PRIOR = 1.0, 0.0, -1.0
 """What the base station says of an embedding: it arrived, it was filled in, or it is the prior.
 
-It is the prior where nothing at all arrived from any sensor in the steps that the predictor looks at.
+It is the prior where nothing arrived from any sensor in all the steps that the method looks at: those of the
+predictor's window, the present one alone (zero, mean), or all that there were (last).
 """
 
 
@@ -138,6 +139,7 @@ class SceneReceiver:
         self.arrived = torch.zeros(shape, dtype=torch.bool)
         # Before a sensor was ever heard, its last value is the training mean.
         self.last = model.mean.expand(num_rooms, -1, -1).clone()
+        self.ever_heard = torch.zeros(num_rooms, dtype=torch.bool)
         self.step = -1
 
     def update(self, step: int, rows: np.ndarray, payloads: list[bytes]) -> np.ndarray:
@@ -155,31 +157,47 @@ class SceneReceiver:
             else:
                 z = codec.decode(some)
                 bits[which] = codec.payload_entropy_bits(some).numpy()
-            self.context[room[which], 0, sensor] = self.model.padded(z)
+            self.context[room[which], 0, sensor] = self.last[room[which], sensor] = self.model.padded(z)
             self.arrived[room[which], 0, sensor] = True
+        self.ever_heard[room] = True
         return bits
 
     def command(self, step: int) -> torch.Tensor:
         """Returns the completed embeddings and where they come from, [K, D + 1]."""
         self._begin(step)
-        newest, heard = self.context[:, 0], self.arrived[:, 0, :, None]
-        self.last = torch.where(heard, newest, self.last)
         completed = complete(self.model, self.fill, self.context, self.arrived, self.last)
-        nothing = ~self.arrived.flatten(1).any(dim=1)
         origin = torch.where(self.arrived[:, 0], ARRIVED, INPAINTED)
-        origin = torch.where(nothing[:, None], PRIOR, origin)
+        origin = torch.where(self._is_informed()[:, None], origin, PRIOR)
         return torch.cat((completed, origin[..., None]), dim=-1).flatten(0, 1)
 
     def applied(self, step: int, command: torch.Tensor) -> None:
         """Has nothing to learn: sensors are not steered."""
 
+    def _is_informed(self) -> torch.Tensor:
+        """Tells of which rooms anything arrived in the steps that the method looks at, bool [num_rooms]."""
+        if self.fill == "last":
+            return self.ever_heard
+        steps = self.arrived if self.fill in ("predict", "fuse") else self.arrived[:, :1]
+        return steps.flatten(1).any(dim=1)
+
     def _begin(self, step: int) -> None:
-        """Makes room for a new step, in which nothing has arrived yet."""
-        if step == self.step:
-            return
+        """Makes room for a new step, and for those left out before it, in which nothing has arrived yet."""
+        if step < self.step:
+            raise SemcomError(
+                f"step {step} comes after step {self.step}: give a base station steps in the order of time"
+            )
+        passed = min(step - self.step, self.context.shape[1])
         self.step = step
-        self.context = torch.cat((torch.zeros_like(self.context[:, :1]), self.context[:, :-1]), dim=1)
-        self.arrived = torch.cat((torch.zeros_like(self.arrived[:, :1]), self.arrived[:, :-1]), dim=1)
+        if passed:
+            self.context = _later(self.context, passed)
+            self.arrived = _later(self.arrived, passed)
+
+
+def _later(window: torch.Tensor, num_steps: int) -> torch.Tensor:
+    """Shifts a window [N, W, ...], newest first, by so many steps, which are zero."""
+    return torch.cat(
+        (torch.zeros_like(window[:, :num_steps]), window[:, : window.shape[1] - num_steps]), dim=1
+    )
 
 
 def complete(

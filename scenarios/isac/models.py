@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from scenarios.isac.features import CsiNormaliser, FrameNormaliser
 from scenarios.isac.heads import Scene, SceneHead
+from semcom.contracts import SemcomError
 from semcom.encoders import MlpEncoder, ParallelMlpEncoder
 from semcom.set_predictor import SetPredictor
 
@@ -122,6 +123,8 @@ class SensingModel(nn.Module):
         num_receivers: int,
         num_subcarriers: int,
         num_pedestrians: int,
+        *,
+        with_fusion: bool,
     ) -> None:
         super().__init__()
         self.config = config
@@ -138,9 +141,11 @@ class SensingModel(nn.Module):
         )
         dims = [self.dims[modality] for modality in self.modality]
         self.predictor = SetPredictor(dims, config.num_lags, config.predictor_dim)
-        self.head = SceneHead(
-            self.num_sensors * self.embedding_dim, config.head_dim, num_pedestrians, num_cameras
-        )
+        sizes = (self.num_sensors * self.embedding_dim, config.head_dim, num_pedestrians, num_cameras)
+        self.head = SceneHead(*sizes)
+        if with_fusion:
+            self.fusion = SetPredictor(dims, config.num_lags, config.predictor_dim)
+            self.fusion_head = SceneHead(*sizes)
         self.decoder = FrameDecoder(*frame_size, config.camera_dim, config.width)
         self.register_buffer(
             "calibration", torch.zeros(NUM_CALIBRATION, self.num_sensors, self.embedding_dim)
@@ -156,11 +161,35 @@ class SensingModel(nn.Module):
         return functional.pad(z, (0, self.embedding_dim - z.shape[-1]))
 
     def embed_camera(self, frame: torch.Tensor, camera: int) -> torch.Tensor:
-        """Encodes frames of one camera, uint8 [n, 3, H, W], into [n, camera_dim]."""
+        """Encodes frames of one camera, uint8 [n, 3, H, W], into [n, camera_dim].
+
+        Raises SemcomError for frames of another size or type.
+        """
+        wanted = tuple(self.frames.background.shape[1:])
+        if frame.dtype != torch.uint8 or frame.ndim != 4 or frame.shape[1:] != wanted:
+            raise SemcomError(
+                f"frames of camera {camera + 1} have type {frame.dtype} and shape {list(frame.shape)}: this "
+                f"model takes torch.uint8 [n, {', '.join(map(str, wanted))}]"
+            )
         return self.camera_encoder(self.frames(frame, camera))
 
     def embed_receiver(self, csi: torch.Tensor, receiver: int) -> torch.Tensor:
-        """Encodes CSI of one receiver, complex64 [n, F], into [n, receiver_dim]."""
+        """Encodes CSI of one receiver, complex64 [n, F], into [n, receiver_dim].
+
+        Raises SemcomError for CSI of another size or type, and where it holds NaN or infinity.
+        """
+        num_subcarriers = self.csi.mean_csi.shape[1]
+        if not csi.is_complex() or csi.ndim != 2 or csi.shape[1] != num_subcarriers:
+            raise SemcomError(
+                f"CSI of receiver {receiver + 1} has type {csi.dtype} and shape {list(csi.shape)}: this "
+                f"model takes torch.complex64 [n, {num_subcarriers}]"
+            )
+        broken = ~csi.isfinite().all(dim=1)
+        if bool(broken.any()):
+            raise SemcomError(
+                f"CSI of receiver {receiver + 1} holds NaN or infinity in row {int(broken.int().argmax())}: "
+                "let the receiver send nothing in that step, and it is inpainted"
+            )
         return self.receiver_encoder.of_sensor(self.csi(csi, receiver), receiver)
 
     def embed(self, frame: torch.Tensor, csi: torch.Tensor) -> torch.Tensor:
@@ -172,6 +201,10 @@ class SensingModel(nn.Module):
     def read(self, z: torch.Tensor) -> Scene:
         """Reads the scene off completed embeddings z [N, S, D]."""
         return self.head(z)
+
+    def read_fused(self, z: torch.Tensor) -> Scene:
+        """Reads the scene off embeddings completed by `fusion`, z [N, S, D]."""
+        return self.fusion_head(z)
 
     def decode(self, z: torch.Tensor, camera: int) -> torch.Tensor:
         """Shows what embeddings of one camera hold, [n, D]: frames [n, 3, H, W], values from 0 to 1."""

@@ -10,15 +10,16 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import STYLE, add_legend, draw_lines, draw_reference, new_figure, save, series_style
 from analysis.statistics import summarise
 from analysis.tables import pivot, to_text
 from scenarios.isac.comparisons import MISSING, OURS, over_no_loss, over_others, rank_in
-from scenarios.isac.equal_error import BASELINE, compare_at_equal_error
+from scenarios.isac.equal_error import BASELINES, compare_at_equal_error
 
 _ORDER = [
-    OURS, "supervised", "image-only", "masked-head", "last-value", "mean-fill", "zero-fill", BASELINE,
+    OURS, "supervised", "image-only", "masked-head", "last-value", "mean-fill", "zero-fill", *BASELINES,
     "oracle",
 ]  # fmt: skip
 _REFERENCE = "oracle"
@@ -136,6 +137,8 @@ def _draw_error(part: pd.DataFrame, axis: str, label: str, folder: Path, name: s
     shown = _with_series(part, axis)
     figure, axes = new_figure("column")
     _draw_lines(axes[0], shown, axis, _ERROR, _styles(shown.assign(method=shown["series"])))
+    if axis == "num_receivers":
+        axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].set_ylim(bottom=0)
     _label(axes[0], label, _ERROR_LABEL)
     add_legend(figure, axes)
@@ -239,7 +242,7 @@ def make_tables(records: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
         tables.append(("Error by bits per step (header and payload)", pivot(rate, ["method", *axes])))
         if len(compared := compare_at_equal_error(rate)):
             tables.append(
-                (f"How many times the bits {BASELINE} needs for the same localisation error", compared)
+                ("How many times the bits JPEG frames need for the same localisation error", compared)
             )
     alarm = _part(records, "alarm")
     if len(chosen := alarm[alarm["metric"].isin(_ALARMS)]):

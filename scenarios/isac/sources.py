@@ -27,7 +27,9 @@ def data_name(config: IsacConfig, seed: int) -> str:
     """Returns what tells data sets apart: the name of the generated one, a recorded one's SHA-256."""
     if isinstance(config.data, GeneratedData):
         return open_room_cache(config.data.room, seed).name
-    return _hash(config.data.path, _changed_ns(config)) if config.data.path.is_file() else str(config.data.path)
+    return (
+        _hash(config.data.path, _changed_ns(config)) if config.data.path.is_file() else str(config.data.path)
+    )
 
 
 def _changed_ns(config: IsacConfig) -> int:

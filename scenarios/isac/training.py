@@ -63,7 +63,8 @@ class TrainingConfig(BaseModel):
         0.3, ge=0, le=10, description="noise on embeddings, in their deviations, for predictor and heads"
     )
     matching: Matching = Field(
-        "identity", description="whom a head's place is to find: the same pedestrian always, or whoever is next"
+        "identity",
+        description="whom a head's place is to find: the same pedestrian always, or whoever is next",
     )
     label_weight: float = Field(
         1.0,
@@ -210,16 +211,17 @@ def embed_all(model: SensingModel, part: Sequences) -> torch.Tensor:
     return torch.cat(z).unflatten(0, part.frame.shape[:2])
 
 
-def make_model(config: ModelConfig, data: SensingData, *, with_receivers: bool) -> SensingModel:
-    """Builds a model for the shapes of a data set, with PyTorch's starting weights."""
+def make_model(config: ModelConfig, data: SensingData, name: str) -> SensingModel:
+    """Builds one of MODELS for the shapes of a data set, with PyTorch's starting weights."""
     train = data.train
     return SensingModel(
         config,
-        tuple(train.frame.shape[-2:]),
+        (train.frame.shape[-2], train.frame.shape[-1]),
         data.num_cameras,
-        data.num_receivers if with_receivers else 0,
+        0 if name == "image-only" else data.num_receivers,
         train.csi.shape[-1],
         train.position_m.shape[2],
+        with_fusion=name == "inpainting",
     )
 
 
@@ -231,14 +233,18 @@ def train_model(
     with torch.random.fork_rng(devices=[]):
         # torch.nn draws its starting weights from the process-wide generator.
         torch.manual_seed(streams.seed(f"weights-{name}"))
-        model = make_model(inputs.model, data, with_receivers=name != "image-only")
+        model = make_model(inputs.model, data, name)
         generator = streams.torch_generator(f"train-{name}")
         train = data.train
         model.frames.calibrate(train.frame.flatten(0, 1))
         model.csi.calibrate(train.csi.flatten(0, 1)[:, : model.num_receivers])
         model.head.calibrate(train.position_m)
+        if name == "inpainting":
+            model.fusion_head.calibrate(train.position_m)
         task = Task(model, inputs.training, train, generator, scratch)
         log = _train_supervised(task) if name == "supervised" else _train_jepa(task)
+        if name == "inpainting":
+            log += _train_fusion(task)
     model.eval().requires_grad_(False)
     z = task.z.flatten(0, 1)
     rows = torch.linspace(0, len(z) - 1, NUM_CALIBRATION).round().long()
@@ -280,7 +286,7 @@ def _train_encoders(task: Task) -> Log:
         content, numbers = task.content(rows), task.spoilt(task.numbers[rows])
         hidden = task.hidden(len(rows))[:, 0]
         patches = mask_patches(
-            len(rows) * model.num_cameras, *content.shape[-2:], config.patch_px, config.patch_share, generator
+            len(rows) * model.num_cameras, *model.decoder.size, config.patch_px, config.patch_share, generator
         )
         seen = torch.where(patches.unflatten(0, content.shape[:2])[:, :, None], 0, content)
         wanted = hidden.clone()
@@ -328,6 +334,20 @@ def _train_head(task: Task) -> Log:
         return task.scene_loss(model.read(completed), rows)
 
     return task.fit("head", model.head, batch_loss, config.num_steps_head)
+
+
+def _train_fusion(task: Task) -> Log:
+    """Trains a second predictor, with heads of its own, on labels and on embeddings that no longer change."""
+    model, config = task.model, task.config
+
+    def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        context, rows = task.windows(config.num_windows)
+        arrived = ~(task.hidden(len(rows), context.shape[1]) | context[..., 0].isnan())
+        completed = fill_in(context, arrived, model.fusion(context, arrived))
+        return task.scene_loss(model.read_fused(completed), rows)
+
+    module = nn.ModuleList((model.fusion, model.fusion_head))
+    return task.fit("fusion", module, batch_loss, config.num_steps_predictor)
 
 
 def _train_decoder(task: Task) -> Log:

@@ -1,4 +1,4 @@
-"""The world of the sensing scenario: rooms that are played back, watched by cameras and heard by receivers."""
+"""The world of the sensing scenario: rooms that are played back, seen by cameras and heard by receivers."""
 
 from __future__ import annotations
 

@@ -204,7 +204,7 @@ def test_bits_are_compared_on_the_curve_of_the_same_seed():
         rows += rate("inpainting", 0.39, 200 * factor, seed, codec="uniform-8")
         rows += rate("supervised", 0.9, 50, seed, codec="uniform-2")
     table = compare_at_equal_error(pd.DataFrame(rows))
-    found = {(r["method"], r["codec"]): (r["jpeg's at this error (bit)"], r["times"])
+    found = {(r["method"], r["codec"]): (r["its bits at this error (bit)"], r["times"])
              for r in table.to_dict("records")}  # fmt: skip
     # 2000 and 6000 bits against 100 and 300: 20 times, whatever the seed.
     assert found["inpainting", "uniform-2"][1] == "20 ± 0"
@@ -214,6 +214,15 @@ def test_bits_are_compared_on_the_curve_of_the_same_seed():
     assert found["inpainting", "uniform-8"] == ("> 4e+03", "> 20")
     # Less than 1000 and 3000: less than 60 times in both.
     assert found["supervised", "uniform-2"] == ("< 3e+03", "< 60")
+
+
+def test_a_method_is_compared_with_jpeg_frames_of_the_sensors_that_it_has():
+    rows = [*rate("jpeg", 0.5, 3000, quality=5, downscale=1), *rate("jpeg-cameras", 0.5, 1000, quality=5,
+            downscale=1), *rate("inpainting", 0.5, 100, codec="uniform-2"),
+            *rate("image-only", 0.5, 50, codec="uniform-2")]  # fmt: skip
+    table = compare_at_equal_error(pd.DataFrame(rows)).set_index("method")
+    assert table["instead"].to_dict() == {"inpainting": "jpeg", "image-only": "jpeg-cameras"}
+    assert table["times"].to_dict() == {"inpainting": "30", "image-only": "20"}
 
 
 def test_without_jpeg_or_embeddings_nothing_is_compared():

@@ -1,0 +1,102 @@
+"""The result on alarms: faults are injected into one sensor after the other, and it is told who notices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from analysis.alarms import FALSE_ALARM_GRID, area_under_roc, detection_at, roc_at
+from scenarios.contracts import Point
+from scenarios.isac.alarm import Alarm, calm_energy, sensors_of_kind, spoil
+from scenarios.isac.config import IsacConfig
+from scenarios.isac.data import Sequences
+from scenarios.isac.measures import load_model, point_record
+from scenarios.isac.models import CAMERA, SensingModel
+from scenarios.isac.sizes import FALSE_ALARMS
+from scenarios.isac.sources import load_sequences
+from scenarios.isac.training import embed_all
+from semcom.contracts import Codec, Record
+from semcom.rng import Streams
+
+
+@dataclass(frozen=True)
+class Watch:
+    """A point of the result, with the codec of each sensor and the weights of the model that watches."""
+
+    config: IsacConfig
+    point: Point
+    codecs: Sequence[Codec]
+    weights: Mapping[str, torch.Tensor]
+
+
+@torch.no_grad()
+def alarm_records(watch: Watch) -> list[Record]:
+    """Injects a fault into one sensor after the other, and tells how often the alarm notices.
+
+    Thresholds come from validation data without faults, for each sensor its own (see calm_energy). Rates are
+    means over the sensors of a kind and over the steps from the outage on, in which the fault lasts.
+    Embeddings have been through the codec; no packet is lost.
+    """
+    config, point = watch.config, watch.point
+    data = load_sequences(config, point.seed)
+    model = load_model(config, data, point, watch.weights)
+    fault, kind = str(point.axes["fault"]), str(point.axes["sensor"])
+    first = config.evaluation.outage_step
+    held, sent = (_sent(watch.codecs, model, part) for part in (data.validation, data.test))
+    alarm = Alarm.fit(model, config.alarm, held)
+    calm, usual = calm_energy(model, config.alarm, held), alarm.energy(sent)
+    generator = Streams(point.seed).torch_generator(f"fault-{fault}-{kind}")
+    found: dict[str, list[float]] = {name: [] for name in ("detection_rate", "false_alarm_rate", "auc")}
+    curves = []
+    sensors = sensors_of_kind(model, kind)
+    for place, sensor in enumerate(sensors):
+        other = sensors[(place + 1) % len(sensors)]
+        z = sent.clone()
+        # Of two that changed places, both send what the other one should.
+        for one, its in ((sensor, other), (other, sensor)) if fault == "swapped" else ((sensor, other),):
+            observed = spoil(_observed(data.test, one), _observed(data.test, its), fault, first, generator)
+            z[:, :, one] = _coded(watch.codecs, model, one, _embedded(model, one, observed))
+        faulty = alarm.energy_of(z, sensor)[:, first:].flatten().numpy()
+        normal = usual[:, first:, sensor].flatten().numpy()
+        at = detection_at(calm[:, first:, sensor].flatten().numpy(), normal, faulty, FALSE_ALARMS)
+        found["detection_rate"].append(at.detection_rate)
+        found["false_alarm_rate"].append(at.false_alarm_rate)
+        found["auc"].append(area_under_roc(normal, faulty))
+        curves.append(roc_at(normal, faulty))
+    num = len(sensors) * data.test.num_sequences
+    rows = [point_record(point, name, float(np.mean(values)), "1", num) for name, values in found.items()]
+    for rate, value in zip(FALSE_ALARM_GRID, np.mean(curves, axis=0), strict=True):
+        rows.append(point_record(point, "roc_detection", value, "1", num, false_alarm=rate))
+    return rows
+
+
+def _sent(codecs: Sequence[Codec], model: SensingModel, part: Sequences) -> torch.Tensor:
+    """Embeddings of sequences as they arrive, [U, T, S, D]."""
+    z = embed_all(model, part)
+    for sensor in range(model.num_sensors):
+        z[:, :, sensor] = _coded(codecs, model, sensor, z[:, :, sensor, : model.dim_of(sensor)])
+    return z
+
+
+def _coded(codecs: Sequence[Codec], model: SensingModel, sensor: int, z: torch.Tensor) -> torch.Tensor:
+    """What arrives of a sensor's embeddings [U, T, d]: [U, T, D]."""
+    return model.padded(codecs[sensor](z.flatten(0, 1)).unflatten(0, z.shape[:2]))
+
+
+def _observed(part: Sequences, sensor: int) -> torch.Tensor:
+    """What one sensor observes, [U, T, ...]; cameras are the first ones."""
+    num_cameras = part.frame.shape[2]
+    return part.frame[:, :, sensor] if sensor < num_cameras else part.csi[:, :, sensor - num_cameras]
+
+
+def _embedded(model: SensingModel, sensor: int, observed: torch.Tensor) -> torch.Tensor:
+    """Embeddings [U, T, d] of what one sensor observes."""
+    rows = observed.flatten(0, 1)
+    if model.modality[sensor] == CAMERA:
+        z = torch.cat([model.embed_camera(part, sensor) for part in rows.split(256)])
+    else:
+        z = model.embed_receiver(rows, sensor - model.num_cameras)
+    return z.unflatten(0, observed.shape[:2])
