@@ -23,7 +23,7 @@ from channels.links.analog import AnalogConfig
 from channels.links.erasure import ErasureConfig
 from channels.room import RoomConfig, check_room
 from scenarios.isac.alarm import FAULTS, AlarmConfig
-from scenarios.isac.data import ObservationConfig, SplitConfig
+from scenarios.isac.data import MIN_STEPS, ObservationConfig, SplitConfig
 from scenarios.isac.jpeg import JpegCodec
 from scenarios.isac.methods import METHODS
 from scenarios.isac.models import ModelConfig
@@ -203,6 +203,14 @@ def check(config: IsacConfig) -> None:
             test_share=config.split.test_share,
         )
         length = config.split.segment_steps or room.num_steps
+        if length > room.num_steps:
+            raise SemcomError(
+                f"split.segment_steps = {length}, and walks have {room.num_steps} steps: lower it"
+            )
+        if length < MIN_STEPS:
+            raise SemcomError(
+                f"data.room.num_steps = {length} is too short for a sequence: take {MIN_STEPS} or more"
+            )
         num_validation = len(parts.validation) * (room.num_steps // length)
         check_sizes(told, num_validation, length, room.num_cameras, room.num_receivers)
     _check_radio(config)
