@@ -36,12 +36,12 @@ MAX_PEDESTRIANS = len(COLOURS)
 
 
 class BodyMaterial(BaseModel):
-    """What bodies are to the radio: by default dry skin at 5.25 GHz (Gabriel et al. 1996, Cole-Cole)."""
+    """What bodies are to the radio: by default dry skin at 6.5 GHz (Gabriel et al. 1996, Cole-Cole)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    relative_permittivity: float = Field(35.6, ge=1, le=200, description="real part of the permittivity")
-    conductivity_s_per_m: float = Field(3.22, ge=0, le=100, description="conductivity")
+    relative_permittivity: float = Field(34.5, ge=1, le=200, description="real part of the permittivity")
+    conductivity_s_per_m: float = Field(4.34, ge=0, le=100, description="conductivity")
     scattering_coefficient: float = Field(
         1.0,
         ge=0,
@@ -84,9 +84,9 @@ class RoomConfig(BaseModel):
     )
     num_receivers: int = Field(9, ge=1, le=64, description="CSI receivers, spread evenly along the walls")
     device_height_m: float = Field(1.1, ge=0.1, le=10, description="height of transmitter and receivers")
-    carrier_hz: float = Field(5.25e9, ge=1e9, le=40e9, description="carrier frequency")
-    bandwidth_hz: float = Field(160e6, ge=1e6, le=1e9, description="bandwidth that the subcarriers divide")
-    num_subcarriers: int = Field(32, ge=1, le=4096, description="subcarriers, the centres of equal parts")
+    carrier_hz: float = Field(6.5e9, ge=1e9, le=40e9, description="carrier frequency")
+    bandwidth_hz: float = Field(320e6, ge=1e6, le=1e9, description="bandwidth that the subcarriers divide")
+    num_subcarriers: int = Field(64, ge=1, le=4096, description="subcarriers, the centres of equal parts")
     max_depth: int = Field(2, ge=0, le=5, description="most reflections of a path; 0 is line of sight alone")
     diffraction: bool = Field(False, description="ray-traced: one diffraction at an edge")
     num_rays: int = Field(10_000, ge=1000, le=1_000_000, description="ray-traced: rays that look for paths")
@@ -103,7 +103,7 @@ class RoomConfig(BaseModel):
     )
     body: BodyMaterial = BodyMaterial()
     speed_m_s: float = Field(0.9, gt=0, le=3, description="mean speed of a pedestrian")
-    num_sequences: int = Field(200, ge=1, le=100_000, description="walks of a data set")
+    num_sequences: int = Field(300, ge=1, le=100_000, description="walks of a data set")
     num_steps: int = Field(12, ge=1, le=10_000, description="time steps of a walk")
     interval_s: float = Field(0.5, ge=1e-3, le=10, description="time from step to step")
 

@@ -48,8 +48,8 @@ class SetJepa(nn.Module):
         arrived: torch.Tensor,
         wanted: torch.Tensor,
         generator: torch.Generator,
-    ) -> dict[str, torch.Tensor]:
-        """Returns the named terms and their sum under "total", all scalars.
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+        """Returns the named terms with their sum under "total", all scalars, and z and its prediction.
 
         masked, whole: the same observations with and without hidden patches. arrived [B, S] bool: the sensors
         that the predictor is given; wanted [B, S] bool: those whose prediction counts.
@@ -67,7 +67,7 @@ class SetJepa(nn.Module):
         parts = [self.regularizer(z[:, sensor, :dim], generator) for sensor, dim in enumerate(self.dims)]
         terms = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
         total = prediction + terms.pop("total")
-        return {"prediction": prediction, **terms, "total": total, "z": z}
+        return {"prediction": prediction, **terms, "total": total}, z, predicted
 
     def update_target(self, step: int) -> None:
         """Lets the target follow the encoder; call it after each optimiser step."""

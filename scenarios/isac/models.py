@@ -22,9 +22,11 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    camera_dim: int = Field(48, ge=1, le=4096, description="embedding of a frame, dimensions")
-    receiver_dim: int = Field(12, ge=1, le=4096, description="embedding of a receiver's CSI, dimensions")
+    camera_dim: int = Field(32, ge=1, le=4096, description="embedding of a frame, dimensions")
+    receiver_dim: int = Field(8, ge=1, le=4096, description="embedding of a receiver's CSI, dimensions")
     width: int = Field(32, ge=1, le=1024, description="channels of the frame encoder's first layer")
+    num_maps: int = Field(16, ge=1, le=1024, description="maps that the frame encoder divides a frame among")
+    num_taps: int = Field(32, ge=1, le=4096, description="delay taps of the CSI that its encoder is shown")
     receiver_hidden_dim: int = Field(64, ge=1, le=4096, description="hidden units of a CSI encoder")
     predictor_dim: int = Field(256, ge=1, le=8192, description="hidden units of the predictor")
     num_lags: int = Field(
@@ -34,37 +36,45 @@ class ModelConfig(BaseModel):
 
 
 class FrameEncoder(nn.Module):
-    """Convolutions, and what each of their maps answers to and where: [n, 3, H, W] to [n, D].
+    """Convolutions that divide a frame among maps, and where each map's part of it is: [n, 3, H, W] to [n, D].
 
-    Maps a >= 0 on a grid of 8 x 8 pixels become keypoints: the expectations of x and y under a, and the root
-    of its mean (spatial soft-argmax: Finn et al. 2016; see semcom.encoders.KeypointStem). A linear map and a
-    perceptron turn them into the embedding. Weights that look at every place alike are what makes hundreds of
-    different frames enough.
+    On a grid of 4 x 4 pixels a softmax over maps assigns each place to the maps, one of which stands for the
+    background and is left out. Of each other map p: the root of its mean; under p, the means of x and y and
+    their deviations (spatial soft-argmax: Finn et al. 2016; see semcom.encoders.KeypointStem). A linear map
+    and a perceptron turn them into the embedding. Maps compete for places, so that each comes to follow one
+    thing; and weights that look at every place alike make hundreds of different frames enough.
     """
 
-    def __init__(self, embedding_dim: int, width: int) -> None:
+    def __init__(self, embedding_dim: int, width: int, num_maps: int) -> None:
         super().__init__()
         self.embedding_dim = embedding_dim
-        self.layers = nn.ModuleList(
-            (
-                nn.Conv2d(3, width, 4, stride=4),
-                nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
-                nn.Conv2d(2 * width, 2 * width, 3, padding=1),
-            )
-        )
-        self.head = MlpEncoder(3 * 2 * width, embedding_dim, 4 * width)
+        self.patches = nn.Conv2d(3, width, 4, stride=4)
+        self.logits = nn.Conv2d(width, num_maps + 1, 3, padding=1)
+        with torch.no_grad():
+            self.logits.weight.mul_(8)
+            self.logits.bias.zero_()[0] = 3.0
+        self.head = MlpEncoder(5 * num_maps, embedding_dim, 4 * width)
+        self.normalise = nn.BatchNorm1d(5 * num_maps, affine=False)
 
     def forward(self, content: torch.Tensor) -> torch.Tensor:
         """Maps normalised frames to embeddings [n, D]."""
-        h = content.contiguous(memory_format=torch.channels_last)
-        for layer in self.layers:
-            h = functional.relu(layer(h))
-        in_row, in_column = h.sum(dim=3), h.sum(dim=2)
-        total = in_row.sum(dim=2)
-        y = in_row @ torch.linspace(-1, 1, h.shape[2]).to(h) / (total + 0.1)
-        x = in_column @ torch.linspace(-1, 1, h.shape[3]).to(h) / (total + 0.1)
-        strength = (total / (h.shape[2] * h.shape[3]) + 1e-3).sqrt()
-        return self.head(torch.cat((x, y, strength), dim=1))
+        h = functional.relu(self.patches(content.contiguous(memory_format=torch.channels_last)))
+        share = torch.softmax(self.logits(h), dim=1)[:, 1:]
+        return self.head(self.normalise(_moments(share)))
+
+
+def _moments(share: torch.Tensor) -> torch.Tensor:
+    """Strength, mean place and spread of maps [n, M, H, W] >= 0, x and y from -1 to 1: [n, 5 M]."""
+    height, width = share.shape[-2:]
+    in_row, in_column = share.sum(dim=3), share.sum(dim=2)
+    total = in_row.sum(dim=2)
+    parts = [(total / (height * width) + 1e-4).sqrt()]
+    for along, size in ((in_row, height), (in_column, width)):
+        at = torch.linspace(-1, 1, size).to(share)
+        mean = along @ at / (total + 0.3)
+        square = along @ at.square() / (total + 0.3)
+        parts += [mean, (square - mean.square()).clamp_min(0).add(1e-4).sqrt()]
+    return torch.cat(parts, dim=1)
 
 
 class FrameDecoder(nn.Module):
@@ -124,8 +134,8 @@ class SensingModel(nn.Module):
         self.dims = (config.camera_dim, config.receiver_dim)
         self.embedding_dim = max(self.dims)
         self.frames = FrameNormaliser(num_cameras, *frame_size)
-        self.csi = CsiNormaliser(num_receivers, num_subcarriers)
-        self.camera_encoder = FrameEncoder(config.camera_dim, config.width)
+        self.csi = CsiNormaliser(num_receivers, num_subcarriers, config.num_taps)
+        self.camera_encoder = FrameEncoder(config.camera_dim, config.width, config.num_maps)
         self.receiver_encoder = ParallelMlpEncoder(
             num_receivers, self.csi.output_dim, config.receiver_dim, config.receiver_hidden_dim
         )

@@ -27,6 +27,7 @@ from semcom.targets import EmaTarget
 from semcom.train import BatchLoss, fit
 
 Log = list[dict[str, float | int | str]]
+_SHOWN_EVERY = 4
 MODELS = ("inpainting", "image-only", "supervised")
 
 
@@ -44,26 +45,33 @@ class TrainingConfig(BaseModel):
     batch_size: int = Field(64, ge=2, le=65_536, description="time steps in a batch of frames")
     num_windows: int = Field(128, ge=2, le=65_536, description="windows in a batch of the predictor")
     learning_rate: float = Field(5e-3, gt=0, le=1, description="peak learning rate")
-    modality_probability: float = Field(0.3, ge=0, le=1, description="probability that a modality is hidden")
+    modality_probability: float = Field(0.4, ge=0, le=1, description="probability that a modality is hidden")
     link_probability: float = Field(
         0.6, ge=0, le=1, description="largest probability that a sensor is hidden"
     )
-    patch_share: float = Field(0.3, ge=0, le=1, description="share of a frame's patches that are hidden")
+    patch_share: float = Field(0.0, ge=0, le=1, description="share of a frame's patches that are hidden")
     patch_px: int = Field(16, ge=1, le=1024, description="side of a patch")
+    csi_noise_std: float = Field(0.2, ge=0, le=10, description="noise on the CSI's numbers in training")
+    csi_dropout: float = Field(0.3, ge=0, lt=1, description="share of the CSI's numbers left out in training")
     distance: Literal["cosine", "l2", "smooth_l1", "l1"] = Field("l2", description="distance of prediction")
     ema_momentum: float = Field(0.99, ge=0, le=1, description="momentum of the EMA target at the start")
     regularizer: Literal["vicreg", "sigreg"] = Field("vicreg", description="what keeps z from collapsing")
     variance_weight: float = Field(1.0, ge=0, description="weight of VICReg's variance term")
-    covariance_weight: float = Field(0.04, ge=0, description="weight of VICReg's covariance term")
+    covariance_weight: float = Field(0.1, ge=0, description="weight of VICReg's covariance term")
     sigreg_weight: float = Field(0.05, ge=0, description="weight of SIGReg")
     embedding_noise_std: float = Field(
-        0.1, ge=0, le=10, description="noise on embeddings, in their deviations, for predictor and heads"
+        0.3, ge=0, le=10, description="noise on embeddings, in their deviations, for predictor and heads"
     )
     matching: Matching = Field(
         "identity",
         description="whom a head's place is to find: the same pedestrian always, or whoever is next",
     )
-    pixel_weight: float = Field(1.0, ge=0, description="weight of the frame's error in supervised training")
+    label_weight: float = Field(
+        1.0,
+        ge=0,
+        description="weight of the heads' error in training the encoders of the JEPAs; 0: no labels, and no pixels",
+    )
+    pixel_weight: float = Field(2.0, ge=0, description="weight of the frame's error in supervised training")
 
 
 class SensorEncoder(nn.Module):
@@ -129,6 +137,13 @@ class Task:
         """Normalised frames of training steps, [n, C, 3, H, W]."""
         parts = [self.model.frames(self.frame[rows, c], c) for c in range(self.model.num_cameras)]
         return torch.stack(parts, dim=1)
+
+    def spoilt(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Adds noise to the CSI's numbers, and leaves some out."""
+        config = self.config
+        noise = torch.randn(numbers.shape, generator=self.generator)
+        kept = torch.rand(numbers.shape, generator=self.generator) >= config.csi_dropout
+        return (numbers + config.csi_noise_std * noise) * kept / (1 - config.csi_dropout)
 
     def draw(self, num: int) -> torch.Tensor:
         """Draws training steps, numbered over all sequences."""
@@ -242,7 +257,7 @@ def train_model(
 
 def _train_jepa(task: Task) -> Log:
     log = _train_encoders(task)
-    task.encoder.requires_grad_(False)
+    task.encoder.eval().requires_grad_(False)
     log += _train_predictor(task)
     log += _train_head(task)
     return log + _train_decoder(task)
@@ -264,26 +279,26 @@ def _train_encoders(task: Task) -> Log:
         [model.dim_of(sensor) for sensor in range(model.num_sensors)],
         target=EmaTarget(task.encoder, config.ema_momentum, 1.0, config.num_steps),
     )
-    module = nn.ModuleList((jepa, model.decoder))
+    module = nn.ModuleList((jepa, model.head))
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         rows = task.draw(config.batch_size)
-        content, numbers = task.content(rows), task.numbers[rows]
+        content, numbers = task.content(rows), task.spoilt(task.numbers[rows])
         hidden = task.hidden(len(rows))[:, 0]
         patches = mask_patches(
             len(rows) * model.num_cameras, *model.decoder.size, config.patch_px, config.patch_share, generator
         )
         seen = torch.where(patches.unflatten(0, content.shape[:2])[:, :, None], 0, content)
         wanted = hidden.clone()
-        wanted[:, : model.num_cameras] = True
-        terms = jepa.loss((seen, numbers), (content, numbers), ~hidden, wanted, generator)
-        if config.pixel_weight:
-            z = terms.pop("z")
-            shown = model.decoder(z[:, : model.num_cameras, : model.config.camera_dim].flatten(0, 1))
-            terms["pixels"] = (shown - content.flatten(0, 1)).square().mean()
-            terms["total"] = terms["total"] + config.pixel_weight * terms["pixels"]
-        else:
-            terms.pop("z")
+        if config.patch_share:
+            wanted[:, : model.num_cameras] = True
+        terms, z, predicted = jepa.loss((seen, numbers), (content, numbers), ~hidden, wanted, generator)
+        if config.label_weight:
+            # Heads learn from what the predictor makes of hidden sensors, and the predictor not from heads.
+            completed = torch.where(hidden[..., None], predicted.detach(), z)
+            labels = task.scene_loss(model.read(completed), rows)
+            terms |= {name: term for name, term in labels.items() if name != "total"}
+            terms["total"] = terms["total"] + config.label_weight * labels["total"]
         return terms
 
     return task.fit("encoders", module, batch_loss, config.num_steps, jepa.update_target)
@@ -308,14 +323,15 @@ def _train_predictor(task: Task) -> Log:
 
 
 def _train_head(task: Task) -> Log:
-    """Trains the heads on whole sets of embeddings."""
+    """Trains the heads on, on sets of embeddings that the predictor has completed."""
     model, config = task.model, task.config
-    z = task.z.flatten(0, 1)
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        rows = task.draw(4 * config.batch_size)
-        scene = model.read(task.noisy(z[rows]))
-        return task.scene_loss(scene, rows)
+        context, rows = task.windows(2 * config.num_windows)
+        arrived = ~(task.hidden(len(rows), context.shape[1]) | context[..., 0].isnan())
+        with torch.no_grad():
+            completed = fill_in(context, arrived, model.predictor(context, arrived))
+        return task.scene_loss(model.read(completed), rows)
 
     return task.fit("head", model.head, batch_loss, config.num_steps_head)
 
@@ -357,25 +373,26 @@ def _train_supervised(task: Task) -> Log:
         completed: torch.Tensor, rows: torch.Tensor, content: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         terms = task.scene_loss(model.read(completed), rows)
-        shown = model.decoder(completed[:, cameras, : model.config.camera_dim].flatten(0, 1))
-        terms["pixels"] = (shown - content.flatten(0, 1)).square().mean()
+        # Enlarging is what takes time: a part of the batch shows its frames.
+        part = completed[:: _SHOWN_EVERY, cameras, : model.config.camera_dim].flatten(0, 1)
+        terms["pixels"] = (model.decoder(part) - content.flatten(0, 1)).square().mean()
         return terms | {"total": terms["total"] + config.pixel_weight * terms["pixels"]}
 
     def step_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         rows = task.draw(config.batch_size)
         content = task.content(rows)
-        z = task.encoder((content, task.numbers[rows]))
+        z = task.encoder((content, task.spoilt(task.numbers[rows])))
         arrived = ~task.hidden(len(rows))
         completed = fill_in(z[:, None], arrived, model.predictor(z[:, None], arrived))
-        return terms_of(completed, rows, content)
+        return terms_of(completed, rows, content[::_SHOWN_EVERY])
 
     def window_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         context, rows = task.windows(config.num_windows)
         arrived = ~(task.hidden(len(rows), context.shape[1]) | context[..., 0].isnan())
         completed = fill_in(context, arrived, model.predictor(context, arrived))
-        return terms_of(completed, rows, task.content(rows))
+        return terms_of(completed, rows, task.content(rows[::_SHOWN_EVERY]))
 
     log = task.fit("encoders", model, step_loss, config.num_steps)
-    task.encoder.requires_grad_(False)
+    task.encoder.eval().requires_grad_(False)
     # The decoder sees as many frames as that of the others, in the steps of the predictor.
     return log + task.fit("predictor", model, window_loss, config.num_steps_predictor)
