@@ -250,7 +250,7 @@ TINY = IsacConfig(
         num_lags=2, head_dim=32,
     ),
     training=TrainingConfig(
-        num_steps=30, num_steps_predictor=30, num_steps_head=60, num_steps_decoder=30, batch_size=16,
+        num_steps=15, num_steps_predictor=15, num_steps_head=15, num_steps_decoder=10, batch_size=16,
         num_windows=32,
     ),
     evaluation=EvaluationConfig(
