@@ -246,7 +246,7 @@ TINY = IsacConfig(
     ),
     split=SplitConfig(validation_share=0.25, test_share=0.25),
     model=ModelConfig(
-        camera_dim=12, receiver_dim=4, width=8, receiver_hidden_dim=16, predictor_dim=16, 
+        camera_dim=12, receiver_dim=4, width=8, receiver_hidden_dim=16, predictor_dim=16,
         num_lags=2, head_dim=32,
     ),
     training=TrainingConfig(
@@ -255,7 +255,8 @@ TINY = IsacConfig(
     ),
     evaluation=EvaluationConfig(
         outage_step=2, erasures=(0.0, 0.3), num_receivers=(0, 4), codecs=("uniform-4",), qualities=(20,),
-        downscales=(1,), missing=("none", "camera-1"),
+        downscales=(1,), missing=("none", "camera-1"), loss_methods=("inpainting", "last-value"),
+        receiver_methods=("inpainting",),
     ),
 )  # fmt: skip
 PAPER = IsacConfig(

@@ -12,6 +12,7 @@ from semcom.codecs.catalogue import CodecConfig
 from semcom.train import fit
 
 
+@pytest.mark.usefixtures("cluster")
 def test_records_are_the_same_with_workers_and_without():
     """A cell of four groups on two hosts, which two points share, and an alarm of another seed."""
     config = isac_setups.changed("evaluation", group_size=5)
@@ -24,8 +25,8 @@ def test_records_are_the_same_with_workers_and_without():
         Point("receivers", "inpainting", 0, {"num_receivers": 4}),
     ]
     expected = SCENARIO.simulate(config, points, models, Cluster())
-    with Cluster(2) as cluster:
-        assert SCENARIO.simulate(config, points, models, cluster) == expected
+    with Cluster(2) as two:
+        assert SCENARIO.simulate(config, points, models, two) == expected
 
 
 @pytest.mark.parametrize("name", ["inpainting", "supervised"])
