@@ -22,8 +22,8 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    camera_dim: int = Field(32, ge=1, le=4096, description="embedding of a frame, dimensions")
-    receiver_dim: int = Field(8, ge=1, le=4096, description="embedding of a receiver's CSI, dimensions")
+    camera_dim: int = Field(24, ge=1, le=4096, description="embedding of a frame, dimensions")
+    receiver_dim: int = Field(4, ge=1, le=4096, description="embedding of a receiver's CSI, dimensions")
     width: int = Field(32, ge=1, le=1024, description="channels of the frame encoder's first layer")
     num_maps: int = Field(16, ge=1, le=1024, description="maps that the frame encoder divides a frame among")
     num_taps: int = Field(32, ge=1, le=4096, description="delay taps of the CSI that its encoder is shown")

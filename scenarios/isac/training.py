@@ -36,11 +36,11 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    num_steps: int = Field(400, ge=10, le=1_000_000, description="training steps of the encoders")
+    num_steps: int = Field(800, ge=10, le=1_000_000, description="training steps of the encoders")
     num_steps_predictor: int = Field(
-        500, ge=10, le=1_000_000, description="steps of the predictor on windows"
+        600, ge=10, le=1_000_000, description="steps of the predictor on windows"
     )
-    num_steps_head: int = Field(800, ge=10, le=1_000_000, description="steps of the heads")
+    num_steps_head: int = Field(400, ge=10, le=1_000_000, description="steps of the heads")
     num_steps_decoder: int = Field(300, ge=10, le=1_000_000, description="steps of the decoder")
     batch_size: int = Field(64, ge=2, le=65_536, description="time steps in a batch of frames")
     num_windows: int = Field(128, ge=2, le=65_536, description="windows in a batch of the predictor")
@@ -56,18 +56,18 @@ class TrainingConfig(BaseModel):
     distance: Literal["cosine", "l2", "smooth_l1", "l1"] = Field("l2", description="distance of prediction")
     ema_momentum: float = Field(0.99, ge=0, le=1, description="momentum of the EMA target at the start")
     regularizer: Literal["vicreg", "sigreg"] = Field("vicreg", description="what keeps z from collapsing")
-    variance_weight: float = Field(1.0, ge=0, description="weight of VICReg's variance term")
-    covariance_weight: float = Field(0.1, ge=0, description="weight of VICReg's covariance term")
+    variance_weight: float = Field(0.5, ge=0, description="weight of VICReg's variance term")
+    covariance_weight: float = Field(0.02, ge=0, description="weight of VICReg's covariance term")
     sigreg_weight: float = Field(0.05, ge=0, description="weight of SIGReg")
     embedding_noise_std: float = Field(
-        0.3, ge=0, le=10, description="noise on embeddings, in their deviations, for predictor and heads"
+        0.6, ge=0, le=10, description="noise on embeddings, in their deviations, for predictor and heads"
     )
     matching: Matching = Field(
         "identity",
         description="whom a head's place is to find: the same pedestrian always, or whoever is next",
     )
     label_weight: float = Field(
-        1.0,
+        4.0,
         ge=0,
         description="weight of the heads' error in training the JEPAs' encoders; 0: no labels, and no pixels",
     )
@@ -356,7 +356,7 @@ def _train_decoder(task: Task) -> Log:
     z = task.z.flatten(0, 1)
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        rows = task.draw(config.batch_size)
+        rows = task.draw(config.batch_size // 2)
         content = task.content(rows).flatten(0, 1)
         shown = model.decoder(z[rows, : model.num_cameras, : model.config.camera_dim].flatten(0, 1))
         return {"total": (shown - content).square().mean()}
