@@ -254,7 +254,7 @@ TINY = IsacConfig(
         num_windows=32,
     ),
     evaluation=EvaluationConfig(
-        outage_step=2, erasures=(0.0, 0.3), num_receivers=(0, 4), codecs=("uniform-4",), qualities=(20,),
+        outage_step=2, erasures=(0.0, 0.3), num_receivers=(0, 4), codecs=("uniform-4",), qualities=(5,),
         downscales=(1,), missing=("none", "camera-1"), loss_methods=("inpainting", "last-value"),
         receiver_methods=("inpainting",),
     ),
