@@ -23,7 +23,7 @@ from channels.links.analog import AnalogConfig
 from channels.links.erasure import ErasureConfig
 from channels.room import RoomConfig, check_room
 from scenarios.isac.alarm import FAULTS, AlarmConfig
-from scenarios.isac.data import ObservationConfig, SplitConfig
+from scenarios.isac.data import MIN_STEPS, ObservationConfig, SplitConfig
 from scenarios.isac.jpeg import JpegCodec
 from scenarios.isac.methods import METHODS
 from scenarios.isac.models import ModelConfig
@@ -203,6 +203,14 @@ def check(config: IsacConfig) -> None:
             test_share=config.split.test_share,
         )
         length = config.split.segment_steps or room.num_steps
+        if length > room.num_steps:
+            raise SemcomError(
+                f"split.segment_steps = {length}, and walks have {room.num_steps} steps: lower it"
+            )
+        if length < MIN_STEPS:
+            raise SemcomError(
+                f"data.room.num_steps = {length} is too short for a sequence: take {MIN_STEPS} or more"
+            )
         num_validation = len(parts.validation) * (room.num_steps // length)
         check_sizes(told, num_validation, length, room.num_cameras, room.num_receivers)
     _check_radio(config)
@@ -238,16 +246,17 @@ TINY = IsacConfig(
     ),
     split=SplitConfig(validation_share=0.25, test_share=0.25),
     model=ModelConfig(
-        camera_dim=12, receiver_dim=4, width=8, receiver_hidden_dim=16, predictor_dim=16, 
+        camera_dim=12, receiver_dim=4, width=8, receiver_hidden_dim=16, predictor_dim=16,
         num_lags=2, head_dim=32,
     ),
     training=TrainingConfig(
-        num_steps=30, num_steps_predictor=30, num_steps_head=60, num_steps_decoder=30, batch_size=16,
+        num_steps=15, num_steps_predictor=15, num_steps_head=15, num_steps_decoder=10, batch_size=16,
         num_windows=32,
     ),
     evaluation=EvaluationConfig(
-        outage_step=2, erasures=(0.0, 0.3), num_receivers=(0, 4), codecs=("uniform-4",), qualities=(20,),
-        downscales=(1,), missing=("none", "camera-1"),
+        outage_step=2, erasures=(0.0, 0.3), num_receivers=(0, 4), codecs=("uniform-4",), qualities=(5,),
+        downscales=(1,), missing=("none", "camera-1"), loss_methods=("inpainting", "last-value"),
+        receiver_methods=("inpainting",),
     ),
 )  # fmt: skip
 PAPER = IsacConfig(

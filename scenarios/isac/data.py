@@ -13,6 +13,8 @@ from scenarios.splits import cut_trajectories, split_by_trajectory
 from semcom.contracts import SemcomError
 from semcom.rng import Streams
 
+MIN_STEPS = 4
+
 
 class ObservationConfig(BaseModel):
     """How well sensors measure; recorded data have the noise of their sensors, and get this on top."""
@@ -38,7 +40,7 @@ class SplitConfig(BaseModel):
     validation_share: float = Field(0.1, gt=0, lt=1, description="steps that alarms are calibrated on")
     test_share: float = Field(0.2, gt=0, lt=1, description="steps that results are measured on")
     segment_steps: int | None = Field(
-        None, ge=4, le=100_000, description="cuts sequences into pieces so long (null: as they are)"
+        None, ge=MIN_STEPS, le=100_000, description="cuts sequences into pieces so long (null: as they are)"
     )
 
 
@@ -90,8 +92,8 @@ def make_sequences(
     Raises SemcomError for sequences of different lengths (see SplitConfig.segment_steps) or too few.
     """
     rows = cut_trajectories(dataset.sequence, split.segment_steps)
-    if rows.shape[1] < 4:
-        raise SemcomError(f"sequences of {rows.shape[1]} steps are too short: record 4 or more")
+    if rows.shape[1] < MIN_STEPS:
+        raise SemcomError(f"sequences of {rows.shape[1]} steps are too short: record {MIN_STEPS} or more")
     frame = observe_frames(torch.from_numpy(dataset.frame), observation, streams)
     csi = observe_csi(torch.from_numpy(dataset.csi), observation, streams)
     position = torch.from_numpy(dataset.position_m).float()

@@ -49,6 +49,7 @@ class CsiNormaliser(nn.Module):
     mean_csi: torch.Tensor
     mean: torch.Tensor
     deviation: torch.Tensor
+    window: torch.Tensor
 
     def __init__(self, num_receivers: int, num_subcarriers: int, num_taps: int) -> None:
         super().__init__()

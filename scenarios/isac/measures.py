@@ -26,7 +26,6 @@ from scenarios.isac.config import IsacConfig
 from scenarios.isac.data import SensingData, Sequences
 from scenarios.isac.methods import METHODS, PRIOR
 from scenarios.isac.models import SensingModel
-from scenarios.isac.sources import load_sequences
 from scenarios.isac.training import make_model
 from semcom.contracts import Record
 from semcom.records import load_into
@@ -48,13 +47,14 @@ def load_model(
 
 @dataclass(frozen=True)
 class Heard:
-    """What came of one cell, and the weights of the model that its beliefs are read with."""
+    """What came of one cell, the model that its beliefs are read with, and the truth."""
 
     config: IsacConfig
     point: Point
     setting: Setting
     outcome: CellOutcome
-    weights: Mapping[str, torch.Tensor]
+    model: SensingModel
+    test: Sequences
 
 
 @torch.no_grad()
@@ -62,8 +62,7 @@ def air_records(heard: Heard) -> list[Record]:
     """Reads scenes and frames off what the base station believed, and counts what it cost."""
     config, point, setting = heard.config, heard.point, heard.setting
     method = METHODS[point.method]
-    data = load_sequences(config, point.seed)
-    model, test = load_model(config, data, point, heard.weights), data.test
+    model, test = heard.model, heard.test
     first = config.evaluation.outage_step
     # A copy: what a worker is handed can't be written.
     belief = torch.tensor(heard.outcome.world["belief"]).unflatten(0, (test.num_sequences, -1))

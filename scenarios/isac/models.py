@@ -36,7 +36,7 @@ class ModelConfig(BaseModel):
 
 
 class FrameEncoder(nn.Module):
-    """Convolutions that divide a frame among maps, and where each map's part of it is: [n, 3, H, W] to [n, D].
+    """Convolutions that divide a frame among maps, and where each map's part is: [n, 3, H, W] to [n, D].
 
     On a grid of 4 x 4 pixels a softmax over maps assigns each place to the maps, one of which stands for the
     background and is left out. Of each other map p: the root of its mean; under p, the means of x and y and
@@ -52,6 +52,7 @@ class FrameEncoder(nn.Module):
         self.logits = nn.Conv2d(width, num_maps + 1, 3, padding=1)
         with torch.no_grad():
             self.logits.weight.mul_(8)
+            assert self.logits.bias is not None
             self.logits.bias.zero_()[0] = 3.0
         self.head = MlpEncoder(5 * num_maps, embedding_dim, 4 * width)
         self.normalise = nn.BatchNorm1d(5 * num_maps, affine=False)

@@ -24,7 +24,7 @@ from scenarios.isac.measures import Heard, air_records, load_model
 from scenarios.isac.methods import METHODS
 from scenarios.isac.models import SensingModel
 from scenarios.isac.sizes import check_sizes
-from scenarios.isac.sources import data_name, load_sequences
+from scenarios.isac.sources import data_name, keep_sequences, load_sequences
 from scenarios.isac.training import MODELS, train_model
 from scenarios.isac.watching import Watch, alarm_records
 from semcom.codecs.names import codec_name
@@ -146,7 +146,7 @@ class IsacScenario:
         settings = []
         for point, of_point in zip(points, weights, strict=True):
             if point.seed not in data:
-                data[point.seed] = load_sequences(config, point.seed)
+                data[point.seed] = keep_sequences(config, point.seed)
             key = model_key(point.method, point.seed)
             if key not in trained:
                 trained[key] = load_model(config, data[point.seed], point, of_point)
@@ -157,16 +157,15 @@ class IsacScenario:
             setting for point, setting in zip(points, settings, strict=True) if point.result != "alarm"
         )
         outcome_of = _simulated(config, list(in_the_air), trained, data, shared, cluster)
-        questions: list[Heard | Watch] = [
-            Watch(config, point, shared[setting.codec_key], of_point)
-            if point.result == "alarm"
-            else Heard(config, point, setting, outcome_of[setting], of_point)
-            for point, setting, of_point in zip(points, settings, weights, strict=True)
-        ]
-        # A worker holds the data of one seed at a time: it shall not change them with every point.
-        order = sorted(range(len(points)), key=lambda index: points[index].seed)
-        records = cluster.map(_records, [questions[index] for index in order])
-        return [rows for _, rows in sorted(zip(order, records, strict=True), key=lambda pair: pair[0])]
+        questions: list[Heard | Watch] = []
+        for point, setting in zip(points, settings, strict=True):
+            model, of_seed = trained[setting.model_key], data[point.seed]
+            questions.append(
+                Watch(config, point, shared[setting.codec_key], model, of_seed.validation, of_seed.test)
+                if point.result == "alarm"
+                else Heard(config, point, setting, outcome_of[setting], model, of_seed.test)
+            )
+        return cluster.map(_records, questions)
 
     def figures(self, records: pd.DataFrame, folder: Path) -> list[Path]:
         """Draws the figures of those results that the records hold."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from math import ceil
 from typing import TYPE_CHECKING
 
+from semcom.contracts import SemcomError
+
 if TYPE_CHECKING:
     from scenarios.isac.config import EvaluationConfig
-
-from semcom.contracts import SemcomError
 
 FALSE_ALARMS = 0.05
 """The rate of false alarms that thresholds are set for."""
@@ -25,17 +25,17 @@ def check_sizes(
         raise SemcomError(
             f"evaluation.outage_step = {told.outage_step}, and sequences have {num_steps} steps: lower it"
         )
+    if told.faults and num_validation < 2:
+        raise SemcomError(
+            "1 sequence is for validation, and alarms are fitted to one and judged on another: raise "
+            "split.validation_share, or leave evaluation.faults empty"
+        )
     num_calm, least = num_validation * (num_steps - told.outage_step), ceil(round(1 / FALSE_ALARMS, 9)) - 1
     if told.faults and num_calm < least:
         raise SemcomError(
             f"validation has {num_calm} steps from evaluation.outage_step = {told.outage_step} on, and "
-            f" {100 * FALSE_ALARMS:g} % false alarms take {least}: raise split.validation_share, or "
+            f"{100 * FALSE_ALARMS:g} % false alarms take {least}: raise split.validation_share, or "
             "leave evaluation.faults empty"
-        )
-    if told.faults and num_validation < 2:
-        raise SemcomError(
-            "1 sequence is for validation, and alarms are calibrated on one and judged on another: raise "
-            "split.validation_share, or leave evaluation.faults empty"
         )
     if "camera-2" in told.missing and num_cameras < 2:
         raise SemcomError("evaluation.missing holds 'camera-2', and there is 1 camera: leave it out")

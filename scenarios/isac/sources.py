@@ -19,8 +19,12 @@ def load_sequences(config: IsacConfig, seed: int) -> SensingData:
 
     Raises SemcomError for recorded data that can't be read, and for too few or too short sequences.
     """
-    parts = IsacConfig(data=config.data, observation=config.observation, split=config.split)
-    return _sequences(parts, seed, _changed_ns(config))
+    return _sequences(_parts(config), seed, _changed_ns(config))
+
+
+def keep_sequences(config: IsacConfig, seed: int) -> SensingData:
+    """Returns the same, and keeps those of several seeds: for a process that comes back to each of them."""
+    return _kept(_parts(config), seed, _changed_ns(config))
 
 
 def data_name(config: IsacConfig, seed: int) -> str:
@@ -32,16 +36,25 @@ def data_name(config: IsacConfig, seed: int) -> str:
     )
 
 
+def _parts(config: IsacConfig) -> IsacConfig:
+    """A configuration of nothing but what sequences depend on."""
+    return IsacConfig(data=config.data, observation=config.observation, split=config.split)
+
+
 def _changed_ns(config: IsacConfig) -> int:
     """When a recorded file was changed last, so that one that changed is read again."""
     path = None if isinstance(config.data, GeneratedData) else config.data.path
     return path.stat().st_mtime_ns if path and path.is_file() else 0
 
 
-# One at a time: a default data set is 88 MB, and every worker keeps its own.
+# One at a time: a default data set has 130 MB, and a worker that trains goes on to the next for good.
 @lru_cache(maxsize=1)
 def _sequences(config: IsacConfig, seed: int, changed_ns: int) -> SensingData:
     return make_sequences(_dataset(config, seed), config.split, config.observation, Streams(seed))
+
+
+# A simulation takes all seeds in each of its batches.
+_kept = lru_cache(maxsize=5)(_sequences)
 
 
 def _dataset(config: IsacConfig, seed: int) -> SensingDataset:

@@ -69,7 +69,7 @@ class TrainingConfig(BaseModel):
     label_weight: float = Field(
         4.0,
         ge=0,
-        description="weight of the heads' error in training the encoders of the JEPAs; 0: no labels, and no pixels",
+        description="weight of the heads' error in training the JEPAs' encoders; 0: no labels, and no pixels",
     )
     pixel_weight: float = Field(2.0, ge=0, description="weight of the frame's error in supervised training")
 

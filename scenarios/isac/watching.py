@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +13,9 @@ from scenarios.contracts import Point
 from scenarios.isac.alarm import Alarm, calm_energy, sensors_of_kind, spoil
 from scenarios.isac.config import IsacConfig
 from scenarios.isac.data import Sequences
-from scenarios.isac.measures import load_model, point_record
+from scenarios.isac.measures import point_record
 from scenarios.isac.models import CAMERA, SensingModel
 from scenarios.isac.sizes import FALSE_ALARMS
-from scenarios.isac.sources import load_sequences
 from scenarios.isac.training import embed_all
 from semcom.contracts import Codec, Record
 from semcom.rng import Streams
@@ -24,12 +23,14 @@ from semcom.rng import Streams
 
 @dataclass(frozen=True)
 class Watch:
-    """A point of the result, with the codec of each sensor and the weights of the model that watches."""
+    """A point of the result, the model that watches, the codec of each sensor, and the data."""
 
     config: IsacConfig
     point: Point
     codecs: Sequence[Codec]
-    weights: Mapping[str, torch.Tensor]
+    model: SensingModel
+    validation: Sequences
+    test: Sequences
 
 
 @torch.no_grad()
@@ -40,12 +41,10 @@ def alarm_records(watch: Watch) -> list[Record]:
     means over the sensors of a kind and over the steps from the outage on, in which the fault lasts.
     Embeddings have been through the codec; no packet is lost.
     """
-    config, point = watch.config, watch.point
-    data = load_sequences(config, point.seed)
-    model = load_model(config, data, point, watch.weights)
+    config, point, model = watch.config, watch.point, watch.model
     fault, kind = str(point.axes["fault"]), str(point.axes["sensor"])
     first = config.evaluation.outage_step
-    held, sent = (_sent(watch.codecs, model, part) for part in (data.validation, data.test))
+    held, sent = (_sent(watch.codecs, model, part) for part in (watch.validation, watch.test))
     alarm = Alarm.fit(model, config.alarm, held)
     calm, usual = calm_energy(model, config.alarm, held), alarm.energy(sent)
     generator = Streams(point.seed).torch_generator(f"fault-{fault}-{kind}")
@@ -57,7 +56,7 @@ def alarm_records(watch: Watch) -> list[Record]:
         z = sent.clone()
         # Of two that changed places, both send what the other one should.
         for one, its in ((sensor, other), (other, sensor)) if fault == "swapped" else ((sensor, other),):
-            observed = spoil(_observed(data.test, one), _observed(data.test, its), fault, first, generator)
+            observed = spoil(_observed(watch.test, one), _observed(watch.test, its), fault, first, generator)
             z[:, :, one] = _coded(watch.codecs, model, one, _embedded(model, one, observed))
         faulty = alarm.energy_of(z, sensor)[:, first:].flatten().numpy()
         normal = usual[:, first:, sensor].flatten().numpy()
@@ -66,7 +65,7 @@ def alarm_records(watch: Watch) -> list[Record]:
         found["false_alarm_rate"].append(at.false_alarm_rate)
         found["auc"].append(area_under_roc(normal, faulty))
         curves.append(roc_at(normal, faulty))
-    num = len(sensors) * data.test.num_sequences
+    num = len(sensors) * watch.test.num_sequences
     rows = [point_record(point, name, float(np.mean(values)), "1", num) for name, values in found.items()]
     for rate, value in zip(FALSE_ALARM_GRID, np.mean(curves, axis=0), strict=True):
         rows.append(point_record(point, "roc_detection", value, "1", num, false_alarm=rate))

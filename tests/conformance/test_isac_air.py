@@ -388,7 +388,7 @@ def test_points_are_those_that_the_evaluation_names():
         ("zero-fill", "none"), ("zero-fill", "camera-1"), ("oracle", "none"),
     ]  # fmt: skip
     assert listed(config, "rate") == [
-        ("inpainting", "uniform-4"), ("image-only", "uniform-4"), ("jpeg", 20, 1), ("jpeg-cameras", 20, 1),
+        ("inpainting", "uniform-4"), ("image-only", "uniform-4"), ("jpeg", 5, 1), ("jpeg-cameras", 5, 1),
     ]  # fmt: skip
     assert listed(config, "alarm") == [
         ("inpainting", "frozen", "camera"), ("inpainting", "frozen", "receiver"),

@@ -12,22 +12,21 @@ from semcom.codecs.catalogue import CodecConfig
 from semcom.train import fit
 
 
-def test_records_are_the_same_for_any_number_of_workers(cluster):
-    """Of every result, and of two seeds; devices in groups that the workers share."""
-    config = isac_setups.changed("evaluation", group_size=7, faults=("noise",), num_receivers=(2,))
+@pytest.mark.usefixtures("cluster")
+def test_records_are_the_same_with_workers_and_without():
+    """A cell of four groups on two hosts, which two points share, and an alarm of another seed."""
+    config = isac_setups.changed("evaluation", group_size=5)
     config = config.model_copy(update={"codec": CodecConfig(kind="entropy", bits=3)})
     first = SCENARIO.training_jobs(config, 1, "central")[0]
     models = isac_setups.trained() | {first.key: dict(SCENARIO.train(first).tensors)}
-    points = [*SCENARIO.points(config, [0])[::2], Point("sweep", "inpainting", 1)]
+    points = [
+        Point("missing", "inpainting", 0, {"missing": "camera-1"}),
+        Point("alarm", "inpainting", 1, {"fault": "noise", "sensor": "receiver"}),
+        Point("receivers", "inpainting", 0, {"num_receivers": 4}),
+    ]
     expected = SCENARIO.simulate(config, points, models, Cluster())
-    results = {point.result for point in points}
-    assert results == {"missing", "loss", "receivers", "rate", "alarm", "sweep"}
-    with Cluster(1) as of_that_size:
-        assert SCENARIO.simulate(config, points, models, of_that_size) == expected
-    # Three processes: cells of several groups, and questions of two seeds that are dealt among them.
-    some = [0, len(points) - 2, len(points) - 1]
-    found = SCENARIO.simulate(config, [points[place] for place in some], models, cluster)
-    assert found == [expected[place] for place in some]
+    with Cluster(2) as two:
+        assert SCENARIO.simulate(config, points, models, two) == expected
 
 
 @pytest.mark.parametrize("name", ["inpainting", "supervised"])

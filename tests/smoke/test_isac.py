@@ -15,7 +15,7 @@ SHORT = tuple(f"training.{name}={number}" for name, number in isac_setups.FEW_ST
 FEW = (
     *SHORT, "evaluation.missing_methods=[inpainting]", "evaluation.loss_methods=[inpainting,last-value]",
     "evaluation.receiver_methods=[]", "evaluation.rate_methods=[]", "evaluation.jpeg_methods=[]",
-    "evaluation.faults=[]",
+    "evaluation.faults=[]", "evaluation.missing=[camera-1]", "evaluation.erasures=[0.3]",
 )  # fmt: skip
 
 

@@ -98,7 +98,7 @@ def turned(csi: torch.Tensor, seed: int) -> torch.Tensor:
 
 
 def test_no_common_phase_disturbs_the_numbers_of_csi():
-    normalise = CsiNormaliser(2, 8)
+    normalise = CsiNormaliser(2, 8, 16)
     normalise.calibrate(csi_of(500, 1))
     fresh = csi_of(50, 2)
     for receiver in (0, 1):
@@ -114,7 +114,7 @@ def test_no_common_phase_disturbs_the_numbers_of_csi():
 
 
 def test_calibration_needs_no_common_phase_either_and_normalises():
-    plain, blurred = CsiNormaliser(2, 8), CsiNormaliser(2, 8)
+    plain, blurred = CsiNormaliser(2, 8, 16), CsiNormaliser(2, 8, 16)
     train = csi_of(500, 1)
     plain.calibrate(train)
     blurred.calibrate(turned(train, 4))
