@@ -106,7 +106,7 @@ class EvaluationConfig(BaseModel):
         description="methods that meet erasures",
     )
     num_receivers: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        (0, 1, 3, 5, 7, 9), description="receivers that survive while the first camera is missing"
+        (0, 3, 6, 9), description="receivers that survive while the first camera is missing"
     )
     receiver_methods: tuple[str, ...] = Field(
         ("inpainting", "supervised", "masked-head"), description="methods that lose receivers"
@@ -122,7 +122,7 @@ class EvaluationConfig(BaseModel):
         ("jpeg", "jpeg-cameras"), description="methods of the rate result that send JPEG frames"
     )
     qualities: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field(
-        (2, 5, 10, 20, 40, 75), description="JPEG qualities in the rate result"
+        (5, 20, 50, 80, 95), description="JPEG qualities in the rate result"
     )
     downscales: tuple[Literal[1, 2, 4], ...] = Field(
         (1, 2), description="by how much JPEG frames are shrunk before in the rate result"

@@ -167,6 +167,17 @@ class JpegCodec:
         )
 
 
+def through_jpeg(frames: np.ndarray, quality: Sequence[int]) -> np.ndarray:
+    """What JPEG leaves of frames, uint8 [n, height, width, 3], each at its quality."""
+    shown = np.empty_like(frames)
+    for row, (frame, level) in enumerate(zip(frames, quality, strict=True)):
+        buffer = BytesIO()
+        Image.fromarray(frame).save(buffer, "JPEG", quality=level, subsampling="4:2:0")
+        with Image.open(buffer, formats=["JPEG"]) as image:
+            shown[row] = np.asarray(image)
+    return shown
+
+
 def _split(data: bytes) -> tuple[bytes, tuple[HuffmanTable, ...], bytes, bytes]:
     """Splits a JPEG file: what precedes its Huffman tables, these, the scan's header, and the scan."""
     at, before, tables = 2, data[:2], []

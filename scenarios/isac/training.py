@@ -14,6 +14,7 @@ from torch import nn
 
 from scenarios.isac.data import SensingData, Sequences
 from scenarios.isac.heads import Matching, Scene, scene_loss
+from scenarios.isac.jpeg import through_jpeg
 from scenarios.isac.models import NUM_CALIBRATION, ModelConfig, SensingModel
 from semcom.diagnostics import rank_me
 from semcom.distances import DISTANCES
@@ -24,7 +25,7 @@ from semcom.rng import Streams
 from semcom.set_jepa import SetJepa
 from semcom.set_predictor import fill_in
 from semcom.targets import EmaTarget
-from semcom.train import BatchLoss, fit
+from semcom.train import BatchLoss, WeightAverage, fit
 
 Log = list[dict[str, float | int | str]]
 _SHOWN_EVERY = 4
@@ -45,16 +46,20 @@ class TrainingConfig(BaseModel):
     batch_size: int = Field(64, ge=2, le=65_536, description="time steps in a batch of frames")
     num_windows: int = Field(128, ge=2, le=65_536, description="windows in a batch of the predictor")
     learning_rate: float = Field(5e-3, gt=0, le=1, description="peak learning rate")
-    modality_probability: float = Field(0.4, ge=0, le=1, description="probability that a modality is hidden")
+    modality_probability: float = Field(0.25, ge=0, le=1, description="probability that a modality is hidden")
     link_probability: float = Field(
-        0.6, ge=0, le=1, description="largest probability that a sensor is hidden"
+        0.5, ge=0, le=1, description="largest probability that a sensor is hidden"
     )
+    whole_share: float = Field(0.25, ge=0, le=1, description="share of the rows in which nothing is hidden")
     patch_share: float = Field(0.0, ge=0, le=1, description="share of a frame's patches that are hidden")
     patch_px: int = Field(16, ge=1, le=1024, description="side of a patch")
-    csi_noise_std: float = Field(0.2, ge=0, le=10, description="noise on the CSI's numbers in training")
-    csi_dropout: float = Field(0.3, ge=0, lt=1, description="share of the CSI's numbers left out in training")
+    jpeg_share: float = Field(
+        0.3, ge=0, le=1, description="share of the frames that come through JPEG of any quality in training"
+    )
+    csi_noise_std: float = Field(0.3, ge=0, le=10, description="noise on the CSI's numbers in training")
+    csi_dropout: float = Field(0.5, ge=0, lt=1, description="share of the CSI's numbers left out in training")
     distance: Literal["cosine", "l2", "smooth_l1", "l1"] = Field("l2", description="distance of prediction")
-    ema_momentum: float = Field(0.99, ge=0, le=1, description="momentum of the EMA target at the start")
+    ema_momentum: float = Field(0.99, ge=0, le=1, description="momentum of the EMA target")
     regularizer: Literal["vicreg", "sigreg"] = Field("vicreg", description="what keeps z from collapsing")
     variance_weight: float = Field(0.5, ge=0, description="weight of VICReg's variance term")
     covariance_weight: float = Field(0.02, ge=0, description="weight of VICReg's covariance term")
@@ -133,9 +138,28 @@ class Task:
         self.deviation = z.flatten(0, 1).std(dim=0).clamp_min(1e-3)
         return z
 
+    @cached_property
+    def compressed(self) -> torch.Tensor:
+        """All training frames once through JPEG of a random quality, uint8 [N, C, 3, H, W]."""
+        num = self.frame.shape[0] * self.frame.shape[1]
+        quality = torch.randint(5, 96, (num,), generator=self.generator)
+        frames = self.frame.flatten(0, 1).permute(0, 2, 3, 1).numpy()
+        shown = through_jpeg(frames, quality.tolist())
+        return torch.from_numpy(shown).permute(0, 3, 1, 2).unflatten(0, self.frame.shape[:2])
+
     def content(self, rows: torch.Tensor) -> torch.Tensor:
         """Normalised frames of training steps, [n, C, 3, H, W]."""
         parts = [self.model.frames(self.frame[rows, c], c) for c in range(self.model.num_cameras)]
+        return torch.stack(parts, dim=1)
+
+    def content_seen(self, rows: torch.Tensor) -> torch.Tensor:
+        """The same, of which some came through JPEG: encoders are to know its artefacts."""
+        share = self.config.jpeg_share
+        if share == 0:
+            return self.content(rows)
+        through = torch.rand(len(rows), self.model.num_cameras, generator=self.generator) < share
+        frame = torch.where(through[:, :, None, None, None], self.compressed[rows], self.frame[rows])
+        parts = [self.model.frames(frame[:, c], c) for c in range(self.model.num_cameras)]
         return torch.stack(parts, dim=1)
 
     def spoilt(self, numbers: torch.Tensor) -> torch.Tensor:
@@ -160,7 +184,8 @@ class Task:
         ]
         some = torch.rand(num_rows, 1, generator=self.generator) < 0.5
         broken = (gone | out & some)[:, None]
-        return broken | torch.stack(lost, dim=1) & ~some[:, None]
+        hidden = broken | torch.stack(lost, dim=1) & ~some[:, None]
+        return hidden & (torch.rand(num_rows, 1, 1, generator=self.generator) >= config.whole_share)
 
     def windows(self, num: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Draws windows of embeddings, [n, W, S, D], newest first, with noise; and their steps' numbers."""
@@ -271,19 +296,20 @@ def _train_encoders(task: Task) -> Log:
         if config.regularizer == "vicreg"
         else SigReg(config.sigreg_weight, num_slices=128)
     )
+    target = EmaTarget(task.encoder, config.ema_momentum, config.ema_momentum)
     jepa = SetJepa(
         task.encoder,
         model.predictor,
         regularizer,
         DISTANCES[config.distance],
         [model.dim_of(sensor) for sensor in range(model.num_sensors)],
-        target=EmaTarget(task.encoder, config.ema_momentum, 1.0, config.num_steps),
+        target=target,
     )
     module = nn.ModuleList((jepa, model.head))
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         rows = task.draw(config.batch_size)
-        content, numbers = task.content(rows), task.spoilt(task.numbers[rows])
+        content, numbers = task.content_seen(rows), task.spoilt(task.numbers[rows])
         hidden = task.hidden(len(rows))[:, 0]
         patches = mask_patches(
             len(rows) * model.num_cameras, *model.decoder.size, config.patch_px, config.patch_share, generator
@@ -301,7 +327,10 @@ def _train_encoders(task: Task) -> Log:
             terms["total"] = terms["total"] + config.label_weight * labels["total"]
         return terms
 
-    return task.fit("encoders", module, batch_loss, config.num_steps, jepa.update_target)
+    log = task.fit("encoders", module, batch_loss, config.num_steps, jepa.update_target)
+    # The average of the last steps' weights does better on what it has not seen than the last of them.
+    task.encoder.load_state_dict(target.encoder.state_dict())
+    return log
 
 
 def _train_predictor(task: Task) -> Log:
@@ -374,17 +403,16 @@ def _train_supervised(task: Task) -> Log:
     ) -> dict[str, torch.Tensor]:
         terms = task.scene_loss(model.read(completed), rows)
         # Enlarging is what takes time: a part of the batch shows its frames.
-        part = completed[:: _SHOWN_EVERY, cameras, : model.config.camera_dim].flatten(0, 1)
+        part = completed[::_SHOWN_EVERY, cameras, : model.config.camera_dim].flatten(0, 1)
         terms["pixels"] = (model.decoder(part) - content.flatten(0, 1)).square().mean()
         return terms | {"total": terms["total"] + config.pixel_weight * terms["pixels"]}
 
     def step_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         rows = task.draw(config.batch_size)
-        content = task.content(rows)
-        z = task.encoder((content, task.spoilt(task.numbers[rows])))
+        z = task.encoder((task.content_seen(rows), task.spoilt(task.numbers[rows])))
         arrived = ~task.hidden(len(rows))
         completed = fill_in(z[:, None], arrived, model.predictor(z[:, None], arrived))
-        return terms_of(completed, rows, content[::_SHOWN_EVERY])
+        return terms_of(completed, rows, task.content(rows[::_SHOWN_EVERY]))
 
     def window_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         context, rows = task.windows(config.num_windows)
@@ -392,7 +420,9 @@ def _train_supervised(task: Task) -> Log:
         completed = fill_in(context, arrived, model.predictor(context, arrived))
         return terms_of(completed, rows, task.content(rows[::_SHOWN_EVERY]))
 
-    log = task.fit("encoders", model, step_loss, config.num_steps)
+    averaged = WeightAverage(model)
+    log = task.fit("encoders", averaged, step_loss, config.num_steps, averaged.update)
+    averaged.adopt()
     task.encoder.eval().requires_grad_(False)
     # The decoder sees as many frames as that of the others, in the steps of the predictor.
     return log + task.fit("predictor", model, window_loss, config.num_steps_predictor)
