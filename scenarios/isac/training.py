@@ -374,7 +374,7 @@ def _train_supervised(task: Task) -> Log:
     ) -> dict[str, torch.Tensor]:
         terms = task.scene_loss(model.read(completed), rows)
         # Enlarging is what takes time: a part of the batch shows its frames.
-        part = completed[:: _SHOWN_EVERY, cameras, : model.config.camera_dim].flatten(0, 1)
+        part = completed[::_SHOWN_EVERY, cameras, : model.config.camera_dim].flatten(0, 1)
         terms["pixels"] = (model.decoder(part) - content.flatten(0, 1)).square().mean()
         return terms | {"total": terms["total"] + config.pixel_weight * terms["pixels"]}
 
