@@ -192,7 +192,9 @@ def line_figure(
             if unit not in ("", "1")
         ]
         axes.set_xlabel(x_label or axis_label(x))
-        axes.set_ylabel(y_label or axis_label(metric) + (f" ({units[0]})" if len(units) == 1 else ""))
+        named, unit = axis_label(metric), f" ({units[0]})" if len(units) == 1 else ""
+        # Some metrics have their unit in their name.
+        axes.set_ylabel(y_label or named.removesuffix(unit) + unit)
         # Setting a scale, even the same one, takes the words off the ticks.
         if x_scale != axes.get_xscale():
             axes.set_xscale(x_scale)

@@ -38,6 +38,11 @@ def test_the_files_have_the_width_of_a_column_or_page(tmp_path: Path, width: str
     assert sorted(file.name for file in tmp_path.iterdir()) == ["score.pdf", "score.png"]
 
 
+def test_a_metric_that_names_its_unit_has_it_once():
+    named = records().assign(metric="error_m", unit="m")
+    assert line_figure(named, "interval_ms", "error_m").axes[0].get_ylabel() == "error (m)"
+
+
 def test_fonts_are_embedded_as_type_42(tmp_path: Path):
     figure = line_figure(records(), "interval_ms", "score", y_label=r"score $\pm$ half-width, −1 µs")
     written = save(figure, tmp_path, "score")[0].read_bytes()
