@@ -103,9 +103,9 @@ class RoomConfig(BaseModel):
     )
     body: BodyMaterial = BodyMaterial()
     speed_m_s: float = Field(0.9, gt=0, le=3, description="mean speed of a pedestrian")
-    num_sequences: int = Field(300, ge=1, le=100_000, description="walks of a data set")
-    num_steps: int = Field(10, ge=1, le=10_000, description="time steps of a walk")
-    interval_s: float = Field(0.25, ge=1e-3, le=10, description="time from step to step")
+    num_sequences: int = Field(250, ge=1, le=100_000, description="walks of a data set")
+    num_steps: int = Field(12, ge=1, le=10_000, description="time steps of a walk")
+    interval_s: float = Field(0.4, ge=1e-3, le=10, description="time from step to step")
 
     def transmitter_m(self) -> np.ndarray:
         """Place of the transmitter, float64 [3]: in the middle of the wall y = 0, 0.1 m from it."""
