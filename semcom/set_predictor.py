@@ -13,11 +13,12 @@ from torch.nn import functional
 class SetPredictor(nn.Module):
     """Predicts the embeddings of S sensors from whichever of them arrived in the last W steps.
 
-    h = b + sum over the arrived (w, s) of A_ws z_ws + t_ws,  z_hat = B gelu(C gelu(h)).
+    h = b + sum over the arrived (w, s) of A_ws z_ws + t_ws,  z_hat_s = g_as * z_as + (B gelu(C gelu(h)))_s.
 
     Each sensor s and age w has its own map A_ws and its own token t_ws, which says that it arrived; what did
     not arrive adds nothing (a sum over a set: Zaheer et al. 2017, Deep Sets, with maps of each member's own).
-    Where nothing at all arrived the answer depends on no sensor: it is the prior.
+    z_as is the newest that arrived from the sensor itself, of age a, and g_as a learned gain: predictions
+    start from the last value. Where nothing at all arrived the answer depends on no sensor: it is the prior.
 
     dims [S]: each sensor's embedding dimension. D is the largest; shorter embeddings are filled up with
     zeros at their end.
@@ -36,6 +37,9 @@ class SetPredictor(nn.Module):
         self.bias = nn.Parameter(torch.zeros(hidden_dim))
         self.hidden = nn.Linear(hidden_dim, hidden_dim)
         self.out = nn.Linear(hidden_dim, self.num_sensors * self.embedding_dim)
+        # Values fade as they age.
+        gain = (1 - torch.arange(num_lags) / num_lags)[:, None, None]
+        self.gain = nn.Parameter(gain.repeat(1, self.num_sensors, self.embedding_dim))
         real = torch.zeros(self.num_sensors, self.embedding_dim)
         for sensor, dim in enumerate(dims):
             real[sensor, :dim] = 1
@@ -50,8 +54,11 @@ class SetPredictor(nn.Module):
         known = torch.where(arrived[..., None], context, 0).flatten(1)
         there = arrived.flatten(1).to(context.dtype)
         h = known @ self.maps[: known.shape[1]] + there @ self.tokens[: there.shape[1]] + self.bias
-        predicted = self.out(functional.gelu(self.hidden(functional.gelu(h))))
-        return predicted.unflatten(1, (self.num_sensors, self.embedding_dim)) * self.real
+        change = self.out(functional.gelu(self.hidden(functional.gelu(h))))
+        # The newest of each sensor: it arrived, and none before it in this order did.
+        newest = arrived & (arrived.cumsum(dim=1) == 1)
+        last = (torch.where(newest[..., None], context, 0) * self.gain[: context.shape[1]]).sum(dim=1)
+        return (last + change.unflatten(1, (self.num_sensors, self.embedding_dim))) * self.real
 
 
 def fill_in(context: torch.Tensor, arrived: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:

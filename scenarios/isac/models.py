@@ -30,7 +30,7 @@ class ModelConfig(BaseModel):
     receiver_hidden_dim: int = Field(64, ge=1, le=4096, description="hidden units of a CSI encoder")
     predictor_dim: int = Field(256, ge=1, le=8192, description="hidden units of the predictor")
     num_lags: int = Field(
-        4, ge=1, le=100, description="steps that the predictor looks at, the present one included"
+        8, ge=1, le=100, description="steps that the predictor looks at, the present one included"
     )
     head_dim: int = Field(128, ge=1, le=8192, description="hidden units of the heads")
 

@@ -46,7 +46,7 @@ class TrainingConfig(BaseModel):
     batch_size: int = Field(64, ge=2, le=65_536, description="time steps in a batch of frames")
     num_windows: int = Field(128, ge=2, le=65_536, description="windows in a batch of the predictor")
     learning_rate: float = Field(5e-3, gt=0, le=1, description="peak learning rate")
-    modality_probability: float = Field(0.25, ge=0, le=1, description="probability that a modality is hidden")
+    modality_probability: float = Field(0.3, ge=0, le=1, description="probability that a modality is hidden")
     link_probability: float = Field(
         0.5, ge=0, le=1, description="largest probability that a sensor is hidden"
     )
@@ -65,7 +65,7 @@ class TrainingConfig(BaseModel):
     covariance_weight: float = Field(0.02, ge=0, description="weight of VICReg's covariance term")
     sigreg_weight: float = Field(0.05, ge=0, description="weight of SIGReg")
     embedding_noise_std: float = Field(
-        0.6, ge=0, le=10, description="noise on embeddings, in their deviations, for predictor and heads"
+        0.3, ge=0, le=10, description="noise on embeddings, in their deviations, for predictor and heads"
     )
     matching: Matching = Field(
         "identity",
@@ -174,7 +174,7 @@ class Task:
         return torch.randint(0, len(self.frame), (num,), generator=self.generator)
 
     def hidden(self, num_rows: int, num_lags: int = 1) -> torch.Tensor:
-        """Draws what is missing, bool [n, W, S]: modalities for good, single packets at random."""
+        """Draws what is missing, bool [n, W, S]: sensors since some time ago, or single packets at random."""
         config, model = self.config, self.model
         gone = mask_modalities(num_rows, model.modality, config.modality_probability, self.generator)
         out = mask_links(num_rows, model.num_sensors, config.link_probability, self.generator)
@@ -183,7 +183,8 @@ class Task:
             for _ in range(num_lags)
         ]
         some = torch.rand(num_rows, 1, generator=self.generator) < 0.5
-        broken = (gone | out & some)[:, None]
+        since = torch.randint(1, num_lags + 1, (num_rows, 1, 1), generator=self.generator)
+        broken = (gone | out & some)[:, None] & (torch.arange(num_lags)[:, None] < since)
         hidden = broken | torch.stack(lost, dim=1) & ~some[:, None]
         return hidden & (torch.rand(num_rows, 1, 1, generator=self.generator) >= config.whole_share)
 
