@@ -122,7 +122,7 @@ class EvaluationConfig(BaseModel):
         ("jpeg", "jpeg-cameras"), description="methods of the rate result that send JPEG frames"
     )
     qualities: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field(
-        (5, 20, 50, 80, 95), description="JPEG qualities in the rate result"
+        (10, 40, 80, 95), description="JPEG qualities in the rate result"
     )
     downscales: tuple[Literal[1, 2, 4], ...] = Field(
         (1, 2), description="by how much JPEG frames are shrunk before in the rate result"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -60,6 +60,10 @@ class Sequences:
     @property
     def num_sequences(self) -> int:
         return self.frame.shape[0]
+
+    def without_observations(self) -> Sequences:
+        """The labels alone, which are light to send: of no camera and no receiver."""
+        return replace(self, frame=self.frame[:, :, :0].clone(), csi=self.csi[:, :, :0].clone())
 
     @property
     def num_steps(self) -> int:

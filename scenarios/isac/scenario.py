@@ -163,7 +163,14 @@ class IsacScenario:
             questions.append(
                 Watch(config, point, shared[setting.codec_key], model, of_seed.validation, of_seed.test)
                 if point.result == "alarm"
-                else Heard(config, point, setting, outcome_of[setting], model, of_seed.test)
+                else Heard(
+                    config,
+                    point,
+                    setting,
+                    outcome_of[setting],
+                    model,
+                    of_seed.test if point.result == "missing" else of_seed.test.without_observations(),
+                )
             )
         return cluster.map(_records, questions)
 
