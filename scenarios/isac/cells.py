@@ -37,7 +37,7 @@ class Setting:
     """An operating point with everything filled in.
 
     silent: the sensors that are missing from the outage on. quality and downscale are 0 where cameras send
-    embeddings.
+    embeddings. Receivers report in every receiver_interval_steps-th step, beginning with the first.
     """
 
     method: str
@@ -47,6 +47,7 @@ class Setting:
     link: LinkConfig
     quality: int
     downscale: int
+    receiver_interval_steps: int
 
     @property
     def model_key(self) -> str:
@@ -97,7 +98,8 @@ def resolve(config: IsacConfig, point: Point, num_cameras: int, num_receivers: i
     quality = int(point.axes.get("quality", config.jpeg.quality)) if is_jpeg else 0
     downscale = int(point.axes.get("downscale", config.jpeg.downscale)) if is_jpeg else 0
     codec = codec_config(str(point.axes["codec"])) if "codec" in point.axes else config.codec
-    return Setting(point.method, point.seed, frozenset(silent), codec, link, quality, downscale)
+    interval = config.evaluation.rate_receiver_interval_steps if point.result == "rate" else 1
+    return Setting(point.method, point.seed, frozenset(silent), codec, link, quality, downscale, interval)
 
 
 def make_shared(
@@ -173,6 +175,7 @@ def _make_sender(setting: Setting, outage_step: int, shared: Shared, devices: np
         _codec_id(codecs),
         setting.silent,
         outage_step,
+        setting.receiver_interval_steps,
     )
 
 

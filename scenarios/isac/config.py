@@ -128,6 +128,12 @@ class EvaluationConfig(BaseModel):
         (1, 2), description="by how much JPEG frames are shrunk before in the rate result"
     )
     faults: tuple[str, ...] = Field(tuple(FAULTS), description=f"faults: {', '.join(FAULTS)}")
+    rate_receiver_interval_steps: int = Field(
+        4,
+        ge=1,
+        le=10_000,
+        description="steps from one report of a receiver to the next in the rate result, for all methods",
+    )
     group_size: int = Field(256, ge=1, description="devices batched together; part of the result's identity")
 
 

@@ -71,7 +71,8 @@ class View:
 class SensorSender:
     """Encodes what each sensor observes with that sensor's encoder and codec; sends it in every step.
 
-    silent: sensors that send nothing from step `outage_step` on.
+    silent: sensors that send nothing from step `outage_step` on. Receivers send in every
+    receiver_interval_steps-th step only, beginning with the first.
     """
 
     def __init__(
@@ -82,15 +83,19 @@ class SensorSender:
         codec_id: int,
         silent: frozenset[int],
         outage_step: int,
+        receiver_interval_steps: int = 1,
     ) -> None:
         self.model, self.codecs, self.model_version = model, codecs, model_version
         self.codec_id, self.silent, self.outage_step = codec_id, silent, outage_step
+        self.receiver_interval_steps = receiver_interval_steps
 
     def encode(self, step: int, rows: np.ndarray, observation: View) -> tuple[np.ndarray, list[bytes]]:
         """Sends the embeddings of all `rows` but those that are silent."""
         payloads: dict[int, bytes] = {}
         for sensor in np.unique(observation.sensor).tolist():
             if sensor in self.silent and step >= self.outage_step:
+                continue
+            if self.model.modality[sensor] != CAMERA and step % self.receiver_interval_steps:
                 continue
             which = np.flatnonzero(observation.sensor == sensor)
             sent = self._payloads(observation, sensor, observation.place[which])
