@@ -24,7 +24,7 @@ SCORES: dict[str, str] = {
     "combined": "the least of the p-values of likelihood, novelty, scene and repeats",
 }
 COMBINED = ("likelihood", "novelty", "scene", "repeats")
-"""The scores that are combined. Who adds energy detects no more: each score takes its share of the alarms."""
+"""The scores that are combined, as validation data chose them: each takes its share of the false alarms."""
 
 NUM_FOLDS = 5
 
