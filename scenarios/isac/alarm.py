@@ -185,19 +185,24 @@ def calm_scores(config: AlarmConfig, view: View, trained: torch.Tensor) -> dict[
 
 
 def combined(calm: dict[str, torch.Tensor], scores: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
-    """Returns -log of the least p-value over the scores COMBINED, in the shape of one of them.
+    """Returns the largest of the scores COMBINED in terms of p-values, -log p, in the shape of one of them.
 
-    p = (1 + number of calm scores that are at least as large) / (1 + number of calm scores). Without scores:
-    of the calm ones themselves, each among the others, to set the threshold by.
+    p = (1 + number of calm scores that are at least as large) / (1 + number of calm scores). Scores above all
+    calm ones go on as the tail of an exponential density would, by (s - largest) / mean excess of the highest
+    tenth over the others; they would be tied else. Without scores: of the calm ones themselves, each among
+    the others, to set the threshold by.
     """
-    p_values = []
+    surprise = []
     for name in COMBINED:
         reference = calm[name].flatten().sort().values
         judged = calm[name] if scores is None else scores[name]
         num_above = len(reference) - torch.searchsorted(reference, judged.contiguous())
         is_new = 0 if scores is None else 1
-        p_values.append((num_above + is_new) / (len(reference) + is_new))
-    return -torch.stack(p_values).amin(dim=0).log()
+        p_value = (num_above + is_new) / (len(reference) + is_new)
+        num_tail = max(1, len(reference) // 10)
+        excess = (reference[-num_tail:] - reference[-num_tail - 1]).mean().clamp_min(1e-6)
+        surprise.append((judged - reference[-1]).clamp_min(0) / excess - p_value.log())
+    return torch.stack(surprise).amax(dim=0)
 
 
 def running_average(score: torch.Tensor, memory: float) -> torch.Tensor:

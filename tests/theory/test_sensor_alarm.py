@@ -127,8 +127,9 @@ def test_the_least_p_value_is_that_of_the_score_that_stands_out():
     calm = {name: torch.arange(9.0)[:, None] for name in COMBINED}
     scores = {name: torch.tensor([[4.0, 4.0]]) for name in COMBINED}
     scores[COMBINED[1]] = torch.tensor([[9.0, 7.0]])
-    # None and two of nine are at least as large; of 4, five are.
-    torch.testing.assert_close(combined(calm, scores), -torch.tensor([[0.1, 0.3]]).log())
+    # None and two of nine are at least as large; of 4, five are. The largest is 8, the next one is 7.
+    beyond = torch.tensor([[(9.0 - 8) / (8 - 7), 0.0]])
+    torch.testing.assert_close(combined(calm, scores), beyond - torch.tensor([[0.1, 0.3]]).log())
     # Of its own, each is among the others: the largest of nine has p = 1 / 9.
     torch.testing.assert_close(combined(calm)[:, 0], -(torch.arange(9, 0, -1) / 9).log())
 
