@@ -79,7 +79,7 @@ class RoomConfig(BaseModel):
     width_m: float = Field(4.0, ge=2, le=30, description="extent along y")
     height_m: float = Field(2.8, ge=2, le=10, description="height")
     furniture: tuple[Furniture, ...] = Field(
-        (Furniture(centre_m=(3.0, 2.0), size_m=(0.1, 2.6, 2.1)),),
+        (Furniture(centre_m=(3.0, 2.0), size_m=(0.1, 2.2, 2.1)),),
         description="boxes on the floor; by default a partition that each camera sees from its side",
     )
     num_receivers: int = Field(9, ge=1, le=64, description="CSI receivers, spread evenly along the walls")

@@ -173,12 +173,25 @@ def outcome_of(config, point: Point, data: SensingData, model):
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.frames == "embedding"])
 def test_without_loss_the_station_believes_what_was_embedded_in_that_very_step(method):
     data, model = isac_setups.data(), isac_setups.model(METHODS[method].model)
-    _, belief = outcome_of(told(), Point("rate", method, 0), data, model)
+    _, belief = outcome_of(told(), Point("missing", method, 0, {"missing": "none"}), data, model)
     test = data.test
     csi = test.csi.flatten(0, 1)[:, : model.num_receivers]
     expected = model.embed(test.frame.flatten(0, 1), csi).unflatten(0, test.frame.shape[:2])
     torch.testing.assert_close(belief[..., :-1], expected, atol=1e-4, rtol=1e-4)
     assert bool((belief[..., -1] == ARRIVED).all())
+
+
+def test_in_the_rate_result_receivers_report_in_every_fourth_step():
+    data, model = isac_setups.data(), isac_setups.model("inpainting")
+    outcome, belief = outcome_of(told(), Point("rate", "inpainting", 0), data, model)
+    arrived = belief[..., -1] == ARRIVED
+    num_steps = data.test.num_steps
+    expected = [step % 4 == 0 for step in range(num_steps)]
+    assert arrived[:, :, model.num_cameras :].all(dim=2).all(dim=0).tolist() == expected
+    assert not arrived[:, 1, model.num_cameras :].any()
+    assert bool(arrived[:, :, : model.num_cameras].all())
+    sent = outcome.counters["packets_sent"].reshape(-1, model.num_sensors)
+    assert set(sent[:, model.num_cameras :].flatten()) == {-(-num_steps // 4)}
 
 
 def test_jpeg_frames_are_embedded_where_they_arrive():
@@ -368,8 +381,9 @@ def test_points_that_ask_the_same_share_a_cell():
     lossless = [
         Point("missing", "inpainting", 0, {"missing": "none"}),
         Point("loss", "inpainting", 0, {"codec": "float32", "erasure_probability": 0.0}),
-        Point("rate", "inpainting", 0, {"codec": "float32"}),
     ]
+    rate = Point("rate", "inpainting", 0, {"codec": "float32"})
+    assert settings_of(rate) not in {settings_of(point) for point in lossless}
     assert len({settings_of(point) for point in lossless}) == 1
     assert settings_of(Point("air", "inpainting", 0, {})).link == NrConfig()
     jpeg = settings_of(Point("rate", "jpeg", 0, {"quality": 10, "downscale": 2}))

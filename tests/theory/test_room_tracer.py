@@ -207,7 +207,8 @@ def test_a_walk_across_the_view_goes_opposite_ways_in_the_two_cameras():
 
 def test_what_is_hidden_from_a_camera_is_not_visible():
     # The partition hides the lower half of who stands behind it; the stout one hides the small one.
-    config = RoomConfig(shapes=("tall", "stout", "small"), **SMALL)
+    low = Furniture(centre_m=(3.0, 2.0), size_m=(0.1, 1.8, 1.5))
+    config = RoomConfig(shapes=("tall", "stout", "small"), furniture=(low,), **SMALL)
     frame, share = TracedRoom(config).frames(
         walk_of(
             [(4.2, 2.0, 0.0), None, None],

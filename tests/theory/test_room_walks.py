@@ -37,7 +37,7 @@ def test_bodies_keep_off_walls_furniture_devices_and_each_other(position_m):
 
 @pytest.mark.parametrize("speed_m_s", [0.4, 0.9, 1.5])
 def test_walkers_cover_the_mean_speed_and_face_where_they_go(speed_m_s):
-    config = RoomConfig(speed_m_s=speed_m_s)
+    config = RoomConfig(speed_m_s=speed_m_s, interval_s=0.2, num_steps=24)
     walks = [make_walk(config, number, Streams(5)) for number in range(120)]
     moved_m = np.concatenate([np.diff(walk.position_m, axis=0).reshape(-1, 2) for walk in walks])
     heading = np.concatenate([walk.heading_rad[1:].ravel() for walk in walks])
