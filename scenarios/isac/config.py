@@ -28,7 +28,7 @@ from scenarios.isac.jpeg import JpegCodec
 from scenarios.isac.methods import METHODS
 from scenarios.isac.models import ModelConfig
 from scenarios.isac.sizes import check_sizes
-from scenarios.isac.training import TrainingConfig, TrainingInputs
+from scenarios.isac.task import TrainingConfig, TrainingInputs
 from scenarios.splits import split_by_trajectory
 from semcom.codecs.catalogue import CodecConfig, make_codec
 from semcom.codecs.names import codec_config

@@ -17,7 +17,7 @@ from scenarios.isac.data import Sequences
 from scenarios.isac.measures import point_record
 from scenarios.isac.models import CAMERA, SensingModel
 from scenarios.isac.sizes import FALSE_ALARMS
-from scenarios.isac.training import embed_all
+from scenarios.isac.task import embed_all
 from semcom.contracts import Codec, Record
 from semcom.rng import Streams
 
