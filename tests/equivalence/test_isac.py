@@ -6,7 +6,7 @@ import torch
 
 from nodes.cluster import Cluster
 from scenarios.contracts import Point
-from scenarios.isac import training
+from scenarios.isac import task
 from scenarios.isac.scenario import SCENARIO
 from semcom.codecs.catalogue import CodecConfig
 from semcom.train import fit
@@ -44,7 +44,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path, monkeypat
 
         return fit(model, loss, *arguments, checkpoint_every=3, **named)
 
-    monkeypatch.setattr(training, "fit", stopping)
+    monkeypatch.setattr(task, "fit", stopping)
     with pytest.raises(KeyboardInterrupt):
         SCENARIO.train(job, tmp_path)
     # The first stage is whole, and the second one was in its eighth step.
