@@ -61,10 +61,10 @@ class FrameEncoder(nn.Module):
         """Maps normalised frames to embeddings [n, D]."""
         h = functional.relu(self.patches(content.contiguous(memory_format=torch.channels_last)))
         share = torch.softmax(self.logits(h), dim=1)[:, 1:]
-        return self.head(self.normalise(_moments(share)))
+        return self.head(self.normalise(soft_moments(share)))
 
 
-def _moments(share: torch.Tensor) -> torch.Tensor:
+def soft_moments(share: torch.Tensor) -> torch.Tensor:
     """Strength, mean place and spread of maps [n, M, H, W] >= 0, x and y from -1 to 1: [n, 5 M]."""
     height, width = share.shape[-2:]
     in_row, in_column = share.sum(dim=3), share.sum(dim=2)
