@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import torch
 
 from analysis.alarms import FALSE_ALARM_GRID, area_under_roc, detection_at, roc_at
 from scenarios.contracts import Point
-from scenarios.isac.alarm import Alarm, calm_energy, sensors_of_kind, spoil
+from scenarios.isac.alarm import SCORES, Alarm, calm_scores, combined, look, sensors_of_kind, spoil
 from scenarios.isac.config import IsacConfig
 from scenarios.isac.data import Sequences
 from scenarios.isac.measures import point_record
@@ -19,6 +20,9 @@ from scenarios.isac.sizes import FALSE_ALARMS
 from scenarios.isac.training import embed_all
 from semcom.contracts import Codec, Record
 from semcom.rng import Streams
+
+_DRAWN = ("energy", "combined")
+"""Scores whose ROC curves are recorded."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +39,9 @@ class Watch:
 
 @torch.no_grad()
 def alarm_records(watch: Watch) -> list[Record]:
-    """Injects a fault into one sensor after the other, and tells how often the alarm notices.
+    """Injects a fault into one sensor after the other, and tells how often each score of the alarm notices.
 
-    Thresholds come from validation data without faults, for each sensor its own (see calm_energy). Rates are
+    Thresholds come from validation data without faults, for each sensor its own (see calm_scores). Rates are
     means over the sensors of a kind and over the steps from the outage on, in which the fault lasts.
     Embeddings have been through the codec; no packet is lost.
     """
@@ -45,11 +49,9 @@ def alarm_records(watch: Watch) -> list[Record]:
     fault, kind = str(point.axes["fault"]), str(point.axes["sensor"])
     first = config.evaluation.outage_step
     held, sent = (_sent(watch.codecs, model, part) for part in (watch.validation, watch.test))
-    alarm = Alarm.fit(model, config.alarm, held)
-    calm, usual = calm_energy(model, config.alarm, held), alarm.energy(sent)
     generator = Streams(point.seed).torch_generator(f"fault-{fault}-{kind}")
-    found: dict[str, list[float]] = {name: [] for name in ("detection_rate", "false_alarm_rate", "auc")}
-    curves = []
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    curves = defaultdict(list)
     sensors = sensors_of_kind(model, kind)
     for place, sensor in enumerate(sensors):
         other = sensors[(place + 1) % len(sensors)]
@@ -58,18 +60,33 @@ def alarm_records(watch: Watch) -> list[Record]:
         for one, its in ((sensor, other), (other, sensor)) if fault == "swapped" else ((sensor, other),):
             observed = spoil(_observed(watch.test, one), _observed(watch.test, its), fault, first, generator)
             z[:, :, one] = _coded(watch.codecs, model, one, _embedded(model, one, observed))
-        faulty = alarm.energy_of(z, sensor)[:, first:].flatten().numpy()
-        normal = usual[:, first:, sensor].flatten().numpy()
-        at = detection_at(calm[:, first:, sensor].flatten().numpy(), normal, faulty, FALSE_ALARMS)
-        found["detection_rate"].append(at.detection_rate)
-        found["false_alarm_rate"].append(at.false_alarm_rate)
-        found["auc"].append(area_under_roc(normal, faulty))
-        curves.append(roc_at(normal, faulty))
+        view, trained = look(model, held, sensor), model.calibration[:, sensor, : model.dim_of(sensor)]
+        alarm = Alarm.fit(config.alarm, view, trained)
+        calm = _from(first, calm_scores(config.alarm, view, trained))
+        normal, faulty = (_from(first, alarm.scores(look(model, part, sensor))) for part in (sent, z))
+        normal["combined"], faulty["combined"] = combined(calm, normal), combined(calm, faulty)
+        calm["combined"] = combined(calm)
+        for score in SCORES:
+            usual, wrong = (scores[score].flatten().numpy() for scores in (normal, faulty))
+            at = detection_at(calm[score].flatten().numpy(), usual, wrong, FALSE_ALARMS)
+            found[score, "detection_rate"].append(at.detection_rate)
+            found[score, "false_alarm_rate"].append(at.false_alarm_rate)
+            found[score, "auc"].append(area_under_roc(usual, wrong))
+            curves[score].append(roc_at(usual, wrong))
     num = len(sensors) * watch.test.num_sequences
-    rows = [point_record(point, name, float(np.mean(values)), "1", num) for name, values in found.items()]
-    for rate, value in zip(FALSE_ALARM_GRID, np.mean(curves, axis=0), strict=True):
-        rows.append(point_record(point, "roc_detection", value, "1", num, false_alarm=rate))
+    rows = [
+        point_record(point, name, float(np.mean(values)), "1", num, score=score)
+        for (score, name), values in found.items()
+    ]
+    for score in _DRAWN:
+        for rate, value in zip(FALSE_ALARM_GRID, np.mean(curves[score], axis=0), strict=True):
+            rows.append(point_record(point, "roc_detection", value, "1", num, score=score, false_alarm=rate))
     return rows
+
+
+def _from(first: int, scores: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Leaves out the steps before `first`."""
+    return {name: score[:, first:] for name, score in scores.items()}
 
 
 def _sent(codecs: Sequence[Codec], model: SensingModel, part: Sequences) -> torch.Tensor:

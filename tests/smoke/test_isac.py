@@ -107,7 +107,7 @@ def test_a_training_alone_leaves_its_checkpoints_for_the_run(tmp_path, monkeypat
         ("data.room.num_cameras=1", "data.room.num_receivers=1", "data.room.max_pedestrians=1",
          "evaluation.missing=[none,camera-1,all]", "evaluation.num_receivers=[0,1]",
          "evaluation.receiver_methods=[inpainting]", "evaluation.faults=[frozen,noise]", "model.num_lags=1",
-         "alarm.num_steps=1"),
+         "alarm.memory=0"),
         ("link=nr", "evaluation.missing=[]", "evaluation.erasures=[1.0]", "observation.csi_snr_db=null",
          "observation.random_phase=false", "observation.camera_noise_std=0", "codec.kind=klt",
          "model.receiver_dim=14", "model.num_lags=12", "split.segment_steps=5"),

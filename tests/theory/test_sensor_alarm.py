@@ -1,4 +1,4 @@
-"""The alarm's energy is one where nothing is wrong, its threshold keeps its rate, and faults are as named."""
+"""The alarm's scores are as computed by hand, its thresholds keep their rate, and faults are as named."""
 
 from dataclasses import dataclass
 
@@ -6,8 +6,25 @@ import pytest
 import torch
 
 from analysis.alarms import detection_at
-from scenarios.isac.alarm import Alarm, AlarmConfig, calm_energy, past_windows, residuals, spoil
+from scenarios.isac.alarm import (
+    COMBINED,
+    Alarm,
+    AlarmConfig,
+    Gaussian,
+    View,
+    calm_scores,
+    combined,
+    look,
+    num_repeats,
+    past_windows,
+    running_average,
+    spoil,
+)
+from scenarios.isac.heads import Scene
+from scenarios.isac.models import CAMERA, RECEIVER
 from semcom.contracts import SemcomError
+
+PLAIN = AlarmConfig(memory=0, shrinkage=1e-3, num_neighbours=1)
 
 
 @dataclass
@@ -16,24 +33,24 @@ class Sizes:
 
 
 class PlainModel:
-    """Sensors of which each is predicted as the sum of the others' newest first numbers, which it lacks."""
+    """Two cameras and two receivers of which each is predicted as the sum of what is known of all steps.
 
-    def __init__(self, dims: tuple[int, ...], num_lags: int = 1) -> None:
-        self.dims, self.config, self.num_sensors = dims, Sizes(num_lags), len(dims)
+    Somebody stands at x = the first camera's embedding, and somebody who is hardly there elsewhere.
+    """
+
+    config, num_sensors, modality = Sizes(num_lags=2), 4, (CAMERA, CAMERA, RECEIVER, RECEIVER)
 
     def dim_of(self, sensor: int) -> int:
-        return self.dims[sensor]
+        return 1
 
     def predictor(self, context: torch.Tensor, arrived: torch.Tensor) -> torch.Tensor:
-        known = torch.where(arrived[..., None], context, 0)[:, 0, :, :1]
-        return known.sum(dim=1, keepdim=True).expand(-1, self.num_sensors, max(self.dims))
+        known = torch.where(arrived[..., None], context, 0)
+        return known.sum(dim=(1, 2))[:, None].expand(-1, self.num_sensors, 1)
 
-
-class SilentModel(PlainModel):
-    """Predicts zero: residuals are what was sent."""
-
-    def predictor(self, context: torch.Tensor, arrived: torch.Tensor) -> torch.Tensor:
-        return torch.zeros(len(context), self.num_sensors, max(self.dims))
+    def read(self, z: torch.Tensor) -> Scene:
+        x = torch.stack((z[:, 0, 0], 100 * z[:, 0, 0]), dim=1)
+        presence = torch.tensor([0.0, -50.0]).expand(len(z), 2)
+        return Scene(torch.stack((x, torch.zeros_like(x)), dim=2), presence, presence[..., None], presence)
 
 
 def gaussian(num_sequences: int, num_steps: int, dim: int, seed: int) -> torch.Tensor:
@@ -43,41 +60,90 @@ def gaussian(num_sequences: int, num_steps: int, dim: int, seed: int) -> torch.T
     return 3.0 + z @ mix.T
 
 
-def test_the_energy_of_gaussian_residuals_has_mean_one():
+def view_of(z: torch.Tensor, predicted: torch.Tensor | None = None) -> View:
+    """What is seen of a sensor that is predicted as zero, or as given."""
+    predicted = torch.zeros_like(z) if predicted is None else predicted
+    return View(z, predicted, predicted, torch.zeros(z.shape[:2]))
+
+
+def test_the_energy_of_a_gaussian_has_mean_one():
     dim, num = 4, 20_000
-    config = AlarmConfig(num_steps=1, shrinkage=1e-3)
-    alarm = Alarm.fit(SilentModel((dim,)), config, gaussian(num, 5, dim, 1))
+    density = Gaussian.fit(gaussian(num, 5, dim, 1).flatten(0, 2), 1e-3)
     fresh = gaussian(num, 1, dim, 2)
     sigma = (2 / (dim * num)) ** 0.5  # of the mean of chi-square variables of `dim` degrees over dim
-    assert abs(float(alarm.energy(fresh).mean()) - 1) < 4.5 * sigma
-    # The power check: residuals 2.5 % larger have 5 % more energy.
+    assert abs(float(density.energy(fresh).mean()) - 1) < 4.5 * sigma
+    # The power check: deviations 2.5 % larger have 5 % more energy.
     larger = 3.0 + 1.025 * (fresh - 3.0)
-    assert abs(float(alarm.energy(larger).mean()) - 1) > 4.5 * sigma
+    assert abs(float(density.energy(larger).mean()) - 1) > 4.5 * sigma
 
 
-def test_energies_are_those_of_each_sensor_s_own_dimensions_and_averaged_over_the_last_steps():
-    model = SilentModel((2, 1))
-    # Deviations 2 and 1 of the first sensor, 3 of the second, uncorrelated; what is beyond counts nowhere.
-    mean = torch.tensor([[1.0, 1.0], [0.0, 0.0]])
-    precision = torch.zeros(2, 2, 2)
-    precision[0], precision[1, 0, 0] = torch.diag(torch.tensor([0.25, 1.0])), 1 / 9
-    alarm = Alarm(model, AlarmConfig(num_steps=2), mean, precision)
-    first = torch.tensor([[1.0, 1.0], [3.0, 1.0], [5.0, 2.0], [1.0, 4.0]])
-    second = torch.tensor([[3.0, 0.0], [0.0, 0.0], [6.0, 0.0], [0.0, 0.0]])
-    z = torch.stack((first, second), dim=1)[None]
-    # Each alone: (0, 0.5, 2.5, 4.5) and (1, 0, 4, 0).
-    expected = torch.tensor([[0.0, 1.0], [0.25, 0.5], [1.5, 2.0], [3.5, 2.0]])
-    torch.testing.assert_close(alarm.energy(z)[0], expected)
-    for sensor in (0, 1):
-        torch.testing.assert_close(alarm.energy_of(z, sensor)[0], expected[:, sensor])
+def test_the_likelihood_tells_what_fits_its_prediction_from_what_is_usual_but_someone_else_s():
+    """z_hat of variance c^2, z of variance 1: 0 on average, and 2 c^2 / (1 - c^2) where z is another's."""
+    num, c = 20_000, 0.6
+    generator = torch.Generator().manual_seed(1)
+    predicted = c * torch.randn(num, 2, 1, generator=generator)
+    z = predicted + (1 - c * c) ** 0.5 * torch.randn(num, 2, 1, generator=generator)
+    alarm = Alarm.fit(PLAIN, view_of(z[: num // 2], predicted[: num // 2]), z[:1000, 0])
+    z, predicted = z[num // 2 :], predicted[num // 2 :]
+    for sent, wanted in ((z, 0.0), (z.flip(0), 2 * c * c / (1 - c * c))):
+        score = alarm.scores(view_of(sent, predicted))["likelihood"]
+        # Twice: the densities were fitted to as many numbers.
+        sigma = 2 * float(score.std()) / score.numel() ** 0.5
+        assert abs(float(score.mean()) - wanted) < 4.5 * sigma
+        assert abs(float(score.mean()) - wanted - 0.2) > 4.5 * sigma  # the power check
 
 
-def test_a_residual_is_what_others_don_t_predict_and_never_knows_the_sensor_itself():
-    model = PlainModel((1, 1, 1), num_lags=2)
-    z = torch.randn(2, 3, 3, 1, generator=torch.Generator().manual_seed(4))
-    found = residuals(model, z)
-    torch.testing.assert_close(found[:, :, 0, 0], z[:, :, 0, 0] - z[:, :, 1, 0] - z[:, :, 2, 0])
-    torch.testing.assert_close(residuals(model, z, (2,))[:, :, 0], found[:, :, 2])
+def test_novelty_is_the_mean_distance_to_the_next_training_embeddings():
+    trained = torch.tensor([[0.0, 0.0], [2.0, 0.0], [4.0, 0.0], [2.0, 3.0], [2.0, -3.0]])
+    deviation = trained.std(dim=0)
+    z = torch.tensor([[[0.0, 0.0], [2.0, 4.0]], [[1.0, 0.0], [4.0, 0.0]]])
+    alarm = Alarm.fit(PLAIN.model_copy(update={"num_neighbours": 2}), view_of(z), trained)
+    one_x, one_y = 1 / float(deviation[0]), 1 / float(deviation[1])
+    expected = torch.tensor([[one_x, (one_y + 4 * one_y) / 2], [one_x, one_x]])
+    torch.testing.assert_close(alarm.scores(view_of(z))["novelty"], expected)
+
+
+def test_averages_forget_and_repeats_are_counted_in_a_row():
+    score = torch.tensor([[4.0, 0.0, 8.0, 8.0]])
+    torch.testing.assert_close(running_average(score, 0.5), torch.tensor([[4.0, 2.0, 5.0, 6.5]]))
+    torch.testing.assert_close(running_average(score, 0), score)
+    z = torch.tensor([[[1.0, 2.0], [1.0, 2.0], [1.0, 2.0], [1.0, 3.0], [1.0, 3.0]]])
+    assert num_repeats(z).tolist() == [[0, 1, 2, 0, 1]]
+
+
+def test_a_sensor_is_predicted_without_itself_and_by_the_other_kind():
+    z = torch.randn(2, 3, 4, 1, generator=torch.Generator().manual_seed(4))
+    found = look(PlainModel(), z, 0)
+    past = torch.cat((torch.zeros(2, 1, 4, 1), z[:, :-1]), dim=1)
+    torch.testing.assert_close(found.z, z[:, :, 0])
+    torch.testing.assert_close(found.by_all, (z + past)[:, :, 1:].sum(dim=2))
+    torch.testing.assert_close(found.by_kind, (z + past)[:, :, 2:].sum(dim=2))
+    # Only where somebody may be does it matter how far a place moves.
+    torch.testing.assert_close(found.moved_m, (found.z - found.by_all).abs()[..., 0])
+    assert look(PlainModel(), z, 3).moved_m.abs().max() == 0
+
+
+def test_the_least_p_value_is_that_of_the_score_that_stands_out():
+    calm = {name: torch.arange(9.0)[:, None] for name in COMBINED}
+    scores = {name: torch.tensor([[4.0, 4.0]]) for name in COMBINED}
+    scores[COMBINED[1]] = torch.tensor([[9.0, 7.0]])
+    # None and two of nine are at least as large; of 4, five are. The largest is 8, the next one is 7.
+    beyond = torch.tensor([[(9.0 - 8) / (8 - 7), 0.0]])
+    torch.testing.assert_close(combined(calm, scores), beyond - torch.tensor([[0.1, 0.3]]).log())
+    # Of its own, each is among the others: the largest of nine has p = 1 / 9.
+    torch.testing.assert_close(combined(calm)[:, 0], -(torch.arange(9, 0, -1) / 9).log())
+
+
+def test_the_combined_score_keeps_its_rate():
+    num, rate, generator = 4000, 0.05, torch.Generator().manual_seed(5)
+    calm, fresh = ({name: torch.randn(num, 1, generator=generator) for name in COMBINED} for _ in range(2))
+    usual = combined(calm, fresh).flatten().numpy()
+    found = detection_at(combined(calm).flatten().numpy(), usual, usual, rate).false_alarm_rate
+    sigma = (2 * rate * (1 - rate) / num) ** 0.5
+    assert abs(found - rate) < 4.5 * sigma
+    # The power check: thresholds of each score alone would alarm in 1 - 0.95^4 = 18.5 % of the steps.
+    alone = -torch.tensor(rate).log()
+    assert abs(float((usual > alone.item()).mean()) - rate) > 4.5 * sigma
 
 
 def test_windows_look_back_and_know_where_a_sequence_begins():
@@ -89,19 +155,29 @@ def test_windows_look_back_and_know_where_a_sequence_begins():
 def test_a_threshold_keeps_its_rate_only_on_sequences_the_alarm_was_not_fitted_to():
     """Of few sequences of many dimensions, those fitted to look much calmer than new ones."""
     dim, rate = 24, 0.05
-    model, config = SilentModel((dim,)), AlarmConfig(num_steps=1, shrinkage=0.01)
-    held, fresh = gaussian(20, 5, dim, 3), gaussian(400, 5, dim, 4)
-    alarm = Alarm.fit(model, config, held)
-    usual = alarm.energy(fresh).flatten().numpy()
+    config = PLAIN.model_copy(update={"shrinkage": 0.01})
+    held, fresh = (view_of(gaussian(num, 5, dim, num)[:, :, 0]) for num in (20, 400))
+    trained = gaussian(40, 5, dim, 3).flatten(0, 2)
+    alarm = Alarm.fit(config, held, trained)
+    usual = alarm.scores(fresh)["energy"].flatten().numpy()
     found = {}
-    for name, calm in (("others", calm_energy(model, config, held)), ("fitted", alarm.energy(held))):
-        found[name] = detection_at(calm.flatten().numpy(), usual, usual, rate).false_alarm_rate
+    for name, calm in (("others", calm_scores(config, held, trained)), ("fitted", alarm.scores(held))):
+        calmed = calm["energy"].flatten().numpy()
+        found[name] = detection_at(calmed, usual, usual, rate).false_alarm_rate
     # A threshold from n scores has a rate of deviation sqrt(a (1 - a) / n).
     highest = rate + 4.5 * (rate * (1 - rate) / 100) ** 0.5
     assert found["others"] <= highest
     assert found["fitted"] > highest  # the power check
     with pytest.raises(SemcomError, match="2 sequences without faults"):
-        calm_energy(model, config, held[:1])
+        calm_scores(config, held.of(torch.arange(20) < 1), trained)
+
+
+@pytest.mark.parametrize(("num_levels", "share"), [(16, 1.0), (2, 0.0)])
+def test_a_frozen_sensor_is_told_at_once_unless_healthy_ones_repeat_themselves_too(num_levels, share):
+    """Of 4 numbers of 16 levels hardly any come again; of 2 levels one in 16 does, more than 5 %."""
+    z = torch.randint(num_levels, (500, 2, 4), generator=torch.Generator().manual_seed(6)).float()
+    calm, frozen = num_repeats(z)[:, 1].numpy(), num_repeats(z[:, :1].expand(-1, 2, -1))[:, 1].numpy()
+    assert detection_at(calm, calm, frozen, 0.05).detection_rate == share
 
 
 FIRST, SHAPE = 3, (4, 9, 3, 6, 5)
