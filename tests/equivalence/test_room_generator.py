@@ -108,6 +108,9 @@ def test_a_data_set_is_named_by_all_that_its_numbers_depend_on(cache, monkeypatc
     # Sionna and Mitsuba of other versions would trace other numbers; the analytic world knows neither.
     monkeypatch.setattr("importlib.metadata.version", lambda package: "0.0")
     assert open_room_cache(ROOM, SEED) == cache
+    with monkeypatch.context() as changed:
+        changed.setattr("channels.room_generator.GENERATOR_VERSION", 1_000)
+        assert open_room_cache(ROOM, SEED) != cache
     assert open_room_cache(room(world="ray-traced"), SEED) != traced
 
 
