@@ -122,17 +122,16 @@ class EvaluationConfig(BaseModel):
         ("jpeg", "jpeg-cameras"), description="methods of the rate result that send JPEG frames"
     )
     qualities: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field(
-        (10, 40, 80, 95), description="JPEG qualities in the rate result"
+        (5, 20, 60, 95), description="JPEG qualities in the rate result"
     )
     downscales: tuple[Literal[1, 2, 4], ...] = Field(
-        (1, 2), description="by how much JPEG frames are shrunk before in the rate result"
+        (1, 2, 4), description="by how much JPEG frames are shrunk before in the rate result"
     )
     faults: tuple[str, ...] = Field(tuple(FAULTS), description=f"faults: {', '.join(FAULTS)}")
-    rate_receiver_interval_steps: int = Field(
-        4,
-        ge=1,
-        le=10_000,
-        description="steps from one report of a receiver to the next in the rate result, for all methods",
+    rate_receiver_intervals: tuple[Annotated[int, Field(ge=1, le=10_000)], ...] = Field(
+        (1, 4),
+        min_length=1,
+        description="steps from one report of a receiver to the next in the rate result, one after the other",
     )
     group_size: int = Field(256, ge=1, description="devices batched together; part of the result's identity")
 
