@@ -22,13 +22,14 @@ from channels.indoor_factory import IndoorFactoryConfig
 from channels.links.analog import AnalogConfig
 from channels.links.erasure import ErasureConfig
 from channels.room import RoomConfig, check_room
-from scenarios.isac.alarm import FAULTS, AlarmConfig
+from scenarios.isac.alarm import AlarmConfig
 from scenarios.isac.data import MIN_STEPS, ObservationConfig, SplitConfig
 from scenarios.isac.jpeg import JpegCodec
 from scenarios.isac.methods import METHODS
 from scenarios.isac.models import ModelConfig
 from scenarios.isac.sizes import check_sizes
 from scenarios.isac.task import TrainingConfig, TrainingInputs
+from scenarios.isac.vocabulary import FAULTS, MISSING
 from scenarios.splits import split_by_trajectory
 from semcom.codecs.catalogue import CodecConfig, make_codec
 from semcom.codecs.names import codec_config
@@ -40,15 +41,6 @@ from semcom.rng import Streams
 _STEP_S = 0.2
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-MISSING: dict[str, str] = {
-    "none": "nothing",
-    "camera-1": "the first camera",
-    "camera-2": "the second camera",
-    "cameras": "both cameras",
-    "receivers": "all CSI receivers",
-    "all": "every sensor",
-}
-"""What is missing in the result of that name."""
 
 
 class GeneratedData(BaseModel):

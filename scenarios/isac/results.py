@@ -15,15 +15,15 @@ from matplotlib.ticker import MaxNLocator
 from analysis.figures import STYLE, add_legend, draw_lines, draw_reference, new_figure, save, series_style
 from analysis.statistics import summarise
 from analysis.tables import pivot, to_text
-from scenarios.isac.comparisons import MISSING, OURS, over_no_loss, over_others, rank_in
+from scenarios.isac.comparisons import OURS, over_no_loss, over_others, rank_in
 from scenarios.isac.equal_error import BASELINES, WITHOUT_RECEIVERS, compare_at_equal_error
+from scenarios.isac.vocabulary import FALSE_ALARMS, FAULTS, MISSING
 
 _ORDER = [
     OURS, "supervised", "image-only", "masked-head", "last-value", "mean-fill", "zero-fill", *BASELINES,
     "oracle",
 ]  # fmt: skip
 _REFERENCE = "oracle"
-_FAULTS = ["frozen", "noise", "swapped"]
 _ERROR = "localisation_error_m"
 _ERROR_LABEL = "Localisation error (m)"
 _TITLES = {
@@ -39,7 +39,6 @@ _TITLES = {
 }
 _COLUMNS = {"scenario", "method", "seed", "metric", "value", "unit", "num_samples", "result"}
 _ALARMS = ("detection_rate", "false_alarm_rate", "auc")
-_FALSE_ALARMS = 0.05
 _RATE_AXES = ("receiver_interval", "codec", "quality", "downscale")
 
 
@@ -198,7 +197,7 @@ def _steps(number: float) -> str:
 def _draw_roc(roc: pd.DataFrame, folder: Path) -> list[Path]:
     """A panel for each sensor and score, a line for each fault; a logarithmic axis has no place for zero."""
     shown = roc[roc["false_alarm"] > 0].sort_values(
-        "fault", key=lambda names: rank_in(names, _FAULTS), kind="stable"
+        "fault", key=lambda names: rank_in(names, FAULTS), kind="stable"
     )
     panels = [axis for axis in ("score", "sensor") if axis in shown]
     several = shown["method"].nunique() > 1
@@ -214,7 +213,7 @@ def _draw_roc(roc: pd.DataFrame, folder: Path) -> list[Path]:
         _draw_lines(panel, part, "false_alarm", "roc_detection", list(dict.fromkeys(shown["series"])))
         grid = np.geomspace(part["false_alarm"].min(), 1, 50).tolist()
         draw_reference(panel, "chance", (grid, grid))
-        panel.axvline(_FALSE_ALARMS, color="0.8", linewidth=0.8, zorder=0)
+        panel.axvline(FALSE_ALARMS, color="0.8", linewidth=0.8, zorder=0)
         panel.set_xscale("log")
         panel.set_ylim(0, 1.03)
         panel.set_title(", ".join(str(name) for name in reversed(list(names))), fontsize=8)
@@ -272,9 +271,9 @@ def make_tables(records: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
         rank = {metric: index for index, metric in enumerate(_ALARMS)}
         chosen = chosen.sort_values("metric", key=lambda m: m.map(rank), kind="stable")
         if "fault" in axes:
-            chosen = chosen.sort_values("fault", key=lambda f: rank_in(f, _FAULTS), kind="stable")
+            chosen = chosen.sort_values("fault", key=lambda f: rank_in(f, FAULTS), kind="stable")
         title = (
-            f"Corrupted sensors detected, the threshold being set for {100 * _FALSE_ALARMS:g} % false alarms"
+            f"Corrupted sensors detected, the threshold being set for {100 * FALSE_ALARMS:g} % false alarms"
         )
         tables.append((title, pivot(chosen, ["method", *axes])))
     if len(air := _ordered(_part(records, "air"))):
