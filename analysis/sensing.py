@@ -18,8 +18,10 @@ OCCLUDED_BELOW = 0.5
 MOST_PEDESTRIANS = 6
 """All orders of the pedestrians of a step are tried: 720 of six."""
 
+SSIM_WINDOW_PX = 11
+"""Side of the window that SSIM looks through: no frame may be smaller."""
+
 _ROUNDING_MSE = 1 / 255**2 / 12
-_SSIM_WINDOW_PX = 11
 
 
 def num_present(true_m: npt.ArrayLike) -> IntArray:
@@ -138,10 +140,10 @@ def ssim(true: npt.ArrayLike, decoded: npt.ArrayLike) -> float:
     Source: Wang, Bovik, Sheikh and Simoncelli, IEEE Trans. Image Processing 13(4), 2004.
     """
     true, decoded = _paired_frames(true, decoded)
-    if min(true.shape[1:3]) < _SSIM_WINDOW_PX:
+    if min(true.shape[1:3]) < SSIM_WINDOW_PX:
         raise ValueError(
             f"frames of {true.shape[1]} x {true.shape[2]} are too small for SSIM: "
-            f"its window is {_SSIM_WINDOW_PX} x {_SSIM_WINDOW_PX}"
+            f"its window is {SSIM_WINDOW_PX} x {SSIM_WINDOW_PX}"
         )
     values = [
         structural_similarity(

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from semcom.contracts import SemcomError
 
 Metres = Annotated[float, Field(ge=0, le=100)]
-Place = tuple[Metres, Metres, Metres]
+Extent = Annotated[float, Field(gt=0, le=100)]
 
 
 class Shape(NamedTuple):
@@ -56,7 +56,7 @@ class Furniture(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     centre_m: tuple[Metres, Metres] = Field(description="x, y of its middle")
-    size_m: Place = Field(description="its extent along x, along y, and its height")
+    size_m: tuple[Extent, Extent, Extent] = Field(description="its extent along x, along y, and its height")
     material: Literal["wood", "plasterboard", "glass", "metal", "chipboard"] = Field(
         "chipboard", description="material, as ITU-R P.2040 has it"
     )
@@ -94,8 +94,8 @@ class RoomConfig(BaseModel):
     camera_height_m: float = Field(2.2, ge=0.5, le=10, description="height of the cameras")
     camera_pitch_deg: float = Field(18.0, ge=0, le=80, description="how far cameras look down")
     field_of_view_deg: float = Field(84.0, ge=20, le=120, description="horizontal field of view")
-    frame_height_px: int = Field(64, ge=8, le=1024, description="height of a frame")
-    frame_width_px: int = Field(96, ge=8, le=1024, description="width of a frame")
+    frame_height_px: int = Field(64, ge=16, le=1024, description="height of a frame")
+    frame_width_px: int = Field(96, ge=16, le=1024, description="width of a frame")
     samples_per_px: int = Field(4, ge=1, le=256, description="rays through each pixel")
     max_pedestrians: int = Field(3, ge=1, le=MAX_PEDESTRIANS, description="most pedestrians at a time")
     shapes: tuple[Literal["tall", "stout", "small"], ...] = Field(

@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.sensing import SSIM_WINDOW_PX
 from channels.hdf5_arrays import (
     Rows,
     check_finite,
@@ -46,7 +47,6 @@ from semcom.contracts import SemcomError
 MAX_JITTER = 0.2
 """So much of the median interval may another one be longer or shorter."""
 
-_MIN_FRAME_PX = 8
 _REQUIRED = ("frame", "position_m", "sequence", "time_s")
 _OPTIONAL = ("csi", "csi_amplitude", "visible_share")
 _ATTRIBUTES = ("carrier_hz", "bandwidth_hz")
@@ -79,9 +79,9 @@ def read_sensing(path: Path, where: str = "data.path") -> SensingDataset:
 
     where: the key under which the path was given, for the errors. Raises SemcomError, naming the file, the
     key, the first place and the remedy, for a file that is not there or no HDF5, a missing key, a wrong type
-    or shape, frames smaller than 8 x 8 pixels, lengths that differ, NaN and infinities but for those who are
-    not there, negative amplitudes, more than MAX_PEDESTRIANS or nobody at all, and sequences that are not in
-    one piece, not in the order of time, tell a time twice or have uneven steps.
+    or shape, frames smaller than SSIM's window, lengths that differ, NaN and infinities but for those who
+    are not there, negative amplitudes, more than MAX_PEDESTRIANS or nobody at all, and sequences that are not
+    in one piece, not in the order of time, tell a time twice or have uneven steps.
     """
     told = f"{where} = {path}"
     arrays, attributes = read_arrays(path, told, _REQUIRED, _OPTIONAL, _ATTRIBUTES)
@@ -140,10 +140,10 @@ def _frame(data: np.ndarray, told: str) -> np.ndarray:
     if data.dtype != np.uint8:
         raise SemcomError(f"{found}: store uint8 from 0 to 255")
     is_colour = data.ndim == 5 and data.shape[-1] == 3
-    if data.size == 0 or not (is_colour or data.ndim == 4) or min(data.shape[2:4]) < _MIN_FRAME_PX:
+    if data.size == 0 or not (is_colour or data.ndim == 4) or min(data.shape[2:4]) < SSIM_WINDOW_PX:
         raise SemcomError(
             f"{found}: store [steps, cameras, height, width, 3] colours or [steps, cameras, height, width] "
-            f"grey, of {_MIN_FRAME_PX} x {_MIN_FRAME_PX} pixels at least"
+            f"grey, of {SSIM_WINDOW_PX} x {SSIM_WINDOW_PX} pixels at least: SSIM looks through such a window"
         )
     return data if is_colour else np.repeat(data[..., None], 3, axis=-1)
 

@@ -30,7 +30,10 @@ def config() -> IsacConfig:
 
 def changed(part: str, **update: Any) -> IsacConfig:
     """Returns the configuration with some fields of a part replaced."""
-    return config().model_copy(update={part: getattr(config(), part).model_copy(update=update)})
+    old = getattr(config(), part)
+    # Validated: a field that isn't there would be set in silence.
+    new = type(old).model_validate(old.model_dump() | update)
+    return config().model_copy(update={part: new})
 
 
 def data(seed: int = 0) -> SensingData:

@@ -8,8 +8,8 @@ ROOM = RoomConfig(
     world="analytic",
     num_receivers=4,
     num_subcarriers=4,
-    frame_height_px=8,
-    frame_width_px=10,
+    frame_height_px=16,
+    frame_width_px=18,
     num_sequences=4,
     num_steps=5,
 )

@@ -21,7 +21,7 @@ from channels.grid import GridConfig, ResourceGrid
 from channels.indoor_factory import IndoorFactoryConfig
 from channels.links.analog import AnalogConfig
 from channels.links.erasure import ErasureConfig
-from channels.room import RoomConfig, check_room
+from channels.room import Furniture, RoomConfig, check_room
 from scenarios.isac.alarm import AlarmConfig
 from scenarios.isac.data import MIN_STEPS, ObservationConfig, SplitConfig
 from scenarios.isac.jpeg import JpegCodec
@@ -159,6 +159,10 @@ class IsacConfig(BaseModel):
 def check(config: IsacConfig) -> None:
     """Raises SemcomError for what one field alone doesn't show: unknown names, too few steps or sensors."""
     told = config.evaluation
+    for key, values in told:
+        for value in values if isinstance(values, tuple) else ():
+            if values.count(value) > 1:
+                raise SemcomError(f"evaluation.{key} holds {value!r} twice: name it once")
     for key, names, known in (
         ("missing", told.missing, MISSING),
         ("missing_methods", told.missing_methods, METHODS),
@@ -190,7 +194,9 @@ def check(config: IsacConfig) -> None:
         raise SemcomError(
             "link analog and codec analog are not offered by isac: its sensors send packets of bits"
         )
-    if isinstance(config.data, GeneratedData):
+    if isinstance(config.data, RecordedData):
+        _check_file(config.data.path)
+    else:
         room = config.data.room
         check_room(room)
         parts = split_by_trajectory(
@@ -211,6 +217,13 @@ def check(config: IsacConfig) -> None:
         num_validation = len(parts.validation) * (room.num_steps // length)
         check_sizes(told, num_validation, length, room.num_cameras, room.num_receivers)
     _check_radio(config)
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise SemcomError(f"data.path = {path} is a folder: give the path of an HDF5 file")
+    if not path.exists():
+        raise SemcomError(f"data.path = {path}: there is no such file: give the path of an HDF5 file")
 
 
 def _check_radio(config: IsacConfig) -> None:
@@ -259,8 +272,9 @@ TINY = IsacConfig(
 PAPER = IsacConfig(
     data=GeneratedData(
         room=RoomConfig(
-            length_m=5.8, width_m=3.5, num_sequences=300, num_steps=30, interval_s=0.2, frame_height_px=224,
-            frame_width_px=224, num_subcarriers=64, max_pedestrians=2,
+            length_m=5.8, width_m=3.5, furniture=(Furniture(centre_m=(2.9, 1.75), size_m=(0.1, 1.9, 2.1)),),
+            num_sequences=300, num_steps=30, interval_s=0.2, frame_height_px=224, frame_width_px=224,
+            num_subcarriers=64, max_pedestrians=2,
         )
     ),
     model=ModelConfig(camera_dim=256, receiver_dim=32, width=64, predictor_dim=1024, head_dim=512),

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _WATCHES = "inpainting"
 """The method whose predictor tells what a sensor should have sent."""
+_NOTHING = "evaluation asks for nothing: name methods in it, and what they are to meet"
 
 Axes = dict[str, float | int | str]
 
@@ -74,9 +75,9 @@ class IsacScenario:
         """Lists the models that the configured methods need. Raises SemcomError for a mode but central."""
         if mode != "central":
             raise SemcomError(f"mode = {mode!r}: the isac scenario trains in mode central only, so far")
-        methods = {point.method for point in self.points(config, (seed,))} | set(
-            config.evaluation.loss_methods
-        )
+        methods = {method for _, method, _ in self._listed(config)} | set(config.evaluation.loss_methods)
+        if not methods:
+            raise SemcomError(_NOTHING)
         needed = {METHODS[method].model for method in methods}
         return [training_job(config, name, seed) for name in MODELS if name in needed]
 
@@ -89,7 +90,16 @@ class IsacScenario:
         return Trained(model.state_dict(), log)
 
     def points(self, config: IsacConfig, seeds: Sequence[int]) -> list[Point]:
-        """Lists the points of the results: missing, loss, receivers, rate, alarm, air."""
+        """Lists the points of the results: missing, loss, receivers, rate, alarm, air.
+
+        Raises SemcomError for a configuration that asks for none of them.
+        """
+        listed = self._listed(config)
+        if not listed:
+            raise SemcomError(_NOTHING)
+        return [Point(result, method, seed, at) for result, method, at in listed for seed in seeds]
+
+    def _listed(self, config: IsacConfig) -> list[tuple[str, str, Axes]]:
         check(config)
         told = config.evaluation
         codec = codec_name(config.codec)
@@ -129,7 +139,7 @@ class IsacScenario:
         if uses_a_channel(config.link):
             link: Axes = {"codec": codec, "link": config.link.kind, "channel": config.channel.model}
             listed += [("air", method, link) for method in told.loss_methods]
-        return [Point(result, method, seed, at) for result, method, at in listed for seed in seeds]
+        return listed
 
     def sweep_points(self, config: IsacConfig, seeds: Sequence[int]) -> list[Point]:
         """Lists one point for each method that meets erasures, at the configuration's own codec and link."""

@@ -454,7 +454,7 @@ def test_a_training_key_follows_all_that_the_weights_depend_on_and_nothing_else(
     for same in (
         changed("evaluation", erasures=(0.9,), group_size=3),
         config.model_copy(update={"link": NrConfig(), "codec": CodecConfig(kind="float32")}),
-        changed("alarm", num_steps=2),
+        changed("alarm", memory=0.2),
         changed("jpeg", quality=3),
     ):
         assert key(same) == key(config)

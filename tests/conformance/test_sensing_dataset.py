@@ -20,7 +20,7 @@ def good_arrays() -> dict[str, np.ndarray]:
     visible_share = rng.random((NUM_STEPS, NUM_CAMERAS, NUM_PEDESTRIANS)).astype(np.float32)
     visible_share[:3, :, 2] = np.nan
     return {
-        "frame": rng.integers(0, 256, size=(NUM_STEPS, NUM_CAMERAS, 8, 10, 3), dtype=np.uint8),
+        "frame": rng.integers(0, 256, size=(NUM_STEPS, NUM_CAMERAS, 11, 13, 3), dtype=np.uint8),
         "csi": (rng.normal(size=(NUM_STEPS, 4, 5)) + 1j * rng.normal(size=(NUM_STEPS, 4, 5))).astype("c8"),
         "position_m": position_m,
         "visible_share": visible_share,
@@ -103,7 +103,7 @@ def test_grey_frames_become_three_equal_colours(tmp_path):
     grey = good_arrays()["frame"][..., 0]
     write_sensing(tmp_path / "a.h5", **(good_arrays() | {"frame": grey}))
     found = read_sensing(tmp_path / "a.h5").frame
-    assert found.shape == (NUM_STEPS, NUM_CAMERAS, 8, 10, 3)
+    assert found.shape == (NUM_STEPS, NUM_CAMERAS, 11, 13, 3)
     assert (found == grey[..., None]).all()
 
 
@@ -160,12 +160,15 @@ TIMES = np.array([0.0, 0.2, 0.4, 7.0, 7.2, 7.4])
         (with_other(time_s=None), "no dataset time_s"),
         (with_other(csi=None), "no dataset csi or csi_amplitude: store complex channels as csi, or"),
         (with_other(csi_amplitude=np.abs(CSI)), "has both csi and csi_amplitude: store complex channels"),
-        (with_other(frame=FRAME / 255), "type float64 and shape (6, 2, 8, 10, 3): store uint8 from 0 to 255"),
-        (with_other(frame=FRAME[:, 0]), "shape (6, 8, 10, 3): store [steps, cameras, height, width, 3]"),
-        (with_other(frame=FRAME[..., :2]), "shape (6, 2, 8, 10, 2): store [steps, cameras, height"),
-        (with_other(frame=np.moveaxis(FRAME, -1, 2)), "shape (6, 2, 3, 8, 10): store [steps, cameras"),
-        (with_other(frame=FRAME[:, :, :, :7]), "of 8 x 8 pixels at least"),
-        (with_other(frame=FRAME[:0]), "shape (0, 2, 8, 10, 3): store"),
+        (
+            with_other(frame=FRAME / 255),
+            "type float64 and shape (6, 2, 11, 13, 3): store uint8 from 0 to 255",
+        ),
+        (with_other(frame=FRAME[:, 0]), "shape (6, 11, 13, 3): store [steps, cameras, height, width, 3]"),
+        (with_other(frame=FRAME[..., :2]), "shape (6, 2, 11, 13, 2): store [steps, cameras, height"),
+        (with_other(frame=np.moveaxis(FRAME, -1, 2)), "shape (6, 2, 3, 11, 13): store [steps, cameras"),
+        (with_other(frame=FRAME[:, :, :, :10]), "of 11 x 11 pixels at least: SSIM"),
+        (with_other(frame=FRAME[:0]), "shape (0, 2, 11, 13, 3): store"),
         (with_other(csi=CSI[:, 0]), "csi has type complex64 and shape (6, 5): store [steps, receivers, sub"),
         (with_other(csi=np.abs(CSI)), "csi has type float32 and shape (6, 4, 5): store complex numbers, or"),
         (with_other(csi=np.ones((6, 4, 2))), "or amplitudes as csi_amplitude"),

@@ -43,7 +43,7 @@ def test_every_reading_stands_with_its_step(cache, monkeypatch):
     path = obtain_room(ROOM, SEED)
     found = read_sensing(path)
     num = NUM_SEQUENCES * NUM_STEPS
-    assert found.frame.shape == (num, 2, 8, 10, 3)
+    assert found.frame.shape == (num, 2, 16, 18, 3)
     x_m, y_m = np.nanmean(found.position_m.astype(float), axis=1).T
     assert len(np.unique(x_m)) > num / 2  # the walks lead somewhere
     np.testing.assert_allclose(found.frame[:, 1, 7, 9, 2], 40 * x_m, atol=1)
@@ -53,7 +53,7 @@ def test_every_reading_stands_with_its_step(cache, monkeypatch):
     assert found.visible_share is not None
     np.testing.assert_array_equal(found.visible_share[:, 0], np.where(is_there, 1.0, np.nan))
     np.testing.assert_array_equal(found.sequence, np.repeat(np.arange(NUM_SEQUENCES), NUM_STEPS))
-    np.testing.assert_allclose(found.time_s, np.tile(0.2 * np.arange(NUM_STEPS), NUM_SEQUENCES))
+    np.testing.assert_allclose(found.time_s, np.tile(ROOM.interval_s * np.arange(NUM_STEPS), NUM_SEQUENCES))
     assert (found.carrier_hz, found.bandwidth_hz) == (ROOM.carrier_hz, ROOM.bandwidth_hz)
     manifest = json.loads(path.with_suffix(".json").read_text())
     assert manifest["sha256"] == sha256(path)

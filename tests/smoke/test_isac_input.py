@@ -13,6 +13,18 @@ from scenarios.cli import main
 
 TINY = ("run", "isac", "--preset", "tiny", "--seeds", "1", "--workers", "0")
 
+NOTHING = tuple(
+    f"evaluation.{name}=[]"
+    for name in (
+        "missing_methods",
+        "loss_methods",
+        "receiver_methods",
+        "rate_methods",
+        "jpeg_methods",
+        "faults",
+    )
+)
+
 
 def refusal(arguments: list[str], capfd) -> str:
     """Runs it and returns the one line that it is refused with."""
@@ -33,6 +45,15 @@ def refusal(arguments: list[str], capfd) -> str:
         (("evaluation.faults=[broken]",), "faults holds 'broken': it takes frozen, noise, swapped"),
         (("evaluation.rate_methods=[jpeg]",), "'jpeg', whose frames are not sent as embedding"),
         (("evaluation.jpeg_methods=[oracle]",), "'oracle', whose frames are not sent as jpeg"),
+        (("evaluation.missing=[none,camera-1,none]",), "evaluation.missing holds 'none' twice"),
+        (("evaluation.erasures=[0,0.3,0.0]",), "evaluation.erasures holds 0.0 twice"),
+        (("evaluation.rate_receiver_intervals=[4,4]",), "evaluation.rate_receiver_intervals holds 4 twice"),
+        (("evaluation.rate_receiver_intervals=[]",), "rate_receiver_intervals = [] has the wrong length"),
+        (NOTHING, "evaluation asks for nothing"),
+        ((*NOTHING[1:], "evaluation.missing_methods=[inpainting]", "evaluation.missing=[]"),
+         "evaluation asks for nothing"),
+        ((*(each for each in NOTHING if "loss" not in each), "evaluation.erasures=[]"),
+         "evaluation asks for nothing"),
         (("evaluation.qualities=[101]",), "evaluation.qualities = [101] is out of range"),
         (("evaluation.codecs=[uniform-99]",), "codec 'uniform-99' is unknown"),
         (("evaluation.codecs=[analog]",), "codec 'analog' sends no bits to be counted"),
@@ -54,6 +75,9 @@ def refusal(arguments: list[str], capfd) -> str:
         (("split.validation_share=0.5", "split.test_share=0.5"), "leave nothing to train on"),
         (("data.room.furniture=[{centre_m: [6.0, 2.0], size_m: [0.4, 1.0, 1.0]}]",),
          "furniture[0] reaches from 5.8 to 6.2 m, outside the room"),
+        (("data.room.furniture=[{centre_m: [3.0, 2.0], size_m: [0.1, 0.0, 1.0]}]",),
+         '"size_m": [0.1, 0.0, 1.0]}] is out of range'),
+        (("data.room.frame_height_px=15",), "data.room.frame_height_px = 15 is out of range"),
         (("data.room.camera_height_m=3",), "camera_height_m = 3 is above the ceiling"),
         (("data.room.shapes=[tall]",), "max_pedestrians = 2, and shapes names 1: add some"),
         (("data.room.max_pedestrians=4",), "data.room.max_pedestrians = 4 is out of range"),
@@ -103,7 +127,7 @@ def with_value(name: str, at: tuple[int, ...], value: complex) -> dict[str, Any]
         ({"csi": None}, (), "has no dataset csi or csi_amplitude"),
         (with_value("csi", (7, 1, 3), np.nan), (), "csi holds NaN or infinity, first at [7, 1, 3]"),
         ({"frame": np.zeros((96, 2, 16, 24, 3))}, (), "frame has type float64 and shape (96, 2, 16, 24, 3)"),
-        ({"frame": np.zeros((96, 2, 4, 24, 3), np.uint8)}, (), "of 8 x 8 pixels at least"),
+        ({"frame": np.zeros((96, 2, 10, 24, 3), np.uint8)}, (), "of 11 x 11 pixels at least: SSIM"),
         ({"csi": np.ones((95, 3, 6), np.complex64)}, (), "csi has 95 rows, frame has 96"),
         # Steps out of the order of time, and one that is there twice.
         (with_value("time_s", (5,), 1.2), (), "time_s"),
@@ -128,5 +152,10 @@ def test_recorded_data_that_will_not_do_are_refused_before_a_training(
 
 
 def test_a_recorded_file_that_is_not_there_is_named(tmp_path, capfd):
-    arguments = [*TINY, "--out", str(tmp_path / "run"), "data=recorded", "data.path=/there/is/none.h5"]
-    assert "/there/is/none.h5" in refusal(arguments, capfd)
+    arguments = [*TINY, "--out", str(tmp_path / "run"), "data=recorded"]
+    assert "data.path = /there/is/none.h5: there is" in refusal(
+        [*arguments, "data.path=/there/is/none.h5"], capfd
+    )
+    told = f"data.path = {tmp_path} is a folder: give the path of an HDF5 file"
+    assert told in refusal([*arguments, f"data.path={tmp_path}"], capfd)
+    assert not (tmp_path / "run").exists()
