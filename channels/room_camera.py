@@ -9,6 +9,17 @@ import numpy as np
 
 from channels.llvm import use_llvm
 from channels.room import COLOURS, SHAPES, RoomConfig
+from channels.room_colours import (
+    AMBIENT,
+    CEILING,
+    FLOOR,
+    LAMP_INTENSITY,
+    MATERIAL_COLOURS,
+    SKIN,
+    WALL,
+    lamps_m,
+    srgb,
+)
 from channels.room_meshes import (
     Mesh,
     body_mesh,
@@ -20,20 +31,7 @@ from channels.room_meshes import (
 )
 
 _VARIANT = "llvm_ad_rgb"
-# Linear red, green, blue.
-_SKIN = (0.78, 0.54, 0.42)
-_REFLECTANCE = {"walls": (0.72, 0.72, 0.68), "floor": (0.38, 0.28, 0.19), "ceiling": (0.85, 0.85, 0.85)}
-_FURNITURE = {
-    "wood": (0.48, 0.31, 0.16),
-    "chipboard": (0.55, 0.38, 0.20),
-    "plasterboard": (0.75, 0.73, 0.70),
-    "glass": (0.45, 0.55, 0.58),
-    "metal": (0.35, 0.36, 0.38),
-}
-# Two lamps at the ceiling, and the light that the room throws back, the same everywhere.
-_LAMP_INTENSITY = 5.0
-_BELOW_CEILING_M = 0.02
-_AMBIENT = 0.28
+_REFLECTANCE = {"walls": WALL, "floor": FLOOR, "ceiling": CEILING}
 _NEAR_M = 0.01
 
 
@@ -76,7 +74,7 @@ class RoomCameras:
         for step in range(num_steps):
             self._move(position_m[step], heading_rad[step])
             image = self._render().reshape(*size, -1)
-            frame[step] = _srgb(image[..., :3])
+            frame[step] = srgb(image[..., :3].clip(0, 1))
             covered[step] = image[..., 3:].sum(axis=(0, 2))
         visible, alone = covered[..., :num_bodies], covered[..., num_bodies:]
         share = np.divide(visible, alone, out=np.zeros_like(visible), where=alone > 0)
@@ -106,11 +104,11 @@ def _shapes(config: RoomConfig) -> dict[str, Any]:
     for number, box in enumerate(config.furniture):
         mesh = furniture_mesh(box)
         name = f"furniture-{number}"
-        shapes[name] = mitsuba_mesh(mesh, _painted(mesh, _FURNITURE[box.material]), name)
+        shapes[name] = mitsuba_mesh(mesh, _painted(mesh, MATERIAL_COLOURS[box.material]), name)
     for number, shape in enumerate(config.shapes[: config.max_pedestrians]):
         mesh, is_head = body_mesh(SHAPES[shape])
         name = f"body-{number}"
-        shapes[name] = mitsuba_mesh(mesh, np.where(is_head[:, None], _SKIN, COLOURS[number]), name)
+        shapes[name] = mitsuba_mesh(mesh, np.where(is_head[:, None], SKIN, COLOURS[number]), name)
     return shapes
 
 
@@ -119,14 +117,13 @@ def _painted(mesh: Mesh, colour: tuple[float, float, float]) -> np.ndarray:
 
 
 def _lamps(config: RoomConfig) -> dict[str, Any]:
-    y, z = config.width_m / 2, config.height_m - _BELOW_CEILING_M
     return {
         f"lamp-{number}": {
             "type": "point",
-            "position": [share * config.length_m, y, z],
-            "intensity": {"type": "rgb", "value": _LAMP_INTENSITY},
+            "position": place_m.tolist(),
+            "intensity": {"type": "rgb", "value": LAMP_INTENSITY},
         }
-        for number, share in enumerate((0.25, 0.75))
+        for number, place_m in enumerate(lamps_m(config))
     }
 
 
@@ -186,7 +183,7 @@ def _integrator_class() -> Any:
             hit = scene.ray_intersect(ray, flags, True, active)
             active &= hit.is_valid()
             normal = dr.select(dr.dot(hit.n, ray.d) > 0, -hit.n, hit.n)
-            light = spectrum(_AMBIENT)
+            light = spectrum(AMBIENT)
             for lamp in scene.emitters():
                 towards, arriving = lamp.sample_direction(hit, centre, active)
                 cosine = dr.dot(normal, towards.d)
@@ -203,10 +200,3 @@ def _integrator_class() -> Any:
             return colour * light, active, [dr.select(mask, one, 0) for mask in (*seen, *there)]
 
     return LampLight
-
-
-def _srgb(linear: np.ndarray) -> np.ndarray:
-    """uint8 of linear light, with the transfer function of sRGB (IEC 61966-2-1)."""
-    clipped = linear.clip(0, 1)
-    encoded = np.where(clipped <= 0.0031308, 12.92 * clipped, 1.055 * clipped ** (1 / 2.4) - 0.055)
-    return np.rint(255 * encoded).astype(np.uint8)

@@ -10,11 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from scenarios.isac.models import CAMERA, SensingModel
 from semcom.contracts import SemcomError
 
-FAULTS: dict[str, str] = {
-    "frozen": "the sensor repeats what it measured when the fault began",
-    "noise": "the sensor measures noise of its usual mean and deviation",
-    "swapped": "two sensors of a kind have changed places",
-}
 SCORES: dict[str, str] = {
     "energy": "the residual of what all other sensors predict, in units of its covariance",
     "likelihood": "how much better it fits its usual embeddings than what sensors of the other kind predict",

@@ -89,7 +89,7 @@ def resolve(config: IsacConfig, point: Point, num_cameras: int, num_receivers: i
         silent |= set(receivers) if missing != "cameras" else set()
     else:
         silent.add(int(missing.removeprefix("camera-")) - 1)
-    if "num_receivers" in point.axes:
+    if "num_receivers" in point.axes and not method.is_whole:
         # The survivors stand all around the room, whatever their number.
         number = min(int(point.axes["num_receivers"]), num_receivers)
         kept = set(np.linspace(0, num_receivers - 1, number).round().astype(int).tolist())
@@ -98,7 +98,7 @@ def resolve(config: IsacConfig, point: Point, num_cameras: int, num_receivers: i
     quality = int(point.axes.get("quality", config.jpeg.quality)) if is_jpeg else 0
     downscale = int(point.axes.get("downscale", config.jpeg.downscale)) if is_jpeg else 0
     codec = codec_config(str(point.axes["codec"])) if "codec" in point.axes else config.codec
-    interval = config.evaluation.rate_receiver_interval_steps if point.result == "rate" else 1
+    interval = 1 if method.is_whole else int(point.axes.get("receiver_interval", 1))
     return Setting(point.method, point.seed, frozenset(silent), codec, link, quality, downscale, interval)
 
 

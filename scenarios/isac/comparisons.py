@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 
 import pandas as pd
 
 from analysis.statistics import intervals_overlap, mean_interval
 from analysis.tables import format_interval
+from scenarios.isac.vocabulary import MISSING
 
 OURS = "inpainting"
-MISSING = ["none", "camera-1", "camera-2", "cameras", "receivers", "all"]
-"""Sets of missing sensors, in the order of tables and figures."""
 _HEADS = {"localisation_error_m": "error", "psnr_db": "PSNR"}
 
 
-def rank_in(names: pd.Series, order: Sequence[str]) -> pd.Series:
+def rank_in(names: pd.Series, order: Collection[str]) -> pd.Series:
     """Places in an order; what is not in it comes last."""
     return names.map({name: index for index, name in enumerate(order)}).fillna(len(order))
 

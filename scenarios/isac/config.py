@@ -22,13 +22,14 @@ from channels.indoor_factory import IndoorFactoryConfig
 from channels.links.analog import AnalogConfig
 from channels.links.erasure import ErasureConfig
 from channels.room import RoomConfig, check_room
-from scenarios.isac.alarm import FAULTS, AlarmConfig
+from scenarios.isac.alarm import AlarmConfig
 from scenarios.isac.data import MIN_STEPS, ObservationConfig, SplitConfig
 from scenarios.isac.jpeg import JpegCodec
 from scenarios.isac.methods import METHODS
 from scenarios.isac.models import ModelConfig
 from scenarios.isac.sizes import check_sizes
 from scenarios.isac.task import TrainingConfig, TrainingInputs
+from scenarios.isac.vocabulary import FAULTS, MISSING
 from scenarios.splits import split_by_trajectory
 from semcom.codecs.catalogue import CodecConfig, make_codec
 from semcom.codecs.names import codec_config
@@ -40,15 +41,6 @@ from semcom.rng import Streams
 _STEP_S = 0.2
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-MISSING: dict[str, str] = {
-    "none": "nothing",
-    "camera-1": "the first camera",
-    "camera-2": "the second camera",
-    "cameras": "both cameras",
-    "receivers": "all CSI receivers",
-    "all": "every sensor",
-}
-"""What is missing in the result of that name."""
 
 
 class GeneratedData(BaseModel):
@@ -122,17 +114,16 @@ class EvaluationConfig(BaseModel):
         ("jpeg", "jpeg-cameras"), description="methods of the rate result that send JPEG frames"
     )
     qualities: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field(
-        (10, 40, 80, 95), description="JPEG qualities in the rate result"
+        (5, 20, 60, 95), description="JPEG qualities in the rate result"
     )
     downscales: tuple[Literal[1, 2, 4], ...] = Field(
-        (1, 2), description="by how much JPEG frames are shrunk before in the rate result"
+        (1, 2, 4), description="by how much JPEG frames are shrunk before in the rate result"
     )
     faults: tuple[str, ...] = Field(tuple(FAULTS), description=f"faults: {', '.join(FAULTS)}")
-    rate_receiver_interval_steps: int = Field(
-        4,
-        ge=1,
-        le=10_000,
-        description="steps from one report of a receiver to the next in the rate result, for all methods",
+    rate_receiver_intervals: tuple[Annotated[int, Field(ge=1, le=10_000)], ...] = Field(
+        (1, 4),
+        min_length=1,
+        description="steps from one report of a receiver to the next in the rate result, one after the other",
     )
     group_size: int = Field(256, ge=1, description="devices batched together; part of the result's identity")
 

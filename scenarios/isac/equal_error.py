@@ -11,9 +11,12 @@ from analysis.statistics import mean_interval
 from analysis.tables import format_interval
 
 BASELINES = ("jpeg", "jpeg-cameras")
-_BASELINE_OF = {"image-only": "jpeg-cameras"}
-"""Where it is not the first one: a method is compared with JPEG frames of the sensors that it has."""
-_POINT = ("codec", "quality", "downscale")
+WITHOUT_RECEIVERS = ("image-only", "jpeg-cameras")
+"""Methods that send no radio observations: how often receivers report is nothing to them."""
+ALLOWANCE = 1.05
+"""The cautious comparison lets JPEG have this many times the error; a flat curve's end decides nothing."""
+_POINT = ("receiver_interval", "codec", "quality", "downscale")
+_SIZES = ["bits_per_step", "localisation_error_m"]
 
 
 class BitsNeeded(NamedTuple):
@@ -45,60 +48,106 @@ def bits_at_error(bits: np.ndarray, error: np.ndarray, wanted: float) -> BitsNee
     return BitsNeeded(float(np.exp(low + share * (high - low))), "")
 
 
-def compare_at_equal_error(rate: pd.DataFrame) -> pd.DataFrame:
-    """Makes a table: the error and bits of each method and codec, and its baseline's bits at that error.
+def cheaper(needed: dict[str, BitsNeeded]) -> tuple[str, BitsNeeded]:
+    """The baseline that takes the fewest bits; one that gets there comes before any that never does."""
+    return min(needed.items(), key=lambda item: (item[1].sign == ">", item[1].bits))
 
-    rate: the records of the result `rate`. All of it seed by seed, the baseline's curve being that seed's
-    over all qualities and sizes of JPEG frames; then mean and 95 % interval. Where these bits are a bound for
-    some seeds, so is the row: the least of all seeds after ">", the most after "<". Empty if either side is
-    missing.
+
+def compare_at_equal_error(rate: pd.DataFrame) -> pd.DataFrame:
+    """Makes a table: the error and bits of each method and codec, and how many times these JPEG takes.
+
+    rate: the records of the result `rate`. Once at that very error and once within 5 % of it (ALLOWANCE),
+    all of it seed by seed on that seed's curve over all qualities and sizes of JPEG frames, of the cheaper
+    baseline: `jpeg`, with CSI of as many steps, or `jpeg-cameras`; for a method without receivers the latter
+    alone. `against` says which it was, in how many seeds where they differ; so does the rest where JPEG never
+    gets there in some seeds, or does with fewer bits than were tried. Empty if either side is missing.
     """
-    if rate.empty:
+    points = _points(rate)
+    if points.empty:
         return pd.DataFrame()
-    keys = ["method", *(axis for axis in _POINT if axis in rate), "seed"]
-    chosen = rate[rate["metric"].isin(("bits_per_step", "localisation_error_m"))]
-    wide = chosen.groupby([*keys, "metric"], sort=False, dropna=False)["value"].mean().unstack("metric")
-    if set(wide.columns) != {"bits_per_step", "localisation_error_m"} or "codec" not in wide.index.names:
-        return pd.DataFrame()
-    points = wide.dropna().reset_index()
-    points = points[points["bits_per_step"] > 0]
-    curves = {key: curve for key, curve in points.groupby(["method", "seed"]) if key[0] in BASELINES}
     rows = []
     ours = points[~points["method"].isin(BASELINES)]
-    for (method, codec), every in ours.groupby(["method", "codec"], sort=False):
-        baseline = _BASELINE_OF.get(str(method), BASELINES[0])
-        part = every[[(baseline, seed) in curves for seed in every["seed"]]]
+    for (method, codec, _), every in ours.groupby(["method", "codec", "receiver_interval"], sort=False):
+        interval = int(every["receiver_interval"].iloc[0])
+        baselines = BASELINES[1:] if method in WITHOUT_RECEIVERS else BASELINES
+        curves = {seed: _curves(points, baselines, seed, interval) for seed in every["seed"]}
+        part = every[[bool(curves[seed]) for seed in every["seed"]]]
         if part.empty:
             continue
-        needed = [
-            bits_at_error(
-                curves[baseline, seed]["bits_per_step"].to_numpy(),
-                curves[baseline, seed]["localisation_error_m"].to_numpy(),
-                error,
-            )
-            for seed, error in zip(part["seed"], part["localisation_error_m"], strict=True)
-        ]
-        signs, theirs = [each.sign for each in needed], np.array([each.bits for each in needed])
-        rows.append(
-            {
-                "method": method,
-                "codec": codec,
-                "localisation_error_m (m)": _summary(part["localisation_error_m"].to_numpy()),
-                "bits_per_step (bit)": _summary(part["bits_per_step"].to_numpy()),
-                "instead": baseline,
-                "its bits at this error (bit)": _summary(theirs, signs),
-                "times": _summary(theirs / part["bits_per_step"].to_numpy(), signs),
-            }
-        )
+        row = {
+            "method": method,
+            "codec": codec,
+            "receiver_interval": interval,
+            "localisation_error_m (m)": _interval(part["localisation_error_m"].to_numpy()),
+            "bits_per_step (bit)": _interval(part["bits_per_step"].to_numpy()),
+        }
+        for words, allowance in (("at this error", 1.0), ("within 5 %", ALLOWANCE)):
+            wanted = allowance * part["localisation_error_m"]
+            chosen = [
+                cheaper({name: bits_at_error(*curve, error) for name, curve in curves[seed].items()})
+                for seed, error in zip(part["seed"], wanted, strict=True)
+            ]
+            theirs = np.array([needed.bits for _, needed in chosen])
+            signs = [needed.sign for _, needed in chosen]
+            row[f"times the bits {words}"] = _summary(theirs / part["bits_per_step"].to_numpy(), signs)
+            row[f"against {words}"] = _counted([name for name, _ in chosen])
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _summary(values: np.ndarray, signs: list[str] | None = None) -> str:
-    """Mean and interval, or the bound that holds for every seed."""
-    found = set(signs or [""]) - {""}
-    if not found:
-        interval = mean_interval(values)
-        return format_interval(interval.mean, interval.half_width)
-    if found == {">", "<"}:
-        return "beyond its curve, at both ends"
-    return f"> {values.min():.3g}" if found == {">"} else f"< {values.max():.3g}"
+def _points(rate: pd.DataFrame) -> pd.DataFrame:
+    """A row for each point and seed with its bits and error; receivers report in every step unless told."""
+    chosen = rate[rate["metric"].isin(_SIZES)] if len(rate) else rate
+    if chosen.empty or "codec" not in chosen:
+        return pd.DataFrame()
+    if "receiver_interval" not in chosen:
+        chosen = chosen.assign(receiver_interval=1)
+    chosen = chosen.assign(receiver_interval=chosen["receiver_interval"].fillna(1).astype(int))
+    keys = ["method", *(axis for axis in _POINT if axis in chosen), "seed"]
+    wide = chosen.groupby([*keys, "metric"], sort=False, dropna=False)["value"].mean().unstack("metric")
+    if set(wide.columns) != set(_SIZES):
+        return pd.DataFrame()
+    points = wide.dropna().reset_index()
+    return points[points["bits_per_step"] > 0]
+
+
+def _curves(
+    points: pd.DataFrame, baselines: tuple[str, ...], seed: int, interval: int
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Bits and errors [n] of each baseline of one seed; receivers report as often as they do in ours."""
+    found = {}
+    for name in baselines:
+        curve = points[(points["method"] == name) & (points["seed"] == seed)]
+        if name not in WITHOUT_RECEIVERS:
+            curve = curve[curve["receiver_interval"] == interval]
+        if len(curve):
+            found[name] = curve["bits_per_step"].to_numpy(), curve["localisation_error_m"].to_numpy()
+    return found
+
+
+def _interval(values: np.ndarray) -> str:
+    interval = mean_interval(values)
+    return format_interval(interval.mean, interval.half_width)
+
+
+def _summary(values: np.ndarray, signs: list[str]) -> str:
+    """Mean and interval of the seeds that have a number, and the bound that holds for each of the others."""
+    parts = []
+    for sign in ("", ">", "<"):
+        some = values[[each == sign for each in signs]]
+        if len(some) and sign:
+            parts.append((f"{sign} {some.min() if sign == '>' else some.max():.3g}", len(some)))
+        elif len(some):
+            parts.append((_interval(some), len(some)))
+    return _joined(parts)
+
+
+def _counted(names: list[str]) -> str:
+    return _joined([(name, names.count(name)) for name in BASELINES if name in names])
+
+
+def _joined(parts: list[tuple[str, int]]) -> str:
+    """Says how many seeds each part is of, where there are several."""
+    if len(parts) == 1:
+        return parts[0][0]
+    return "; ".join(f"{text} in {num} {'seed' if num == 1 else 'seeds'}" for text, num in parts)

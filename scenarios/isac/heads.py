@@ -10,10 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-Matching = Literal["identity", "best"]
+from analysis.sensing import OCCLUDED_BELOW
 
-OCCLUDED_BELOW = 0.5
-"""A body of which a smaller share is visible is occluded in that camera."""
+Matching = Literal["identity", "best"]
 
 
 @dataclass(frozen=True)

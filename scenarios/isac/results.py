@@ -15,15 +15,15 @@ from matplotlib.ticker import MaxNLocator
 from analysis.figures import STYLE, add_legend, draw_lines, draw_reference, new_figure, save, series_style
 from analysis.statistics import summarise
 from analysis.tables import pivot, to_text
-from scenarios.isac.comparisons import MISSING, OURS, over_no_loss, over_others, rank_in
-from scenarios.isac.equal_error import BASELINES, compare_at_equal_error
+from scenarios.isac.comparisons import OURS, over_no_loss, over_others, rank_in
+from scenarios.isac.equal_error import BASELINES, WITHOUT_RECEIVERS, compare_at_equal_error
+from scenarios.isac.vocabulary import FALSE_ALARMS, FAULTS, MISSING
 
 _ORDER = [
     OURS, "supervised", "image-only", "masked-head", "last-value", "mean-fill", "zero-fill", *BASELINES,
     "oracle",
 ]  # fmt: skip
 _REFERENCE = "oracle"
-_FAULTS = ["frozen", "noise", "swapped"]
 _ERROR = "localisation_error_m"
 _ERROR_LABEL = "Localisation error (m)"
 _TITLES = {
@@ -39,7 +39,7 @@ _TITLES = {
 }
 _COLUMNS = {"scenario", "method", "seed", "metric", "value", "unit", "num_samples", "result"}
 _ALARMS = ("detection_rate", "false_alarm_rate", "auc")
-_FALSE_ALARMS = 0.05
+_RATE_AXES = ("receiver_interval", "codec", "quality", "downscale")
 
 
 def _part(records: pd.DataFrame, result: str) -> pd.DataFrame:
@@ -150,33 +150,54 @@ def _versus_bits(rate: pd.DataFrame) -> pd.DataFrame:
     error = _metric(rate, _ERROR)
     if error.empty:
         return error
-    point = ["method", *(axis for axis in ("codec", "quality", "downscale") if axis in rate)]
+    point = ["method", *(axis for axis in _RATE_AXES if axis in rate)]
     bits = rate[rate["metric"] == "bits_per_step"].groupby(point, dropna=False)["value"].mean()
     merged = error.merge(bits.rename("mean_bits").reset_index(), on=point)
     return merged[merged["mean_bits"] > 0].sort_values("mean_bits", kind="stable")
 
 
 def _draw_rate(rate: pd.DataFrame, folder: Path) -> list[Path]:
-    """A line for each method, and one of JPEG for each size of its frames."""
+    """A line for each method, and one of JPEG for each size of its frames.
+
+    A panel for how often receivers report; methods without them are in each.
+    """
     series = rate["method"].copy()
     if "downscale" in rate and rate["downscale"].nunique() > 1:
         size = rate["downscale"].map({1: "full size", 2: "half size", 4: "quarter size"})
         series = series.where(size.isna(), series + ", " + size.fillna(""))
     rate = rate.assign(series=series)
     order = list(dict.fromkeys(rate.sort_values("method", key=lambda m: rank_in(m, _ORDER))["series"]))
-    figure, axes = new_figure("column")
-    _draw_lines(axes[0], rate, "mean_bits", _ERROR, order)
-    axes[0].set_xscale("log")
-    axes[0].set_ylim(bottom=0)
-    _label(axes[0], "Bits per step", _ERROR_LABEL)
+    alone = rate["method"].isin(WITHOUT_RECEIVERS)
+    parts: list[tuple[str, pd.DataFrame]] = [("", rate)]
+    if "receiver_interval" in rate and rate.loc[~alone, "receiver_interval"].nunique() > 1:
+        parts = [
+            (
+                f"Receivers report every {_steps(interval)}",
+                rate[alone | (rate["receiver_interval"] == interval)],
+            )
+            for interval in sorted(rate.loc[~alone, "receiver_interval"].unique())
+        ]
+    figure, axes = new_figure("column" if len(parts) == 1 else "page", num_columns=len(parts))
+    low, high, top = rate["mean_bits"].min(), rate["mean_bits"].max(), 1.05 * rate["value"].max()
+    for panel, (title, part) in zip(axes, parts, strict=True):
+        _draw_lines(panel, part, "mean_bits", _ERROR, order)
+        panel.set_xscale("log")
+        panel.set_xlim(low / 1.2, 1.2 * high)
+        panel.set_ylim(0, top)
+        panel.set_title(title, fontsize=8)
+        _label(panel, "Bits per step", _ERROR_LABEL)
     add_legend(figure, axes)
     return save(figure, folder, "error_vs_bits")
+
+
+def _steps(number: float) -> str:
+    return "step" if number == 1 else f"{number:g} steps"
 
 
 def _draw_roc(roc: pd.DataFrame, folder: Path) -> list[Path]:
     """A panel for each sensor and score, a line for each fault; a logarithmic axis has no place for zero."""
     shown = roc[roc["false_alarm"] > 0].sort_values(
-        "fault", key=lambda names: rank_in(names, _FAULTS), kind="stable"
+        "fault", key=lambda names: rank_in(names, FAULTS), kind="stable"
     )
     panels = [axis for axis in ("score", "sensor") if axis in shown]
     several = shown["method"].nunique() > 1
@@ -192,7 +213,7 @@ def _draw_roc(roc: pd.DataFrame, folder: Path) -> list[Path]:
         _draw_lines(panel, part, "false_alarm", "roc_detection", list(dict.fromkeys(shown["series"])))
         grid = np.geomspace(part["false_alarm"].min(), 1, 50).tolist()
         draw_reference(panel, "chance", (grid, grid))
-        panel.axvline(_FALSE_ALARMS, color="0.8", linewidth=0.8, zorder=0)
+        panel.axvline(FALSE_ALARMS, color="0.8", linewidth=0.8, zorder=0)
         panel.set_xscale("log")
         panel.set_ylim(0, 1.03)
         panel.set_title(", ".join(str(name) for name in reversed(list(names))), fontsize=8)
@@ -238,7 +259,7 @@ def make_tables(records: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
                 keys = ["method", *_varied(rest, axis), axis]
                 tables.append((f"What else there is {words}", pivot(rest, keys)))
     if len(rate := _ordered(_part(records, "rate"))):
-        axes = [axis for axis in ("codec", "quality", "downscale") if axis in rate]
+        axes = [axis for axis in _RATE_AXES if axis in rate]
         tables.append(("Error by bits per step (header and payload)", pivot(rate, ["method", *axes])))
         if len(compared := compare_at_equal_error(rate)):
             tables.append(
@@ -250,9 +271,9 @@ def make_tables(records: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
         rank = {metric: index for index, metric in enumerate(_ALARMS)}
         chosen = chosen.sort_values("metric", key=lambda m: m.map(rank), kind="stable")
         if "fault" in axes:
-            chosen = chosen.sort_values("fault", key=lambda f: rank_in(f, _FAULTS), kind="stable")
+            chosen = chosen.sort_values("fault", key=lambda f: rank_in(f, FAULTS), kind="stable")
         title = (
-            f"Corrupted sensors detected, the threshold being set for {100 * _FALSE_ALARMS:g} % false alarms"
+            f"Corrupted sensors detected, the threshold being set for {100 * FALSE_ALARMS:g} % false alarms"
         )
         tables.append((title, pivot(chosen, ["method", *axes])))
     if len(air := _ordered(_part(records, "air"))):

@@ -108,10 +108,16 @@ class IsacScenario:
             for method in told.receiver_methods
             for number in told.num_receivers
         ]
-        listed += [("rate", method, {"codec": name}) for method in told.rate_methods for name in told.codecs]
         listed += [
-            ("rate", method, {"quality": quality, "downscale": downscale})
+            ("rate", method, {"receiver_interval": interval, "codec": name})
+            for method in told.rate_methods
+            for interval in _intervals(config, method)
+            for name in told.codecs
+        ]
+        listed += [
+            ("rate", method, {"receiver_interval": interval, "quality": quality, "downscale": downscale})
             for method in told.jpeg_methods
+            for interval in _intervals(config, method)
             for quality in told.qualities
             for downscale in told.downscales
         ]
@@ -205,6 +211,12 @@ def _simulated(
         ]
         outcome_of |= dict(zip(alike, simulate(cells, length, cluster, shared=shared), strict=True))
     return outcome_of
+
+
+def _intervals(config: IsacConfig, method: str) -> tuple[int, ...]:
+    """After how many steps receivers report again in the rate result: of one that has none, 1 alone."""
+    has_receivers = METHODS[method].model != "image-only" and not METHODS[method].is_whole
+    return config.evaluation.rate_receiver_intervals if has_receivers else (1,)
 
 
 def _records(question: Heard | Watch) -> list[Record]:

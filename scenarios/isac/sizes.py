@@ -5,13 +5,11 @@ from __future__ import annotations
 from math import ceil
 from typing import TYPE_CHECKING
 
+from scenarios.isac.vocabulary import FALSE_ALARMS
 from semcom.contracts import SemcomError
 
 if TYPE_CHECKING:
     from scenarios.isac.config import EvaluationConfig
-
-FALSE_ALARMS = 0.05
-"""The rate of false alarms that thresholds are set for."""
 
 
 def check_sizes(

@@ -16,8 +16,8 @@ from scenarios.isac.config import IsacConfig
 from scenarios.isac.data import Sequences
 from scenarios.isac.measures import point_record
 from scenarios.isac.models import CAMERA, SensingModel
-from scenarios.isac.sizes import FALSE_ALARMS
 from scenarios.isac.task import embed_all
+from scenarios.isac.vocabulary import FALSE_ALARMS
 from semcom.contracts import Codec, Record
 from semcom.rng import Streams
 

@@ -181,9 +181,11 @@ def test_without_loss_the_station_believes_what_was_embedded_in_that_very_step(m
     assert bool((belief[..., -1] == ARRIVED).all())
 
 
-def test_in_the_rate_result_receivers_report_in_every_fourth_step():
+def test_receivers_report_in_every_fourth_step_where_a_point_says_so():
     data, model = isac_setups.data(), isac_setups.model("inpainting")
-    outcome, belief = outcome_of(told(), Point("rate", "inpainting", 0), data, model)
+    outcome, belief = outcome_of(
+        told(), Point("rate", "inpainting", 0, {"receiver_interval": 4}), data, model
+    )
     arrived = belief[..., -1] == ARRIVED
     num_steps = data.test.num_steps
     expected = [step % 4 == 0 for step in range(num_steps)]
@@ -382,9 +384,13 @@ def test_points_that_ask_the_same_share_a_cell():
         Point("missing", "inpainting", 0, {"missing": "none"}),
         Point("loss", "inpainting", 0, {"codec": "float32", "erasure_probability": 0.0}),
     ]
-    rate = Point("rate", "inpainting", 0, {"codec": "float32"})
-    assert settings_of(rate) not in {settings_of(point) for point in lossless}
-    assert len({settings_of(point) for point in lossless}) == 1
+    rate = Point("rate", "inpainting", 0, {"codec": "float32", "receiver_interval": 1})
+    assert len({settings_of(point) for point in (*lossless, rate)}) == 1
+    seldom = replace(rate, axes={**rate.axes, "receiver_interval": 4})
+    assert settings_of(seldom) != settings_of(rate)
+    # An oracle loses nothing: no receiver's report, and no receiver.
+    fewer = Point("receivers", "oracle", 0, {"num_receivers": 3})
+    assert len({settings_of(replace(p, method="oracle")) for p in (rate, seldom, fewer)}) == 1
     assert settings_of(Point("air", "inpainting", 0, {})).link == NrConfig()
     jpeg = settings_of(Point("rate", "jpeg", 0, {"quality": 10, "downscale": 2}))
     assert (jpeg.quality, jpeg.downscale) == (10, 2)
@@ -402,7 +408,8 @@ def test_points_are_those_that_the_evaluation_names():
         ("zero-fill", "none"), ("zero-fill", "camera-1"), ("oracle", "none"),
     ]  # fmt: skip
     assert listed(config, "rate") == [
-        ("inpainting", "uniform-4"), ("image-only", "uniform-4"), ("jpeg", 5, 1), ("jpeg-cameras", 5, 1),
+        ("inpainting", 1, "uniform-4"), ("inpainting", 4, "uniform-4"), ("image-only", 1, "uniform-4"),
+        ("jpeg", 1, 5, 1), ("jpeg", 4, 5, 1), ("jpeg-cameras", 1, 5, 1),
     ]  # fmt: skip
     assert listed(config, "alarm") == [
         ("inpainting", "frozen", "camera"), ("inpainting", "frozen", "receiver"),
