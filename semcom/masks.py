@@ -12,13 +12,11 @@ def mask_modalities(
 ) -> torch.Tensor:
     """Hides all sensors of a modality at once: bool [N, S], True where hidden.
 
-    Each modality of a row is hidden with the given probability, independently; never all of them.
+    Each modality of a row is hidden with the given probability, independently of the others: a sensor is
+    hidden as often whatever other modalities there are.
     """
     number = torch.tensor(modality)
-    num_modalities = int(number.max()) + 1
-    hidden = torch.rand(num_rows, num_modalities, generator=generator) < probability
-    spared = torch.randint(0, num_modalities, (num_rows,), generator=generator)
-    hidden[torch.arange(num_rows), spared] &= ~hidden.all(dim=1)
+    hidden = torch.rand(num_rows, int(number.max()) + 1, generator=generator) < probability
     return hidden[:, number]
 
 

@@ -55,12 +55,21 @@ class SetPredictor(nn.Module):
         there = arrived.flatten(1).to(context.dtype)
         h = known @ self.maps[: known.shape[1]] + there @ self.tokens[: there.shape[1]] + self.bias
         change = self.out(functional.gelu(self.hidden(functional.gelu(h))))
-        # The newest of each sensor: it arrived, and none before it in this order did.
-        newest = arrived & (arrived.cumsum(dim=1) == 1)
-        last = (torch.where(newest[..., None], context, 0) * self.gain[: context.shape[1]]).sum(dim=1)
-        return (last + change.unflatten(1, (self.num_sensors, self.embedding_dim))) * self.real
+        held = torch.where(_is_newest(arrived)[..., None], context, 0) * self.gain[: context.shape[1]]
+        return (held.sum(dim=1) + change.unflatten(1, (self.num_sensors, self.embedding_dim))) * self.real
 
 
 def fill_in(context: torch.Tensor, arrived: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
     """Completes the newest step of context [B, W, S, D] by predictions [B, S, D] where nothing arrived."""
     return torch.where(arrived[:, 0, :, None], context[:, 0], predicted)
+
+
+def newest(context: torch.Tensor, arrived: torch.Tensor, otherwise: torch.Tensor) -> torch.Tensor:
+    """The newest that arrived from each sensor of context [B, W, S, D], otherwise [S, D] if nothing did."""
+    held = torch.where(_is_newest(arrived)[..., None], context, 0).sum(dim=1)
+    return torch.where(arrived.any(dim=1)[..., None], held, otherwise)
+
+
+def _is_newest(arrived: torch.Tensor) -> torch.Tensor:
+    """Of arrived [B, W, S], newest first: it arrived, and nothing before it in this order did."""
+    return arrived & (arrived.cumsum(dim=1) == 1)

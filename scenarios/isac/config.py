@@ -117,7 +117,7 @@ class EvaluationConfig(BaseModel):
         (5, 20, 60, 95), description="JPEG qualities in the rate result"
     )
     downscales: tuple[Literal[1, 2, 4], ...] = Field(
-        (1, 2, 4), description="by how much JPEG frames are shrunk before in the rate result"
+        (1, 2), description="by how much JPEG frames are shrunk before in the rate result"
     )
     faults: tuple[str, ...] = Field(tuple(FAULTS), description=f"faults: {', '.join(FAULTS)}")
     rate_receiver_intervals: tuple[Annotated[int, Field(ge=1, le=10_000)], ...] = Field(

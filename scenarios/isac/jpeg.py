@@ -167,14 +167,18 @@ class JpegCodec:
         )
 
 
-def through_jpeg(frames: np.ndarray, quality: Sequence[int]) -> np.ndarray:
-    """What JPEG leaves of frames, uint8 [n, height, width, 3], each at its quality."""
+def through_jpeg(frames: np.ndarray, quality: Sequence[int], downscale: Sequence[int]) -> np.ndarray:
+    """What JPEG leaves of frames, uint8 [n, height, width, 3], each at its quality and shrunk before."""
     shown = np.empty_like(frames)
-    for row, (frame, level) in enumerate(zip(frames, quality, strict=True)):
-        buffer = BytesIO()
-        Image.fromarray(frame).save(buffer, "JPEG", quality=level, subsampling="4:2:0")
-        with Image.open(buffer, formats=["JPEG"]) as image:
-            shown[row] = np.asarray(image)
+    height, width = frames.shape[1:3]
+    for row, (frame, level, factor) in enumerate(zip(frames, quality, downscale, strict=True)):
+        buffer, image = BytesIO(), Image.fromarray(frame)
+        if factor > 1:
+            image = image.resize((-(-width // factor), -(-height // factor)), Image.Resampling.LANCZOS)
+        image.save(buffer, "JPEG", quality=level, subsampling="4:2:0")
+        with Image.open(buffer, formats=["JPEG"]) as coded:
+            full = coded if factor == 1 else coded.resize((width, height), Image.Resampling.BICUBIC)
+            shown[row] = np.asarray(full)
     return shown
 
 

@@ -24,7 +24,8 @@ from scenarios.contracts import Point
 from scenarios.isac.cells import Setting
 from scenarios.isac.config import IsacConfig
 from scenarios.isac.data import SensingData, Sequences
-from scenarios.isac.methods import METHODS, PRIOR
+from scenarios.isac.heads import Scene
+from scenarios.isac.methods import METHODS, PRIOR, read_scene
 from scenarios.isac.models import SensingModel
 from scenarios.isac.training import make_model
 from semcom.contracts import Record
@@ -68,7 +69,7 @@ def air_records(heard: Heard) -> list[Record]:
     belief = torch.tensor(heard.outcome.world["belief"]).unflatten(0, (test.num_sequences, -1))
     belief = belief[:, :, first:].transpose(1, 2)  # [U, T', S, D + 1]
     z, origin = belief[..., :-1].flatten(0, 1), belief[:, :, 0, -1]
-    rows = _scene_records(point, model, z, test, first, fused=method.fill == "fuse")
+    rows = _scene_records(point, read_scene(model, method.fill, z), test, first)
     if point.result == "missing" and method.fill != "fuse":
         gone = [camera for camera in range(model.num_cameras) if camera in setting.silent]
         rows += _frame_records(point, model, z, test, first, gone or list(range(model.num_cameras)))
@@ -83,10 +84,7 @@ def point_record(point: Point, metric: str, value: float, unit: str, num: int, *
     return Record("isac", point.method, point.seed, metric, float(value), unit, num, dict(axes))
 
 
-def _scene_records(
-    point: Point, model: SensingModel, z: torch.Tensor, test: Sequences, first: int, *, fused: bool
-) -> list[Record]:
-    scene = model.read_fused(z) if fused else model.read(z)
+def _scene_records(point: Point, scene: Scene, test: Sequences, first: int) -> list[Record]:
     true_m = test.position_m[:, first:].flatten(0, 1).numpy()
     estimate_m, score = scene.position_m.numpy(), scene.presence.numpy()
     count, count_hat = num_present(true_m), scene.count.argmax(dim=1).numpy()

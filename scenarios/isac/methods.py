@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from scenarios.isac.heads import Scene
 from scenarios.isac.jpeg import JpegCodec
 from scenarios.isac.models import CAMERA, SensingModel
 from semcom.contracts import Codec, SemcomError
@@ -221,3 +222,10 @@ def complete(
     else:
         filled = torch.zeros_like(last) if fill == "zero" else model.mean.expand_as(last)
     return fill_in(context, arrived, filled)
+
+
+def read_scene(model: SensingModel, fill: Fill, z: torch.Tensor) -> Scene:
+    """Reads the scene off completed embeddings z [N, S, D], by the heads that know what completed them."""
+    if fill == "predict":
+        return model.read(z)
+    return model.read_fused(z) if fill == "fuse" else model.read_filled(z)

@@ -147,6 +147,7 @@ class SensingModel(nn.Module):
         if with_fusion:
             self.fusion = SetPredictor(dims, config.num_lags, config.predictor_dim)
             self.fusion_head = SceneHead(*sizes)
+            self.fill_head = SceneHead(*sizes)
         self.decoder = FrameDecoder(*frame_size, config.camera_dim, config.width)
         self.register_buffer(
             "calibration", torch.zeros(NUM_CALIBRATION, self.num_sensors, self.embedding_dim)
@@ -206,6 +207,10 @@ class SensingModel(nn.Module):
     def read_fused(self, z: torch.Tensor) -> Scene:
         """Reads the scene off embeddings completed by `fusion`, z [N, S, D]."""
         return self.fusion_head(z)
+
+    def read_filled(self, z: torch.Tensor) -> Scene:
+        """Reads the scene off embeddings filled up by zeros, means or last values, z [N, S, D]."""
+        return self.fill_head(z)
 
     def decode(self, z: torch.Tensor, camera: int) -> torch.Tensor:
         """Shows what embeddings of one camera hold, [n, D]: frames [n, 3, H, W], values from 0 to 1."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
 from scenarios.isac.data import Sequences
@@ -18,6 +18,7 @@ from scenarios.isac.jpeg import through_jpeg
 from scenarios.isac.models import ModelConfig, SensingModel
 from semcom.encoders import ParallelMlpEncoder
 from semcom.masks import mask_links, mask_modalities
+from semcom.rng import Streams
 from semcom.train import BatchLoss, fit
 
 Log = list[dict[str, float | int | str]]
@@ -41,7 +42,7 @@ class TrainingConfig(BaseModel):
     link_probability: float = Field(
         0.5, ge=0, le=1, description="largest probability that a sensor is hidden"
     )
-    whole_share: float = Field(0.25, ge=0, le=1, description="share of the rows in which nothing is hidden")
+    whole_share: float = Field(0.25, ge=0, lt=1, description="share of the rows in which nothing is hidden")
     patch_share: float = Field(0.0, ge=0, le=1, description="share of a frame's patches that are hidden")
     patch_px: int = Field(16, ge=1, le=1024, description="side of a patch")
     jpeg_share: float = Field(
@@ -68,6 +69,15 @@ class TrainingConfig(BaseModel):
         description="weight of the heads' error in training the JEPAs' encoders; 0: no labels, and no pixels",
     )
     pixel_weight: float = Field(2.0, ge=0, description="weight of the frame's error in supervised training")
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainingConfig:
+        if self.modality_probability == 0 and self.link_probability == 0:
+            raise ValueError(
+                "modality_probability = 0 and link_probability = 0 hide nothing, and a predictor learns from "
+                "what is hidden: raise one of them"
+            )
+        return self
 
 
 class SensorEncoder(nn.Module):
@@ -102,11 +112,12 @@ class Task:
         model: SensingModel,
         config: TrainingConfig,
         train: Sequences,
+        streams: Streams,
         generator: torch.Generator,
         scratch: Path | None,
     ) -> None:
         self.model, self.config, self.train = model, config, train
-        self.generator, self.scratch = generator, scratch
+        self.streams, self.generator, self.scratch = streams, generator, scratch
         self.frame, self.csi = train.frame.flatten(0, 1), train.csi.flatten(0, 1)
         self.position_m = train.position_m.flatten(0, 1)
         self.visible = train.visible_share.flatten(0, 1).transpose(1, 2)
@@ -131,11 +142,14 @@ class Task:
 
     @cached_property
     def compressed(self) -> torch.Tensor:
-        """All training frames once through JPEG of a random quality, uint8 [N, C, 3, H, W]."""
+        """All training frames once through JPEG of random quality and size, uint8 [N, C, 3, H, W]."""
+        # A stream of its own: a training that goes on from a checkpoint meets the same ones.
+        generator = self.streams.torch_generator("jpeg-quality")
         num = self.frame.shape[0] * self.frame.shape[1]
-        quality = torch.randint(5, 96, (num,), generator=self.generator)
+        quality = torch.randint(5, 96, (num,), generator=generator)
+        downscale = 2 ** torch.randint(0, 3, (num,), generator=generator)
         frames = self.frame.flatten(0, 1).permute(0, 2, 3, 1).numpy()
-        shown = through_jpeg(frames, quality.tolist())
+        shown = through_jpeg(frames, quality.tolist(), downscale.tolist())
         return torch.from_numpy(shown).permute(0, 3, 1, 2).unflatten(0, self.frame.shape[:2])
 
     def content(self, rows: torch.Tensor) -> torch.Tensor:

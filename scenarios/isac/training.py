@@ -16,7 +16,7 @@ from semcom.masks import mask_patches
 from semcom.regularizers import SigReg, VicReg
 from semcom.rng import Streams
 from semcom.set_jepa import SetJepa
-from semcom.set_predictor import fill_in
+from semcom.set_predictor import fill_in, newest
 from semcom.targets import EmaTarget
 from semcom.train import WeightAverage
 
@@ -54,10 +54,11 @@ def train_model(
         model.head.calibrate(train.position_m)
         if name == "inpainting":
             model.fusion_head.calibrate(train.position_m)
-        task = Task(model, inputs.training, train, generator, scratch)
+            model.fill_head.calibrate(train.position_m)
+        task = Task(model, inputs.training, train, streams, generator, scratch)
         log = _train_supervised(task) if name == "supervised" else _train_jepa(task)
         if name == "inpainting":
-            log += _train_fusion(task)
+            log += _train_fusion(task) + _train_fill_head(task)
     model.eval().requires_grad_(False)
     z = task.z.flatten(0, 1)
     rows = torch.linspace(0, len(z) - 1, NUM_CALIBRATION).round().long()
@@ -154,8 +155,13 @@ def _train_head(task: Task) -> Log:
 
 
 def _train_fusion(task: Task) -> Log:
-    """Trains a second predictor, with heads of its own, on labels and on embeddings that no longer change."""
+    """Trains a second predictor, with heads of its own, on labels and on embeddings that no longer change.
+
+    Both go on from where those of the JEPA ended, so that they are behind in nothing.
+    """
     model, config = task.model, task.config
+    model.fusion.load_state_dict(model.predictor.state_dict())
+    model.fusion_head.load_state_dict(model.head.state_dict())
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         context, rows = task.windows(config.num_windows)
@@ -165,6 +171,23 @@ def _train_fusion(task: Task) -> Log:
 
     module = nn.ModuleList((model.fusion, model.fusion_head))
     return task.fit("fusion", module, batch_loss, config.num_steps_predictor)
+
+
+def _train_fill_head(task: Task) -> Log:
+    """Trains heads for what is filled without learning, from where the others ended: each fill as often."""
+    model, config = task.model, task.config
+    model.fill_head.load_state_dict(model.head.state_dict())
+    mean = task.z.flatten(0, 1).mean(dim=0)
+
+    def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        context, rows = task.windows(2 * config.num_windows)
+        arrived = ~(task.hidden(len(rows), context.shape[1]) | context[..., 0].isnan())
+        last = newest(context, arrived, mean)
+        choice = torch.randint(0, 3, (len(rows), 1, 1), generator=generator)
+        filled = torch.where(choice == 0, 0, torch.where(choice == 1, mean, last))
+        return task.scene_loss(model.read_filled(fill_in(context, arrived, filled)), rows)
+
+    return task.fit("fill-head", model.fill_head, batch_loss, config.num_steps_head)
 
 
 def _train_decoder(task: Task) -> Log:

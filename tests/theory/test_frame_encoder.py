@@ -55,9 +55,10 @@ def test_jpeg_leaves_less_at_a_lower_quality():
     generator = np.random.default_rng(0)
     frames = generator.integers(0, 256, (2, 32, 48, 3), dtype=np.uint8)
     error = [
-        np.abs(through_jpeg(frames, [quality] * 2).astype(float) - frames).mean() for quality in (95, 20)
+        np.abs(through_jpeg(frames, [quality] * 2, [1, 1]).astype(float) - frames).mean()
+        for quality in (95, 20)
     ]
     assert 0 < error[0] < error[1]
-    mixed = through_jpeg(frames, [95, 20])
-    assert np.array_equal(mixed[0], through_jpeg(frames, [95, 95])[0])
-    assert np.array_equal(mixed[1], through_jpeg(frames, [20, 20])[1])
+    mixed = through_jpeg(frames, [95, 20], [1, 1])
+    assert np.array_equal(mixed[0], through_jpeg(frames, [95, 95], [1, 2])[0])
+    assert np.array_equal(mixed[1], through_jpeg(frames, [20, 20], [4, 1])[1])

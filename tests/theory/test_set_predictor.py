@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from semcom.masks import mask_links, mask_modalities, mask_patches
-from semcom.set_predictor import SetPredictor, fill_in
+from semcom.set_predictor import SetPredictor, fill_in, newest
 
 DIMS, NUM_LAGS, NUM_ROWS = (4, 4, 2, 2, 2), 3, 6
 
@@ -98,19 +98,19 @@ def off_by(share: torch.Tensor, expected: float) -> float:
     return abs(float(sample.mean()) - expected) / (float(sample.std()) / len(sample) ** 0.5)
 
 
-def test_modalities_are_hidden_as_often_as_asked_and_never_all():
+def test_modalities_are_hidden_as_often_as_asked_whatever_others_there_are():
     hidden = mask_modalities(NUM_DRAWS, (0, 0, 1, 1, 1), 0.3, torch.Generator().manual_seed(1))
     assert torch.equal(hidden[:, 0], hidden[:, 1])
     assert torch.equal(hidden[:, 2], hidden[:, 3])
     assert torch.equal(hidden[:, 2], hidden[:, 4])
-    assert not hidden.all(dim=1).any()
-    # p, less the half of p^2 in which this one is spared though both were to be hidden.
-    for sensor in (0, 2):
-        assert off_by(hidden[:, sensor], 0.3 - 0.3**2 / 2) < 4.5
-        assert off_by(hidden[:, sensor], 0.3) > 4.5  # the power check
-    sure = mask_modalities(NUM_DRAWS, (0, 1), 1.0, torch.Generator().manual_seed(2))
-    assert bool((sure.sum(dim=1) == 1).all())
-    assert off_by(sure[:, 0], 0.5) < 4.5
+    alone = mask_modalities(NUM_DRAWS, (0, 0), 0.3, torch.Generator().manual_seed(1))
+    for sample in (hidden[:, 0], hidden[:, 2], alone[:, 0]):
+        assert off_by(sample, 0.3) < 4.5
+        assert (
+            off_by(sample, 0.3 - 0.3**2 / 2) > 4.5
+        )  # the power check: one is spared if both are to be hidden
+    assert off_by(hidden[:, 0] & hidden[:, 2], 0.3**2) < 4.5
+    assert bool(mask_modalities(50, (0, 1), 1.0, torch.Generator().manual_seed(2)).all())
     assert not mask_modalities(50, (0, 1), 0.0, torch.Generator().manual_seed(2)).any()
 
 
@@ -132,3 +132,12 @@ def test_patches_are_hidden_whole_and_as_often_as_asked():
     assert torch.equal(corners.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, :40, :50], hidden)
     assert off_by(corners.flatten(), 0.3) < 4.5
     assert off_by(corners.flatten(), 0.32) > 4.5  # the power check
+
+
+def test_the_newest_is_the_first_that_arrived_or_else_what_was_given():
+    context = torch.tensor([[[[1.0], [10.0]], [[2.0], [20.0]], [[3.0], [30.0]]]])
+    arrived = torch.tensor([[[False, False], [True, False], [True, False]]])
+    otherwise = torch.tensor([[-1.0], [-2.0]])
+    assert newest(context, arrived, otherwise)[0, :, 0].tolist() == [2, -2]
+    arrived[0, 0, 1] = True
+    assert newest(context, arrived, otherwise)[0, :, 0].tolist() == [2, 10]
