@@ -265,7 +265,7 @@ def test_steps_and_absent_bodies_are_independent():
     position_m[::2, 1] = np.nan
     heading = np.where(np.isnan(position_m[..., 0]), np.nan, generator.uniform(-3, 3, (40, 3)))
     together = room.csi(Walk(position_m, heading))
-    assert together.shape == (40, 9, 32)
+    assert together.shape == (40, 9, 64)
     assert together.dtype == np.complex64
     for step in (0, 17, 39):
         alone = room.csi(Walk(position_m[step : step + 1], heading[step : step + 1]))[0]
