@@ -15,6 +15,7 @@ from torch import nn
 from scenarios.isac.data import Sequences
 from scenarios.isac.heads import Matching, Scene, scene_loss
 from scenarios.isac.jpeg import through_jpeg
+from scenarios.isac.mixing import Partners, mix_content, mix_csi, mix_labels
 from scenarios.isac.models import ModelConfig, SensingModel
 from semcom.encoders import ParallelMlpEncoder
 from semcom.masks import mask_links, mask_modalities
@@ -47,6 +48,12 @@ class TrainingConfig(BaseModel):
     patch_px: int = Field(16, ge=1, le=1024, description="side of a patch")
     jpeg_share: float = Field(
         0.3, ge=0, le=1, description="share of the frames that come through JPEG of any quality in training"
+    )
+    mix_share: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of the encoders' training scenes that are two in one, where their people differ",
     )
     csi_noise_std: float = Field(0.3, ge=0, le=10, description="noise on the CSI's numbers in training")
     csi_dropout: float = Field(0.5, ge=0, lt=1, description="share of the CSI's numbers left out in training")
@@ -104,6 +111,23 @@ class TrainingInputs:
     training: TrainingConfig
 
 
+@dataclass(frozen=True)
+class Draw:
+    """Training steps, numbered over all sequences: rows [n]; partner [n]: whom each is mixed with, or -1."""
+
+    rows: torch.Tensor
+    partner: torch.Tensor
+
+    @cached_property
+    def mixed(self) -> torch.Tensor:
+        """The places of the rows that have a partner."""
+        return torch.nonzero(self.partner >= 0)[:, 0]
+
+    def every(self, interval: int) -> Draw:
+        """Every so many of them."""
+        return Draw(self.rows[::interval], self.partner[::interval])
+
+
 class Task:
     """One model in training: its data, its random stream, where it leaves checkpoints, what stages share."""
 
@@ -121,6 +145,7 @@ class Task:
         self.frame, self.csi = train.frame.flatten(0, 1), train.csi.flatten(0, 1)
         self.position_m = train.position_m.flatten(0, 1)
         self.visible = train.visible_share.flatten(0, 1).transpose(1, 2)
+        self.partners = Partners(~self.position_m.isnan().any(dim=-1))
         self.encoder = SensorEncoder(model.camera_encoder, model.receiver_encoder, model.embedding_dim)
         # Rows of `dims` that are zeros count nowhere.
         self.real = torch.zeros(model.num_sensors, model.embedding_dim)
@@ -128,10 +153,9 @@ class Task:
             self.real[sensor, : model.dim_of(sensor)] = 1
 
     @cached_property
-    def numbers(self) -> torch.Tensor:
-        """The CSI of all training steps as the encoders are shown it, [N, R, input_dim]."""
-        parts = [self.model.csi(self.csi[:, r], r) for r in range(self.model.num_receivers)]
-        return torch.stack(parts, dim=1) if parts else torch.zeros(len(self.csi), 0, 1)
+    def turned(self) -> torch.Tensor:
+        """The CSI of all training steps in the phase of its mean, [N, R, F]."""
+        return self.model.csi.turned(self.csi[:, : self.model.num_receivers])
 
     @cached_property
     def z(self) -> torch.Tensor:
@@ -152,31 +176,48 @@ class Task:
         shown = through_jpeg(frames, quality.tolist(), downscale.tolist())
         return torch.from_numpy(shown).permute(0, 3, 1, 2).unflatten(0, self.frame.shape[:2])
 
-    def content(self, rows: torch.Tensor) -> torch.Tensor:
-        """Normalised frames of training steps, [n, C, 3, H, W]."""
-        parts = [self.model.frames(self.frame[rows, c], c) for c in range(self.model.num_cameras)]
-        return torch.stack(parts, dim=1)
+    def draw(self, num: int, mix_share: float) -> Draw:
+        """Draws training steps, a share of which is mixed with another one."""
+        rows = torch.randint(0, len(self.frame), (num,), generator=self.generator)
+        return Draw(rows, self.partners.draw(rows, mix_share, self.generator))
 
-    def content_seen(self, rows: torch.Tensor) -> torch.Tensor:
+    def content(self, draw: Draw) -> torch.Tensor:
+        """Normalised frames of training steps, [n, C, 3, H, W]."""
+        return self._mixed(draw, lambda rows: self._normalised(self.frame[rows]))
+
+    def content_seen(self, draw: Draw) -> torch.Tensor:
         """The same, of which some came through JPEG: encoders are to know its artefacts."""
         share = self.config.jpeg_share
         if share == 0:
-            return self.content(rows)
-        through = torch.rand(len(rows), self.model.num_cameras, generator=self.generator) < share
-        frame = torch.where(through[:, :, None, None, None], self.compressed[rows], self.frame[rows])
-        parts = [self.model.frames(frame[:, c], c) for c in range(self.model.num_cameras)]
-        return torch.stack(parts, dim=1)
+            return self.content(draw)
 
-    def spoilt(self, numbers: torch.Tensor) -> torch.Tensor:
-        """Adds noise to the CSI's numbers, and leaves some out."""
-        config = self.config
+        def seen(rows: torch.Tensor) -> torch.Tensor:
+            through = torch.rand(len(rows), self.model.num_cameras, generator=self.generator) < share
+            shown = torch.where(through[:, :, None, None, None], self.compressed[rows], self.frame[rows])
+            return self._normalised(shown)
+
+        return self._mixed(draw, seen)
+
+    def numbers_seen(self, draw: Draw) -> torch.Tensor:
+        """The CSI of training steps as numbers with noise, some left out, [n, R, input_dim]."""
+        config, csi = self.config, self.turned[draw.rows]
+        if len(mixed := draw.mixed):
+            csi[mixed] = mix_csi(csi[mixed], self.turned[draw.partner[mixed]], self.model.csi.mean_csi)
+        parts = [self.model.csi(csi[:, r], r) for r in range(self.model.num_receivers)]
+        numbers = torch.stack(parts, dim=1) if parts else torch.zeros(len(csi), 0, 1)
         noise = torch.randn(numbers.shape, generator=self.generator)
         kept = torch.rand(numbers.shape, generator=self.generator) >= config.csi_dropout
         return (numbers + config.csi_noise_std * noise) * kept / (1 - config.csi_dropout)
 
-    def draw(self, num: int) -> torch.Tensor:
-        """Draws training steps, numbered over all sequences."""
-        return torch.randint(0, len(self.frame), (num,), generator=self.generator)
+    def _normalised(self, frame: torch.Tensor) -> torch.Tensor:
+        parts = [self.model.frames(frame[:, c], c) for c in range(self.model.num_cameras)]
+        return torch.stack(parts, dim=1)
+
+    def _mixed(self, draw: Draw, content_of: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        content = content_of(draw.rows)
+        if len(mixed := draw.mixed):
+            content[mixed] = mix_content(content[mixed], content_of(draw.partner[mixed]))
+        return content
 
     def hidden(self, num_rows: int, num_lags: int = 1) -> torch.Tensor:
         """Draws what is missing, bool [n, W, S]: sensors since some time ago, or single packets at random."""
@@ -193,19 +234,27 @@ class Task:
         hidden = broken | torch.stack(lost, dim=1) & ~some[:, None]
         return hidden & (torch.rand(num_rows, 1, 1, generator=self.generator) >= config.whole_share)
 
-    def windows(self, num: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draws windows of embeddings, [n, W, S, D], newest first, with noise; and their steps' numbers."""
+    def windows(self, num: int) -> tuple[torch.Tensor, Draw]:
+        """Draws windows of embeddings, [n, W, S, D], newest first, with noise; and their newest steps."""
         num_lags, (num_seq, num_steps) = self.model.config.num_lags, self.z.shape[:2]
         seq = torch.randint(0, num_seq, (num, 1), generator=self.generator)
         last = torch.randint(0, num_steps, (num, 1), generator=self.generator)
         step = last - torch.arange(num_lags)
         z = self.noisy(self.z[seq, step.clamp_min(0)])
-        return torch.where((step >= 0)[..., None, None], z, torch.nan), (seq * num_steps + last)[:, 0]
+        rows = (seq * num_steps + last)[:, 0]
+        known = (step >= 0)[..., None, None]
+        return torch.where(known, z, torch.nan), Draw(rows, torch.full_like(rows, -1))
 
-    def scene_loss(self, scene: Scene, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+    def scene_loss(self, scene: Scene, draw: Draw) -> dict[str, torch.Tensor]:
         """Compares what was read with the labels of training steps."""
         scale_m = self.model.head.spread_m.mean()
-        return scene_loss(scene, self.position_m[rows], self.visible[rows], scale_m, self.config.matching)
+        position_m, visible = self.position_m[draw.rows], self.visible[draw.rows]
+        if len(mixed := draw.mixed):
+            other = draw.partner[mixed]
+            position_m[mixed], visible[mixed] = mix_labels(
+                position_m[mixed], visible[mixed], self.position_m[other], self.visible[other]
+            )
+        return scene_loss(scene, position_m, visible, scale_m, self.config.matching)
 
     def noisy(self, z: torch.Tensor) -> torch.Tensor:
         noise = torch.randn(z.shape, generator=self.generator) * self.deviation

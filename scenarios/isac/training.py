@@ -9,7 +9,7 @@ from torch import nn
 
 from scenarios.isac.data import SensingData
 from scenarios.isac.models import NUM_CALIBRATION, ModelConfig, SensingModel
-from scenarios.isac.task import Log, Task, TrainingInputs, embed_all
+from scenarios.isac.task import Draw, Log, Task, TrainingInputs, embed_all
 from semcom.diagnostics import rank_me
 from semcom.distances import DISTANCES
 from semcom.masks import mask_patches
@@ -97,11 +97,15 @@ def _train_encoders(task: Task) -> Log:
     module = nn.ModuleList((jepa, model.head))
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        rows = task.draw(config.batch_size)
-        content, numbers = task.content_seen(rows), task.spoilt(task.numbers[rows])
-        hidden = task.hidden(len(rows))[:, 0]
+        draw = task.draw(config.batch_size, config.mix_share)
+        content, numbers = task.content_seen(draw), task.numbers_seen(draw)
+        hidden = task.hidden(config.batch_size)[:, 0]
         patches = mask_patches(
-            len(rows) * model.num_cameras, *model.decoder.size, config.patch_px, config.patch_share, generator
+            config.batch_size * model.num_cameras,
+            *model.decoder.size,
+            config.patch_px,
+            config.patch_share,
+            generator,
         )
         seen = torch.where(patches.unflatten(0, content.shape[:2])[:, :, None], 0, content)
         wanted = hidden.clone()
@@ -111,7 +115,7 @@ def _train_encoders(task: Task) -> Log:
         if config.label_weight:
             # Heads learn from what the predictor makes of hidden sensors, and the predictor not from heads.
             completed = torch.where(hidden[..., None], predicted.detach(), z)
-            labels = task.scene_loss(model.read(completed), rows)
+            labels = task.scene_loss(model.read(completed), draw)
             terms |= {name: term for name, term in labels.items() if name != "total"}
             terms["total"] = terms["total"] + config.label_weight * labels["total"]
         return terms
@@ -128,10 +132,10 @@ def _train_predictor(task: Task) -> Log:
     variance = task.z.flatten(0, 1).var(dim=0).clamp_min(1e-6)
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        context, rows = task.windows(config.num_windows)
-        hidden = task.hidden(len(rows), context.shape[1]) | context[..., 0].isnan()
+        context, draw = task.windows(config.num_windows)
+        hidden = task.hidden(len(context), context.shape[1]) | context[..., 0].isnan()
         predicted = model.predictor(context, ~hidden)
-        target = task.z.flatten(0, 1)[rows]
+        target = task.z.flatten(0, 1)[draw.rows]
         error = (predicted - target).square() / variance * task.real
         wanted = hidden[:, 0]
         total = (error.sum(dim=-1) / task.real.sum(dim=-1) * wanted).sum() / wanted.sum().clamp_min(1)
@@ -145,11 +149,11 @@ def _train_head(task: Task) -> Log:
     model, config = task.model, task.config
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        context, rows = task.windows(2 * config.num_windows)
-        arrived = ~(task.hidden(len(rows), context.shape[1]) | context[..., 0].isnan())
+        context, draw = task.windows(2 * config.num_windows)
+        arrived = ~(task.hidden(len(context), context.shape[1]) | context[..., 0].isnan())
         with torch.no_grad():
             completed = fill_in(context, arrived, model.predictor(context, arrived))
-        return task.scene_loss(model.read(completed), rows)
+        return task.scene_loss(model.read(completed), draw)
 
     return task.fit("head", model.head, batch_loss, config.num_steps_head)
 
@@ -164,10 +168,10 @@ def _train_fusion(task: Task) -> Log:
     model.fusion_head.load_state_dict(model.head.state_dict())
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        context, rows = task.windows(config.num_windows)
-        arrived = ~(task.hidden(len(rows), context.shape[1]) | context[..., 0].isnan())
+        context, draw = task.windows(config.num_windows)
+        arrived = ~(task.hidden(len(context), context.shape[1]) | context[..., 0].isnan())
         completed = fill_in(context, arrived, model.fusion(context, arrived))
-        return task.scene_loss(model.read_fused(completed), rows)
+        return task.scene_loss(model.read_fused(completed), draw)
 
     module = nn.ModuleList((model.fusion, model.fusion_head))
     return task.fit("fusion", module, batch_loss, config.num_steps_predictor)
@@ -180,12 +184,12 @@ def _train_fill_head(task: Task) -> Log:
     mean = task.z.flatten(0, 1).mean(dim=0)
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        context, rows = task.windows(2 * config.num_windows)
-        arrived = ~(task.hidden(len(rows), context.shape[1]) | context[..., 0].isnan())
+        context, draw = task.windows(2 * config.num_windows)
+        arrived = ~(task.hidden(len(context), context.shape[1]) | context[..., 0].isnan())
         last = newest(context, arrived, mean)
-        choice = torch.randint(0, 3, (len(rows), 1, 1), generator=generator)
+        choice = torch.randint(0, 3, (len(context), 1, 1), generator=generator)
         filled = torch.where(choice == 0, 0, torch.where(choice == 1, mean, last))
-        return task.scene_loss(model.read_filled(fill_in(context, arrived, filled)), rows)
+        return task.scene_loss(model.read_filled(fill_in(context, arrived, filled)), draw)
 
     return task.fit("fill-head", model.fill_head, batch_loss, config.num_steps_head)
 
@@ -196,9 +200,9 @@ def _train_decoder(task: Task) -> Log:
     z = task.z.flatten(0, 1)
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        rows = task.draw(config.batch_size // 2)
-        content = task.content(rows).flatten(0, 1)
-        shown = model.decoder(z[rows, : model.num_cameras, : model.config.camera_dim].flatten(0, 1))
+        draw = task.draw(config.batch_size // 2, mix_share=0.0)
+        content = task.content(draw).flatten(0, 1)
+        shown = model.decoder(z[draw.rows, : model.num_cameras, : model.config.camera_dim].flatten(0, 1))
         return {"total": (shown - content).square().mean()}
 
     return task.fit("decoder", model.decoder, batch_loss, config.num_steps_decoder)
@@ -209,27 +213,26 @@ def _train_supervised(task: Task) -> Log:
     model, config = task.model, task.config
     cameras = range(model.num_cameras)
 
-    def terms_of(
-        completed: torch.Tensor, rows: torch.Tensor, content: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
-        terms = task.scene_loss(model.read(completed), rows)
+    def terms_of(completed: torch.Tensor, draw: Draw) -> dict[str, torch.Tensor]:
+        terms = task.scene_loss(model.read(completed), draw)
         # Enlarging is what takes time: a part of the batch shows its frames.
         part = completed[::_SHOWN_EVERY, cameras, : model.config.camera_dim].flatten(0, 1)
-        terms["pixels"] = (model.decoder(part) - content.flatten(0, 1)).square().mean()
+        content = task.content(draw.every(_SHOWN_EVERY)).flatten(0, 1)
+        terms["pixels"] = (model.decoder(part) - content).square().mean()
         return terms | {"total": terms["total"] + config.pixel_weight * terms["pixels"]}
 
     def step_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        rows = task.draw(config.batch_size)
-        z = task.encoder((task.content_seen(rows), task.spoilt(task.numbers[rows])))
-        arrived = ~task.hidden(len(rows))
+        draw = task.draw(config.batch_size, config.mix_share)
+        z = task.encoder((task.content_seen(draw), task.numbers_seen(draw)))
+        arrived = ~task.hidden(config.batch_size)
         completed = fill_in(z[:, None], arrived, model.predictor(z[:, None], arrived))
-        return terms_of(completed, rows, task.content(rows[::_SHOWN_EVERY]))
+        return terms_of(completed, draw)
 
     def window_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        context, rows = task.windows(config.num_windows)
-        arrived = ~(task.hidden(len(rows), context.shape[1]) | context[..., 0].isnan())
+        context, draw = task.windows(config.num_windows)
+        arrived = ~(task.hidden(len(context), context.shape[1]) | context[..., 0].isnan())
         completed = fill_in(context, arrived, model.predictor(context, arrived))
-        return terms_of(completed, rows, task.content(rows[::_SHOWN_EVERY]))
+        return terms_of(completed, draw)
 
     averaged = WeightAverage(model)
     log = task.fit("encoders", averaged, step_loss, config.num_steps, averaged.update)
