@@ -123,6 +123,14 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     return []
 
 
+def _item_models(annotation: Any) -> list[type[BaseModel]]:
+    """The models that the items of a list may be: none, if the field is no list of models."""
+    annotation, _ = _strip(annotation)
+    if get_origin(annotation) not in (tuple, list):
+        return []
+    return [model for part in get_args(annotation) for model in _models(part)]
+
+
 def _range(metadata: Sequence[Any]) -> str:
     words = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
     bounds = {
@@ -156,9 +164,15 @@ def _allowed(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         return " or ".join(parts + ["null"] * (type(None) in arguments))
     if origin in (tuple, list, set, frozenset, Sequence):
         if origin is tuple and Ellipsis not in arguments:
-            return f"a list of {len(arguments)}: [{', '.join(_allowed(part) for part in arguments)}]"
+            parts = [_allowed(part) for part in arguments]
+            told = f"each {parts[0]}" if len(set(parts)) == 1 else f"[{', '.join(parts)}]"
+            return f"a list of {len(arguments)}: {told}"
         length = _range([_Length(item) for item in metadata]).removeprefix(" of").strip()
         return f"a list{f' ({length} long)' if length else ''} of: {_allowed(arguments[0])}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        fields = annotation.model_fields.items()
+        parts = [f"{name}: {_allowed(field.annotation, field.metadata)}" for name, field in fields]
+        return f"{{{', '.join(parts)}}}"
     names = {bool: "true or false", int: "an integer", float: "a number", str: "text", Path: "a path"}
     return names.get(annotation, getattr(annotation, "__name__", str(annotation))) + _range(metadata)
 
@@ -175,9 +189,14 @@ def _shown(value: Any) -> str:
     if value is PydanticUndefined:
         return "(required)"
     try:
-        return json.dumps(value, default=str) if not isinstance(value, str) else value
+        return json.dumps(value, default=_plain) if not isinstance(value, str) else value
     except ValueError:
         return str(value)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no word for."""
+    return plain(value) if isinstance(value, BaseModel) else str(value)
 
 
 def _settings(model: type[BaseModel], values: BaseModel | None, prefix: str) -> Iterator[Setting]:
@@ -235,9 +254,12 @@ def _set(data: dict[str, Any], key: str, value: Any) -> None:
     data[name] = value
 
 
-def _get(data: Any, keys: Sequence[str]) -> Any:
+def _get(data: Any, keys: Sequence[str | int]) -> Any:
     for key in keys:
-        data = data.get(key) if isinstance(data, dict) else None
+        if isinstance(key, int):
+            data = data[key] if isinstance(data, list) and key < len(data) else None
+        else:
+            data = data.get(key) if isinstance(data, dict) else None
     return data
 
 
@@ -250,15 +272,24 @@ def _tags(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from _tags(part, f"{prefix}{name}.")
 
 
-def _locate(model: type[BaseModel], location: Sequence[Any], data: Any) -> tuple[str, FieldInfo | None]:
-    """Turns pydantic's location into a key and its field: union tags and list indices drop out of it."""
-    models, keys, field = [model], [], None
+def _locate(
+    model: type[BaseModel], location: Sequence[Any], data: Any
+) -> tuple[list[str | int], FieldInfo | None]:
+    """Turns pydantic's location into a way through `data` and the field there.
+
+    Union tags drop out of it, and so do list indices but those of models.
+    """
+    models, field = [model], None
+    keys: list[str | int] = []
     for item in location:
         owner = next((part for part in models if item in part.model_fields), None)
         if owner is not None:
             field = owner.model_fields[item]
             keys.append(str(item))
             models = _models(field.annotation)
+        elif isinstance(item, int) and field is not None and (inside := _item_models(field.annotation)):
+            keys.append(item)
+            models = inside
         elif isinstance(item, str) and isinstance(_get(data, keys), dict) and item in _get(data, keys):
             keys.append(item)
             models, field = [], None
@@ -266,7 +297,12 @@ def _locate(model: type[BaseModel], location: Sequence[Any], data: Any) -> tuple
             # The tag of a union: of its models, only the chosen one has the fields that follow.
             tagged = [part for part in models if item in _tag_values(part) or item == part.__name__]
             models = tagged or models
-    return ".".join(keys), field
+    return keys, field
+
+
+def _named(keys: Sequence[str | int]) -> str:
+    """A way through the settings as it is written: data.room.furniture[0].size_m."""
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
 
 
 def _tag_values(model: type[BaseModel]) -> set[str]:
@@ -292,16 +328,17 @@ def _refusal(model: type[BaseModel], data: dict[str, Any], error: ValidationErro
     """One line on the first fault that pydantic found."""
     fault = error.errors(include_url=False)[0]
     kind, context = fault["type"], fault.get("ctx", {})
-    key, field = _locate(model, fault["loc"], data)
+    keys, field = _locate(model, fault["loc"], data)
+    key = _named(keys)
     if kind == "union_tag_invalid":
         tag = str(context["discriminator"]).strip("'")
         choices = re.findall(r"'([^']*)'", str(context["expected_tags"]))
-        return SemcomError(_not_a_choice(f"{key}.{tag}", _get(data, [*key.split("."), tag]), choices))
+        return SemcomError(_not_a_choice(f"{key}.{tag}", _get(data, [*keys, tag]), choices))
     if kind == "extra_forbidden":
         partner = next((row.only_with for row in describe(model) if row.key == key and row.only_with), "")
         remedy = f"it takes {partner}" if partner else "leave it out"
         return SemcomError(f"{key} does not belong to the rest of the settings ({given}): {remedy}")
-    value = _get(data, key.split("."))
+    value = _get(data, keys)
     if kind in ("value_error", "assertion_error"):
         reason = str(context.get("error", fault["msg"]))
         return SemcomError(f"{f'{key}: ' if key else ''}{reason} (given: {given})")
@@ -311,7 +348,9 @@ def _refusal(model: type[BaseModel], data: dict[str, Any], error: ValidationErro
         return SemcomError(_not_a_choice(key, value, _choices(field.annotation)))
     if kind == "missing" and isinstance(fault["loc"][-1], int):
         kind = "too_short"
-    if groups := _models(field.annotation):
+    if keys and isinstance(keys[-1], int):
+        allowed = _allowed(_item_models(field.annotation)[0])
+    elif groups := _models(field.annotation):
         allowed = f"settings of its own, such as {key}.{next(iter(groups[0].model_fields))}"
     else:
         allowed = _allowed(field.annotation, field.metadata)
