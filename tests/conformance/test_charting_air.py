@@ -12,7 +12,7 @@ from channels.links.nr import NrConfig
 from nodes.cluster import Cluster
 from nodes.simulation import simulate
 from scenarios.charting.cells import make_cell, make_shared, resolve, slots
-from scenarios.charting.config import TINY, ChartingConfig, RecordedData
+from scenarios.charting.config import TINY, ChartingConfig
 from scenarios.charting.data import VelocityConfig
 from scenarios.charting.measures import air_records, load_model
 from scenarios.charting.methods import (
@@ -28,6 +28,7 @@ from scenarios.charting.models import ArrayModel
 from scenarios.charting.scenario import SCENARIO, training_job, velocity_name, velocity_variants
 from scenarios.charting.sources import load_sequences
 from scenarios.contracts import Point
+from scenarios.recorded import RecordedData
 from semcom.codecs.catalogue import CodecConfig, make_codec
 from semcom.codecs.floating import Float32Codec
 from semcom.codecs.names import codec_config, codec_name
