@@ -143,7 +143,7 @@ def check_room(config: RoomConfig) -> None:
     for name in ("device_height_m", "camera_height_m"):
         if getattr(config, name) >= config.height_m:
             raise SemcomError(
-                f"{name} = {getattr(config, name):g} is above the ceiling: height_m = {config.height_m:g}"
+                f"{name} = {getattr(config, name):g} is above the ceiling, {config.height_m:g} m: lower it"
             )
     if len(config.shapes) < config.max_pedestrians:
         raise SemcomError(
@@ -158,12 +158,13 @@ def check_room(config: RoomConfig) -> None:
             high = box.centre_m[axis] + box.size_m[axis] / 2
             if low < 0 or high > extent:
                 raise SemcomError(
-                    f"furniture[{number}] reaches from {low:g} to {high:g} m, outside the room: "
-                    f"{name} = {extent:g}"
+                    f"furniture[{number}] reaches from {low:g} to {high:g} m, outside the room of "
+                    f"{name} = {extent:g}: move it, or make it smaller"
                 )
         if box.size_m[2] >= config.height_m:
             raise SemcomError(
-                f"furniture[{number}] is {box.size_m[2]:g} m high, the room height_m = {config.height_m:g}"
+                f"furniture[{number}] is {box.size_m[2]:g} m high, the room height_m = {config.height_m:g}: "
+                "lower it"
             )
 
 
