@@ -69,9 +69,9 @@ def beliefs(origin: float = ARRIVED) -> np.ndarray:
 
 
 def truth() -> Sequences:
-    """Frames of camera 1 are of level 0.5, those of camera 2 of 0.7, to the nearest byte."""
+    """Frames of camera 1 are of level 0.5 to the nearest byte, those of camera 2 a little above 0.7."""
     frame = torch.empty(NUM_ROOMS, NUM_STEPS, 2, 3, 12, 12, dtype=torch.uint8)
-    frame[:, :, 0], frame[:, :, 1] = 128, 179
+    frame[:, :, 0], frame[:, :, 1] = 128, 181
     position_m = torch.tensor([[0.0, 0.0], [3.0, 3.0]]).expand(NUM_ROOMS, NUM_STEPS, 2, 2)
     # [camera, pedestrian]: as the heads have it, but that both cameras see the second one.
     share = torch.tensor([[0.1, 0.9], [0.8, 0.6]]).expand(NUM_ROOMS, NUM_STEPS, 2, 2)
@@ -115,15 +115,15 @@ def decibels(*differences: float) -> float:
     [
         # The decoder shows 0.5 for the first camera and 0.7 for the second, if each gets its own embedding.
         ("camera-1", decibels(128 / 255 - 0.5)),
-        ("camera-2", decibels(179 / 255 - 0.7)),
-        ("cameras", decibels(128 / 255 - 0.5, 179 / 255 - 0.7)),
-        ("none", decibels(128 / 255 - 0.5, 179 / 255 - 0.7)),
+        ("camera-2", decibels(181 / 255 - 0.7)),
+        ("cameras", decibels(128 / 255 - 0.5, 181 / 255 - 0.7)),
+        ("none", decibels(128 / 255 - 0.5, 181 / 255 - 0.7)),
     ],
 )
 def test_frames_are_those_of_the_cameras_that_are_missing_or_else_of_all(missing, expected):
     found, _ = measured("inpainting", missing, beliefs())
     assert found["psnr_db"] == pytest.approx(expected, rel=1e-4)
-    assert decibels(0.1) < 0.5 * expected  # the power check: another camera's frame or embedding
+    assert decibels(0.1) < 0.6 * expected  # the power check: another camera's frame or embedding
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """What the frame encoder sees, worked by hand: backgrounds, soft keypoints, JPEG's artefacts."""
 
+import copy
+
+import isac_setups
 import numpy as np
 import pytest
 import torch
@@ -49,6 +52,18 @@ def test_embeddings_follow_what_moves_and_rows_are_independent():
     assert z.shape == (3, 6)
     assert (z[1] - z[2]).norm() > 1e-3
     torch.testing.assert_close(encoder(content[1:2])[0], z[1], atol=1e-5, rtol=1e-4)
+
+
+def test_each_camera_s_frame_is_decoded_before_its_own_background():
+    model = copy.deepcopy(isac_setups.model())
+    model.frames.background[0], model.frames.background[1] = 0.4, 0.7
+    with torch.no_grad():
+        model.decoder.up[-1].weight.zero_()
+        model.decoder.up[-1].bias.fill_(0.2 / 0.15)
+    z = torch.zeros(3, model.embedding_dim)
+    for camera, level in ((0, 0.6), (1, 0.9)):
+        shown = model.decode(z, camera)
+        torch.testing.assert_close(shown, torch.full_like(shown, level))
 
 
 def test_jpeg_leaves_less_at_a_lower_quality():

@@ -32,6 +32,14 @@ def expected_los(config: RoomConfig, extra_m: float = 0.0) -> np.ndarray:
     return WAVELENGTH_M / (4 * np.pi * way_m) * np.exp(-2j * np.pi * frequency_hz * way_m / C)
 
 
+def test_devices_stand_around_the_room_in_turn():
+    """Receivers from the transmitter on, along y = 0 and then against the clock, 19.2 m / 10 apart."""
+    place_m = BARE.receivers_m()
+    np.testing.assert_allclose(BARE.transmitter_m(), [3.0, 0.1, 1.1])
+    np.testing.assert_allclose(place_m[:2], [[4.92, 0.1, 1.1], [5.9, 1.04, 1.1]])
+    np.testing.assert_allclose(place_m[[4, 8]], [[3.0, 3.9, 1.1], [1.08, 0.1, 1.1]])
+
+
 def test_line_of_sight_is_friis_in_amplitude_phase_and_delay():
     csi = AnalyticRoom(BARE).csi(EMPTY)[0]
     np.testing.assert_allclose(csi, expected_los(BARE), rtol=1e-5)

@@ -6,7 +6,7 @@ import pytest
 from channels.multipath import SPEED_OF_LIGHT_M_PER_S
 from channels.response import resource_block_centres_hz
 from channels.room import SHAPES, Furniture, RoomConfig, Walk
-from channels.room_meshes import body_mesh, box_mesh, furniture_mesh, placed, room_meshes
+from channels.room_meshes import Mesh, body_mesh, box_mesh, furniture_mesh, placed, room_meshes
 from channels.room_tracer import TracedRoom
 
 SMALL = {"num_rays": 2000, "num_receivers": 3, "num_subcarriers": 8}
@@ -68,6 +68,12 @@ def test_bodies_are_closed_and_as_large_as_their_shape_says(name):
     assert mesh.vertex_m[mesh.face[is_head], 2].min() > 0.8 * shape.height_m
     turned = np.ptp(placed(mesh, np.array([3.0, 1.0]), np.pi / 2), axis=0)
     np.testing.assert_allclose(turned, [width_m, depth_m, height_m])
+
+
+def test_a_body_turns_against_the_clock_to_where_it_faces():
+    mesh = Mesh(np.array([[0.5, 0.0, 1.0], [0.0, 0.2, 0.0]]), np.zeros((0, 3), dtype=np.int64))
+    found = placed(mesh, np.array([2.0, 1.0]), np.pi / 2)
+    np.testing.assert_allclose(found, [[2.0, 1.5, 1.0], [1.8, 1.0, 0.0]])
 
 
 def test_furniture_stands_on_the_floor_and_the_room_is_closed():
