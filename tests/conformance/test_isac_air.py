@@ -52,6 +52,9 @@ class HandModel:
         weight = 0.1 ** torch.arange(context.shape[1])
         return (100 + known @ weight)[:, None, None].expand(-1, 2, 2)
 
+    def fusion(self, context: torch.Tensor, arrived: torch.Tensor) -> torch.Tensor:
+        return 100 + self.predictor(context, arrived)
+
 
 def station(fill: str = "predict", num_rooms: int = 2) -> SceneReceiver:
     return SceneReceiver(HandModel(), [Float32Codec(2), Float32Codec(1)], VERSION, CODEC_ID, fill, num_rooms)
@@ -83,6 +86,12 @@ def test_what_is_missing_is_predicted_from_the_window_and_told_from_what_arrived
     torch.testing.assert_close(third[:2], torch.tensor([[100.5, 100.5, INPAINTED]] * 2))
     assert third[2:, 2].tolist() == [INPAINTED] * 2
     assert believed(node, 3) == [[100, 100, PRIOR]] * 4
+
+
+def test_a_masked_head_fills_by_the_predictor_that_was_trained_with_it():
+    node = station("fuse")
+    node.update(0, np.array([0]), [payload(1.0, 2.0)])
+    assert believed(node, 0) == [[1, 2, ARRIVED], [203, 203, INPAINTED]] + [[200, 200, PRIOR]] * 2
 
 
 @pytest.mark.parametrize(

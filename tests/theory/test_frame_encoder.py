@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scenarios.isac.features import FrameNormaliser
-from scenarios.isac.jpeg import through_jpeg
+from scenarios.isac.jpeg import JpegCodec, through_jpeg
 from scenarios.isac.models import FrameEncoder, soft_moments
 
 
@@ -77,3 +77,11 @@ def test_jpeg_leaves_less_at_a_lower_quality():
     mixed = through_jpeg(frames, [95, 20], [1, 1])
     assert np.array_equal(mixed[0], through_jpeg(frames, [95, 95], [1, 2])[0])
     assert np.array_equal(mixed[1], through_jpeg(frames, [20, 20], [4, 1])[1])
+
+
+@pytest.mark.parametrize(("quality", "downscale"), [(30, 1), (30, 2), (80, 4)])
+def test_training_meets_what_the_jpeg_methods_show(quality, downscale):
+    frames = isac_setups.data().train.frame[0, :3, 0].permute(0, 2, 3, 1).numpy()
+    codec = JpegCodec(*frames.shape[1:3], quality, downscale)
+    shown = through_jpeg(frames, [quality] * 3, [downscale] * 3)
+    np.testing.assert_array_equal(codec.decode(codec.encode(frames)), shown)

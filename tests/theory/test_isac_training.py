@@ -117,6 +117,27 @@ def test_encoders_end_as_the_average_that_followed_them(monkeypatch):
         assert not torch.equal(tensor, before[name]), name
 
 
+def test_labels_teach_encoders_and_heads_and_not_the_predictor(monkeypatch):
+    made, losses = task("inpainting", modality_probability=1.0, whole_share=0.0), []
+
+    def kept(stage, module, batch_loss, *rest):
+        losses.append(batch_loss)
+        return []
+
+    monkeypatch.setattr(made, "fit", kept)
+    training._train_encoders(made)
+    terms = losses[0](0, torch.Generator().manual_seed(0))
+    terms["position"].backward()
+
+    def is_taught(module: torch.nn.Module) -> bool:
+        return any(p.grad is not None and bool(p.grad.any()) for p in module.parameters())
+
+    assert is_taught(made.model.head)
+    assert not is_taught(made.model.predictor)
+    losses[0](0, torch.Generator().manual_seed(0))["prediction"].backward()
+    assert is_taught(made.model.predictor)  # the power check
+
+
 def test_the_predictor_learns_what_is_hidden_from_what_is_there_in_the_same_step():
     made = task(num_steps_predictor=400, learning_rate=2e-2, link_probability=0.9, num_windows=64)
     generator = torch.Generator().manual_seed(1)

@@ -251,6 +251,20 @@ def test_echoes_keep_the_power_of_a_bundle_of_rays():
     assert np.abs(behind[0, 1]).max() < 0.8 * expected  # somebody stands in the way to the body
 
 
+def test_furniture_dims_echoes_on_either_way():
+    walk = walk_of(None, (2.2, 2.6, 0.4), None)
+
+    def echo(*centre_m: float) -> np.ndarray:
+        boxes = (Furniture(centre_m=centre_m, size_m=(0.2, 0.6, 2.0), material="metal"),) if centre_m else ()
+        radio = ImageRadio(RoomConfig(max_depth=1, furniture=boxes))
+        return np.abs(radio.echoes(walk.position_m, walk.heading_rad)[0, 1])
+
+    # Between the body and the receiver at (5.9, 1.0), between transmitter and body, beside both ways.
+    assert echo(4.5, 1.63).max() < 1e-3 * echo().min()
+    assert echo(2.6, 1.35).max() < 1e-3 * echo().min()
+    np.testing.assert_allclose(echo(1.0, 1.0), echo())
+
+
 def test_furniture_dims_what_goes_through_it_by_its_panels():
     box = Furniture(centre_m=(3.0, 2.0), size_m=(1.0, 0.4, 2.0), material="wood")
     csi, lit = (

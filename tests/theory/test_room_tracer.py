@@ -123,6 +123,16 @@ def test_with_reflections_a_body_in_the_way_weakens_the_channel(room):
     assert 0 < power[1] < 0.5 * power[0]
 
 
+def test_edges_diffract_on_demand_alone():
+    box = Furniture(centre_m=(1.95, 2.0), size_m=(1.9, 0.4, 2.0), material="metal")
+    settings = SMALL | {"num_receivers": 9, "max_pedestrians": 1, "max_depth": 1, "furniture": (box,)}
+    plain, diffracted = (
+        TracedRoom(RoomConfig(diffraction=told, **settings)).csi(walk_of([None]))[0] for told in (False, True)
+    )
+    # Of the last but one more than a tenth of the field comes over the box's edges.
+    assert np.linalg.norm(diffracted[7] - plain[7]) > 0.1 * np.linalg.norm(plain[7])
+
+
 def test_a_body_scatters_like_a_person():
     """Adults' mean radar cross section is some 0.5 m^2 (-3 dBsm) at a few GHz: 0.25 to 1 m^2 here."""
     settings = {"furniture": (), "max_depth": 1, "diffraction": False, "max_pedestrians": 1}
