@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from scenarios.isac import training
-from scenarios.isac.task import Task
+from scenarios.isac.task import Task, embed_all
 from scenarios.isac.training import make_model
 from semcom.rng import Streams
 from semcom.targets import EmaTarget
@@ -169,3 +169,37 @@ def test_the_decoder_shows_each_camera_s_own_frame():
         shown = made.model.decoder(z[0, 0, :, : made.model.config.camera_dim]).mean(dim=(1, 2, 3))
     assert float(content[1] - content[0]) > 1
     torch.testing.assert_close(shown, content, atol=0.3, rtol=0)
+
+
+def test_heads_for_simple_fills_meet_zeros_means_and_last_values_alike(monkeypatch):
+    made, losses, read = task("inpainting", whole_share=0.0), [], []
+
+    def kept(stage, module, batch_loss, *rest):
+        losses.append(batch_loss)
+        return []
+
+    z = 1 + numbered(made)
+    monkeypatch.setattr(with_embeddings(made, z), "fit", kept)
+    training._train_fill_head(made)
+    read_filled = made.model.read_filled
+    monkeypatch.setattr(made.model, "read_filled", lambda filled: read.append(filled) or read_filled(filled))
+    for step in range(20):
+        losses[0](step, torch.Generator().manual_seed(step))
+    # All sensors of a row have its step's number; a last value is that of the step before.
+    found = torch.cat(read)[:, :, 0]
+    is_zero, is_mean = found == 0, (found - float(z.mean())).abs() < 1e-3
+    is_last = (found[:, :, None] - found[:, None] == 1).any(dim=1)
+    zeros, means, lasts = (float(kind.float().mean()) for kind in (is_zero, is_mean, is_last))
+    assert zeros > 0.1
+    # Before anything was heard, the last value is the mean too.
+    assert zeros < 1.2 * means
+    assert means < 2.2 * zeros
+    assert lasts > 0.02
+
+
+def test_a_model_keeps_mean_and_samples_of_its_training_embeddings():
+    model, data = isac_setups.model(), isac_setups.data()
+    z = embed_all(model, data.train).flatten(0, 1)
+    torch.testing.assert_close(model.mean, z.mean(dim=0), atol=1e-5, rtol=1e-4)
+    assert bool((model.mean[:, : model.config.receiver_dim].abs() > 1e-6).any(dim=1).all())
+    torch.testing.assert_close(model.calibration[[0, -1]], z[[0, -1]], atol=1e-5, rtol=1e-4)
