@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from scenarios.settings import apply_overrides, describe, input_files, parse_axes, parse_overrides, plain
+from scenarios.keys import describe, plain
+from scenarios.settings import apply_overrides, input_files, parse_axes, parse_overrides
 from semcom.contracts import SemcomError
 
 FROZEN = ConfigDict(frozen=True, extra="forbid")
