@@ -123,6 +123,21 @@ def test_with_reflections_a_body_in_the_way_weakens_the_channel(room):
     assert 0 < power[1] < 0.5 * power[0]
 
 
+@pytest.mark.parametrize(("max_depth", "passes"), [(1, False), (2, True)])
+def test_a_box_of_wood_lets_through_what_metal_does_not_if_both_its_panels_may_be_passed(max_depth, passes):
+    settings = SMALL | {"num_receivers": 1, "max_pedestrians": 1, "max_depth": max_depth}
+    wood, metal = (
+        TracedRoom(
+            RoomConfig(
+                furniture=(Furniture(centre_m=(3.0, 2.0), size_m=(0.6, 0.4, 2.0), material=material),),
+                **settings,
+            )
+        ).csi(walk_of([None]))
+        for material in ("wood", "metal")
+    )
+    assert (np.linalg.norm(wood - metal) > 0.5 * np.linalg.norm(metal)) == passes
+
+
 def test_edges_diffract_on_demand_alone():
     box = Furniture(centre_m=(1.95, 2.0), size_m=(1.9, 0.4, 2.0), material="metal")
     settings = SMALL | {"num_receivers": 9, "max_pedestrians": 1, "max_depth": 1, "furniture": (box,)}
