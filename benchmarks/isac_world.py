@@ -1,6 +1,6 @@
 """What a sensed room costs: time steps a second, and the ratio to Sionna's own way, which loads anew.
 
-    python benchmarks/isac_world.py [--steps 240] [--one-by-one 5] [--workers 2] [--no-diffraction]
+    python benchmarks/isac_world.py [--steps 240] [--one-by-one 5] [--workers 2] [--diffraction]
 
 The room's default settings; bodies anywhere in the free floor, turned at random, seed 0. CSI and frames are
 timed apart and together: in this process on one thread and on all cores, and on Ray workers of one thread
@@ -19,7 +19,8 @@ import numpy as np
 from channels.ray_tracer import sionna_rt, use_threads
 from channels.response import resource_block_centres_hz
 from channels.room import RoomConfig, Walk
-from channels.room_tracer import load_room, loaded_room, move_bodies
+from channels.room_generator import load_world
+from channels.room_tracer import load_room, move_bodies
 from nodes.cluster import Cluster
 from scenarios.doctor import num_cores
 
@@ -42,7 +43,7 @@ def draw_walks(config: RoomConfig, num_steps: int, size: int) -> list[Walk]:
 def num_made(config: RoomConfig, num_threads: int, walk: Walk) -> int:
     """Makes a walk's CSI and frames and gives back how many steps it has."""
     use_threads(num_threads)
-    room = loaded_room(config)
+    room = load_world(config)
     room.frames(walk)
     return len(room.csi(walk))
 
@@ -87,9 +88,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=240, help="time steps that are timed")
     parser.add_argument("--one-by-one", type=int, default=5, help="time steps in Sionna's own way")
     parser.add_argument("--workers", type=int, default=2, help="Ray workers of one thread each")
-    parser.add_argument("--no-diffraction", action="store_true", help="without diffraction")
+    parser.add_argument("--diffraction", action="store_true", help="with one diffraction at an edge")
     asked = parser.parse_args()
-    config = RoomConfig(diffraction=not asked.no_diffraction)
+    config = RoomConfig(diffraction=asked.diffraction)
     size = config.num_steps
     walks = draw_walks(config, asked.steps + asked.workers * size, size)
     warm, timed = walks[: asked.workers], walks[asked.workers :]
@@ -103,7 +104,7 @@ def main() -> None:
         rates[f"{asked.workers} workers of one thread"] = np.nan, np.nan, together
     for name, num_threads in (("one process, one thread", 1), ("one process, all cores", 0)):
         use_threads(num_threads or num_cores())
-        room = loaded_room(config)
+        room = load_world(config)
         room.csi(warm[0])
         room.frames(warm[0])
         marks = [time.perf_counter()]

@@ -87,7 +87,12 @@ class RoomConfig(BaseModel):
     carrier_hz: float = Field(6.5e9, ge=1e9, le=40e9, description="carrier frequency")
     bandwidth_hz: float = Field(320e6, ge=1e6, le=1e9, description="bandwidth that the subcarriers divide")
     num_subcarriers: int = Field(64, ge=1, le=4096, description="subcarriers, the centres of equal parts")
-    max_depth: int = Field(2, ge=0, le=5, description="most reflections of a path; 0 is line of sight alone")
+    max_depth: int = Field(
+        2,
+        ge=0,
+        le=5,
+        description="most reflections of a path; ray-traced: reflections and panels of furniture passed",
+    )
     diffraction: bool = Field(False, description="ray-traced: one diffraction at an edge")
     num_rays: int = Field(10_000, ge=1000, le=1_000_000, description="ray-traced: rays that look for paths")
     num_cameras: int = Field(2, ge=1, le=2, description="cameras: one at x = 0, one at the wall opposite")
@@ -143,7 +148,7 @@ def check_room(config: RoomConfig) -> None:
     for name in ("device_height_m", "camera_height_m"):
         if getattr(config, name) >= config.height_m:
             raise SemcomError(
-                f"{name} = {getattr(config, name):g} is above the ceiling: height_m = {config.height_m:g}"
+                f"{name} = {getattr(config, name):g} is above the ceiling, {config.height_m:g} m: lower it"
             )
     if len(config.shapes) < config.max_pedestrians:
         raise SemcomError(
@@ -158,12 +163,13 @@ def check_room(config: RoomConfig) -> None:
             high = box.centre_m[axis] + box.size_m[axis] / 2
             if low < 0 or high > extent:
                 raise SemcomError(
-                    f"furniture[{number}] reaches from {low:g} to {high:g} m, outside the room: "
-                    f"{name} = {extent:g}"
+                    f"furniture[{number}] reaches from {low:g} to {high:g} m, outside the room of "
+                    f"{name} = {extent:g}: move it, or make it smaller"
                 )
         if box.size_m[2] >= config.height_m:
             raise SemcomError(
-                f"furniture[{number}] is {box.size_m[2]:g} m high, the room height_m = {config.height_m:g}"
+                f"furniture[{number}] is {box.size_m[2]:g} m high, the room height_m = {config.height_m:g}: "
+                "lower it"
             )
 
 

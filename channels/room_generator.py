@@ -83,7 +83,7 @@ def make_sequence(chunk: SequenceChunk) -> SensingDataset:
 
 @lru_cache(maxsize=1)
 def load_world(config: RoomConfig) -> RoomWorld:
-    """Makes a room's world ready, one for each process."""
+    """Makes a room's world ready, one for each process: to load a traced one takes as long as many steps."""
     if config.world == "ray-traced":
         from channels.room_tracer import TracedRoom
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -81,12 +80,6 @@ class TracedRoom:
             gain, delay_s, config.carrier_hz, config.num_subcarriers, config.bandwidth_hz
         )  # [R, 1, 1, F]
         return response[:, 0, 0]
-
-
-@lru_cache(maxsize=2)
-def loaded_room(config: RoomConfig) -> TracedRoom:
-    """This process's room of a configuration: to load one takes as long as many steps."""
-    return TracedRoom(config)
 
 
 def load_room(config: RoomConfig) -> Any:

@@ -145,7 +145,7 @@ def list_command(
         return
     import pandas as pd
 
-    from scenarios.settings import describe
+    from scenarios.keys import describe
 
     chosen = load_scenario(scenario)
     rows = [
@@ -176,7 +176,8 @@ def run_command(
     config = _configure(chosen, preset, assignments)
     from nodes.cluster import Cluster
     from scenarios.experiment import pending_points, run_experiment
-    from scenarios.settings import input_files, plain
+    from scenarios.keys import plain
+    from scenarios.settings import input_files
     from semcom.records import RunFolder
 
     numbers, path = _seeds(preset, seeds), out or Path("runs") / scenario
@@ -214,7 +215,8 @@ def sweep_command(
     config = _configure(chosen, preset, assignments)
     from nodes.cluster import Cluster
     from scenarios.experiment import pending_cells, run_sweep, sweep_cells
-    from scenarios.settings import input_files, parse_axes, parse_overrides, plain
+    from scenarios.keys import plain
+    from scenarios.settings import input_files, parse_axes, parse_overrides
     from semcom.contracts import SemcomError
     from semcom.records import RunFolder
 
@@ -259,7 +261,8 @@ def train_command(
     config = _configure(chosen, preset, assignments)
     from nodes.cluster import Cluster
     from scenarios.experiment import train_only
-    from scenarios.settings import input_files, plain
+    from scenarios.keys import plain
+    from scenarios.settings import input_files
     from semcom.contracts import SemcomError
     from semcom.records import RunFolder
 

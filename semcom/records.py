@@ -122,6 +122,7 @@ def _read_manifest(path: Path) -> dict[str, Any] | None:
     return manifest
 
 
+_MADE_AT_ONCE = {"config.yaml", "manifest.json"}
 _MANIFEST_TYPES = {"scenario": str, "axes": list, "config": dict, "seeds": list, "sessions": list}
 
 
@@ -165,7 +166,7 @@ class RunFolder:
         axes: Sequence[str] = (),
         inputs: Sequence[Path] = (),
     ) -> RunFolder:
-        """Makes a run folder, or resumes the one that is there.
+        """Makes a run folder, or resumes the one that is there; where nothing was made yet, anew.
 
         config: the configuration as plain values; axes: the keys that a sweep varies (empty for a run).
         inputs: the files that the run reads; the manifest keeps the SHA-256 of each.
@@ -183,6 +184,9 @@ class RunFolder:
         lock = _hold(path)
         try:
             manifest = _read_manifest(path)
+            if manifest is not None and set(names) <= _MADE_AT_ONCE:
+                # A run that was refused for its data, or stopped so soon, binds nobody to its settings.
+                manifest, names = None, []
             if manifest is None:
                 if names:
                     raise SemcomError(

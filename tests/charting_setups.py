@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from channels.csi_dataset import write_dataset
-from scenarios.charting.config import TINY, ChartingConfig, RecordedData
+from scenarios.charting.config import TINY, ChartingConfig
 from scenarios.charting.lstm import LstmConfig
 from scenarios.charting.scenario import SCENARIO
+from scenarios.recorded import RecordedData
 
 NUM_TRAJECTORIES, NUM_STEPS, INTERVAL_S = 12, 30, 0.2
 CARRIER_HZ, BANDWIDTH_HZ, NUM_SUBCARRIERS = 3.5e9, 40e6, 8

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -31,6 +30,7 @@ from scenarios.charting.sizes import check_sizes
 from scenarios.charting.snapshot_baselines import BASELINES
 from scenarios.charting.snapshot_training import SnapshotTrainingConfig
 from scenarios.charting.task import TrainingConfig, TrainingInputs
+from scenarios.recorded import RecordedData
 from scenarios.splits import cut_trajectories
 from semcom.codecs.catalogue import CodecConfig, make_codec
 from semcom.codecs.names import codec_config
@@ -52,15 +52,6 @@ class RayTracedData(BaseModel):
 
     kind: Literal["ray-traced"] = "ray-traced"
     scene: CsiSceneConfig = CsiSceneConfig(radius_m=40.0, num_trajectories=70, num_steps=80)
-
-
-class RecordedData(BaseModel):
-    """A recorded data set, the same for every seed; docs/data.md says what the file holds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    kind: Literal["recorded"] = "recorded"
-    path: Path = Field(description="HDF5 file with csi and position_m")
 
 
 DataConfig = Annotated[RayTracedData | RecordedData, Field(discriminator="kind")]

@@ -39,9 +39,10 @@ from scenarios.charting.snapshot_results import (
     snapshot_points,
     train_snapshot_job,
 )
-from scenarios.charting.sources import file_version, has_time_axis, load_sequences
+from scenarios.charting.sources import has_time_axis, load_sequences
 from scenarios.charting.training import MODELS, train_model
 from scenarios.contracts import Point, Trained, TrainingJob
+from scenarios.recorded import content_hash
 from semcom.codecs.names import codec_name
 from semcom.contracts import Record, SemcomError
 from semcom.rng import Streams
@@ -287,7 +288,7 @@ def training_job(config: ChartingConfig, model: str, seed: int) -> TrainingJob:
     if isinstance(config.data, RayTracedData):
         told["data"] = open_cache(config.data.scene, seed).path.name
     elif config.data.path.is_file():
-        told["data"] = file_version(config.data.path)
+        told["data"] = content_hash(config.data.path)
     name = json.dumps({"trains": model, "seed": seed, "version": 1, **told}, sort_keys=True)
     return TrainingJob(model, seed, hashlib.sha256(name.encode()).hexdigest()[:16], config)
 

@@ -17,8 +17,9 @@ from scenarios.charting.measures import drawn_points, score_records
 from scenarios.charting.snapshot import SnapshotConfig, Snapshots, observe
 from scenarios.charting.snapshot_baselines import snapshot_baseline
 from scenarios.charting.snapshot_training import SnapshotModel, train_snapshot
-from scenarios.charting.sources import file_version, load_dataset
+from scenarios.charting.sources import load_dataset
 from scenarios.contracts import Point, Trained, TrainingJob
+from scenarios.recorded import content_hash
 from semcom.codecs.catalogue import make_codec
 from semcom.codecs.names import codec_config
 from semcom.contracts import FittedCodec, Record, SemcomError
@@ -47,7 +48,7 @@ def snapshot_job(config: ChartingConfig, observation: str, seed: int) -> Trainin
     version = (
         open_cache(config.data.scene, seed).name
         if isinstance(config.data, RayTracedData)
-        else file_version(config.data.path)
+        else content_hash(config.data.path)
     )
     told = {
         "trains": f"snapshot {observation}",

@@ -6,10 +6,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from channels.csi_dataset import CsiDataset, read_dataset
-from scenarios.charting.config import ChartingConfig, RayTracedData, RecordedData
+from scenarios.charting.config import ChartingConfig, RayTracedData
 from scenarios.charting.data import ChartingData, make_sequences
 from scenarios.charting.generation import obtain_dataset
-from semcom.files import sha256
+from scenarios.recorded import RecordedData, changed_ns
 from semcom.rng import Streams
 
 
@@ -22,8 +22,7 @@ def load_dataset(config: ChartingConfig, seed: int) -> CsiDataset:
 
 def _version(config: ChartingConfig) -> int:
     """When a recorded file was changed last, so that one that changed is read again."""
-    path = config.data.path if isinstance(config.data, RecordedData) else None
-    return path.stat().st_mtime_ns if path and path.is_file() else 0
+    return changed_ns(config.data.path) if isinstance(config.data, RecordedData) else 0
 
 
 def load_sequences(config: ChartingConfig, seed: int) -> ChartingData:
@@ -54,13 +53,3 @@ def has_time_axis(config: ChartingConfig) -> bool:
     if isinstance(config.data, RayTracedData):
         return config.data.scene.positions_path is None
     return load_dataset(config, 0).time_s is not None
-
-
-def file_version(path: Path) -> str:
-    """Returns what tells a file's content apart: its SHA-256."""
-    return _hash(path, path.stat().st_mtime_ns)
-
-
-@lru_cache(maxsize=4)
-def _hash(path: Path, changed_ns: int) -> str:
-    return sha256(path)

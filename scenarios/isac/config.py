@@ -23,14 +23,14 @@ from channels.links.analog import AnalogConfig
 from channels.links.erasure import ErasureConfig
 from channels.room import Furniture, RoomConfig, check_room
 from scenarios.isac.alarm import AlarmConfig
-from scenarios.isac.data import MIN_STEPS, ObservationConfig, SplitConfig
+from scenarios.isac.data import MIN_STEPS, ObservationConfig, SplitConfig, split_sequences
 from scenarios.isac.jpeg import JpegCodec
 from scenarios.isac.methods import METHODS
 from scenarios.isac.models import ModelConfig
 from scenarios.isac.sizes import check_sizes
 from scenarios.isac.task import TrainingConfig, TrainingInputs
 from scenarios.isac.vocabulary import FAULTS, MISSING
-from scenarios.splits import split_by_trajectory
+from scenarios.recorded import RecordedData
 from semcom.codecs.catalogue import CodecConfig, make_codec
 from semcom.codecs.names import codec_config
 from semcom.contracts import SemcomError
@@ -50,15 +50,6 @@ class GeneratedData(BaseModel):
 
     kind: Literal["generated"] = "generated"
     room: RoomConfig = RoomConfig()
-
-
-class RecordedData(BaseModel):
-    """A recorded data set, the same for every seed; docs/data.md says what the file holds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    kind: Literal["recorded"] = "recorded"
-    path: Path = Field(description="HDF5 file with frame, csi and position_m")
 
 
 DataConfig = Annotated[GeneratedData | RecordedData, Field(discriminator="kind")]
@@ -199,12 +190,7 @@ def check(config: IsacConfig) -> None:
     else:
         room = config.data.room
         check_room(room)
-        parts = split_by_trajectory(
-            np.arange(room.num_sequences),
-            Streams(0),
-            validation_share=config.split.validation_share,
-            test_share=config.split.test_share,
-        )
+        parts = split_sequences(np.arange(room.num_sequences), config.split, Streams(0))
         length = config.split.segment_steps or room.num_steps
         if length > room.num_steps:
             raise SemcomError(

@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from channels.sensing_dataset import SensingDataset
-from scenarios.splits import cut_trajectories, split_by_trajectory
+from scenarios.splits import Split, cut_trajectories, split_by_trajectory
 from semcom.contracts import SemcomError
 from semcom.rng import Streams
 
@@ -107,12 +107,7 @@ def make_sequences(
         if dataset.visible_share is None
         else torch.from_numpy(dataset.visible_share).float()
     )
-    parts = split_by_trajectory(
-        dataset.sequence[rows[:, 0]],
-        streams,
-        validation_share=split.validation_share,
-        test_share=split.test_share,
-    )
+    parts = split_sequences(dataset.sequence[rows[:, 0]], split, streams)
 
     def taken(part: np.ndarray) -> Sequences:
         at = torch.from_numpy(rows[part])
@@ -120,6 +115,22 @@ def make_sequences(
 
     interval_s = float(np.median(np.diff(dataset.time_s[rows], axis=1)))
     return SensingData(taken(parts.train), taken(parts.validation), taken(parts.test), interval_s)
+
+
+def split_sequences(sequence: np.ndarray, split: SplitConfig, streams: Streams) -> Split:
+    """Deals recorded or generated sequences to the parts: pieces of one, by its number [U], stay together.
+
+    Raises SemcomError for fewer than three of them, and for shares that leave nothing to train on.
+    """
+    num = len(np.unique(sequence))
+    if num < 3:
+        raise SemcomError(
+            f"there {'is 1 sequence' if num == 1 else f'are {num} sequences'}, and training, validation and "
+            "test need one each: raise data.room.num_sequences, or cut a recording into more"
+        )
+    return split_by_trajectory(
+        sequence, streams, validation_share=split.validation_share, test_share=split.test_share
+    )
 
 
 def observe_frames(frame: torch.Tensor, observation: ObservationConfig, streams: Streams) -> torch.Tensor:

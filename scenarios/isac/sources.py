@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 
 from channels.room_generator import open_room_cache
 from channels.sensing_dataset import SensingDataset, read_sensing
 from scenarios.isac.config import GeneratedData, IsacConfig
 from scenarios.isac.data import SensingData, make_sequences
 from scenarios.isac.generation import obtain_room
-from semcom.files import sha256
+from scenarios.recorded import RecordedData, changed_ns, content_hash
 from semcom.rng import Streams
 
 
@@ -31,9 +30,8 @@ def data_name(config: IsacConfig, seed: int) -> str:
     """Returns what tells data sets apart: the name of the generated one, a recorded one's SHA-256."""
     if isinstance(config.data, GeneratedData):
         return open_room_cache(config.data.room, seed).name
-    return (
-        _hash(config.data.path, _changed_ns(config)) if config.data.path.is_file() else str(config.data.path)
-    )
+    path = config.data.path
+    return content_hash(path) if path.is_file() else str(path)
 
 
 def _parts(config: IsacConfig) -> IsacConfig:
@@ -43,8 +41,7 @@ def _parts(config: IsacConfig) -> IsacConfig:
 
 def _changed_ns(config: IsacConfig) -> int:
     """When a recorded file was changed last, so that one that changed is read again."""
-    path = None if isinstance(config.data, GeneratedData) else config.data.path
-    return path.stat().st_mtime_ns if path and path.is_file() else 0
+    return changed_ns(config.data.path) if isinstance(config.data, RecordedData) else 0
 
 
 # One at a time: a default data set has 130 MB, and a worker that trains goes on to the next for good.
@@ -61,8 +58,3 @@ def _dataset(config: IsacConfig, seed: int) -> SensingDataset:
     if isinstance(config.data, GeneratedData):
         return read_sensing(obtain_room(config.data.room, seed))
     return read_sensing(config.data.path)
-
-
-@lru_cache(maxsize=4)
-def _hash(path: Path, changed_ns: int) -> str:
-    return sha256(path)

@@ -1,4 +1,4 @@
-"""Sensors over the air: what they send, what the base station makes of it, which points there are."""
+"""Sensors over the air: what they send, what the base station makes of it."""
 
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from channels.links.erasure import ErasureConfig, ErasureLink
-from channels.links.nr import NrConfig
 from nodes.base_station import BaseStation
 from nodes.cluster import Cluster
 from nodes.contracts import Uplink
@@ -21,7 +20,7 @@ from scenarios.isac.config import TINY
 from scenarios.isac.data import SensingData
 from scenarios.isac.jpeg import JpegCodec
 from scenarios.isac.methods import ARRIVED, INPAINTED, METHODS, PRIOR, SceneReceiver
-from scenarios.isac.scenario import SCENARIO, training_job
+from scenarios.isac.scenario import SCENARIO
 from scenarios.isac.world import SensingWorld
 from semcom.codecs.catalogue import CodecConfig
 from semcom.codecs.floating import Float32Codec
@@ -51,6 +50,9 @@ class HandModel:
         known = torch.where(arrived[..., None], context, 0).sum(dim=(2, 3))
         weight = 0.1 ** torch.arange(context.shape[1])
         return (100 + known @ weight)[:, None, None].expand(-1, 2, 2)
+
+    def fusion(self, context: torch.Tensor, arrived: torch.Tensor) -> torch.Tensor:
+        return 100 + self.predictor(context, arrived)
 
 
 def station(fill: str = "predict", num_rooms: int = 2) -> SceneReceiver:
@@ -83,6 +85,12 @@ def test_what_is_missing_is_predicted_from_the_window_and_told_from_what_arrived
     torch.testing.assert_close(third[:2], torch.tensor([[100.5, 100.5, INPAINTED]] * 2))
     assert third[2:, 2].tolist() == [INPAINTED] * 2
     assert believed(node, 3) == [[100, 100, PRIOR]] * 4
+
+
+def test_a_masked_head_fills_by_the_predictor_that_was_trained_with_it():
+    node = station("fuse")
+    node.update(0, np.array([0]), [payload(1.0, 2.0)])
+    assert believed(node, 0) == [[1, 2, ARRIVED], [203, 203, INPAINTED]] + [[200, 200, PRIOR]] * 2
 
 
 @pytest.mark.parametrize(
@@ -343,128 +351,3 @@ def test_csi_that_is_not_finite_is_refused_by_receiver_and_row(value):
 def test_csi_of_another_size_or_type_is_refused(csi):
     with pytest.raises(SemcomError, match=r"CSI of receiver 1 has type .* takes torch.complex64 \[n, 8\]"):
         isac_setups.model().embed_receiver(csi, 0)
-
-
-def settings_of(point: Point, num_receivers: int = 9):
-    return resolve(told(link=NrConfig()), point, 2, num_receivers)
-
-
-@pytest.mark.parametrize(
-    ("missing", "silent"),
-    [
-        ("none", set()),
-        ("camera-2", {1}),
-        ("cameras", {0, 1}),
-        ("receivers", {2, 3, 4}),
-        ("all", {0, 1, 2, 3, 4}),
-    ],
-)
-def test_what_is_missing_falls_silent(missing, silent):
-    point = Point("missing", "zero-fill", 3, {"missing": missing})
-    setting = settings_of(point, num_receivers=3)
-    assert setting.silent == silent
-    assert (setting.link, setting.seed) == (ErasureConfig(probability=0.0), 3)
-    # Nothing is ever missing from the oracle, whatever is missing from the others.
-    assert settings_of(replace(point, method="oracle"), num_receivers=3).silent == set()
-
-
-def test_receivers_that_survive_stand_all_around_the_room():
-    for number, kept in {0: [], 1: [0], 2: [0, 8], 3: [0, 4, 8], 9: list(range(9))}.items():
-        setting = settings_of(Point("receivers", "inpainting", 0, {"num_receivers": number}))
-        assert setting.silent == {0, *(2 + r for r in range(9) if r not in kept)}
-
-
-def test_points_that_ask_the_same_share_a_cell():
-    alike = [
-        Point("missing", "inpainting", 0, {"missing": "camera-1"}),
-        Point("receivers", "inpainting", 0, {"num_receivers": 9}),
-    ]
-    assert len({settings_of(point) for point in alike}) == 1
-    lossless = [
-        Point("missing", "inpainting", 0, {"missing": "none"}),
-        Point("loss", "inpainting", 0, {"codec": "float32", "erasure_probability": 0.0}),
-    ]
-    rate = Point("rate", "inpainting", 0, {"codec": "float32", "receiver_interval": 1})
-    assert len({settings_of(point) for point in (*lossless, rate)}) == 1
-    seldom = replace(rate, axes={**rate.axes, "receiver_interval": 4})
-    assert settings_of(seldom) != settings_of(rate)
-    # An oracle loses nothing: no receiver's report, and no receiver.
-    fewer = Point("receivers", "oracle", 0, {"num_receivers": 3})
-    assert len({settings_of(replace(p, method="oracle")) for p in (rate, seldom, fewer)}) == 1
-    assert settings_of(Point("air", "inpainting", 0, {})).link == NrConfig()
-    jpeg = settings_of(Point("rate", "jpeg", 0, {"quality": 10, "downscale": 2}))
-    assert (jpeg.quality, jpeg.downscale) == (10, 2)
-    assert settings_of(Point("sweep", "jpeg", 0)).quality == told().jpeg.quality
-
-
-def listed(config, result: str) -> list[tuple]:
-    points = [point for point in SCENARIO.points(config, [0]) if point.result == result]
-    return [(point.method, *point.axes.values()) for point in points]
-
-
-def test_points_are_those_that_the_evaluation_names():
-    config = isac_setups.changed("evaluation", missing_methods=("zero-fill", "oracle"), faults=("frozen",))
-    assert listed(config, "missing") == [
-        ("zero-fill", "none"), ("zero-fill", "camera-1"), ("oracle", "none"),
-    ]  # fmt: skip
-    assert listed(config, "rate") == [
-        ("inpainting", 1, "uniform-4"), ("inpainting", 4, "uniform-4"), ("image-only", 1, "uniform-4"),
-        ("jpeg", 1, 5, 1), ("jpeg", 4, 5, 1), ("jpeg-cameras", 1, 5, 1),
-    ]  # fmt: skip
-    assert listed(config, "alarm") == [
-        ("inpainting", "frozen", "camera"), ("inpainting", "frozen", "receiver"),
-    ]  # fmt: skip
-    assert listed(config, "loss")[:2] == [("inpainting", "uniform-4", 0), ("inpainting", "uniform-4", 0.3)]
-    assert not listed(config, "air")
-    on_nr = config.model_copy(update={"link": NrConfig()})
-    assert listed(on_nr, "air")[0] == ("inpainting", "uniform-4", "nr", "indoor-factory")
-    assert not listed(isac_setups.changed("evaluation", missing=()), "missing")
-
-
-def test_only_what_the_results_need_is_trained():
-    def trained(**update) -> list[str]:
-        config = isac_setups.changed("evaluation", **update)
-        return [job.model for job in SCENARIO.training_jobs(config, 0, "central")]
-
-    assert trained() == ["inpainting", "image-only", "supervised"]
-    alone = {"loss_methods": ("image-only",), "receiver_methods": (), "rate_methods": (),
-             "jpeg_methods": ("jpeg-cameras",), "faults": ()}  # fmt: skip
-    assert trained(missing_methods=("image-only",), **alone) == ["image-only"]
-    assert trained(missing_methods=("supervised",), **alone) == ["image-only", "supervised"]
-    assert trained(missing_methods=(), **{**alone, "faults": ("noise",)}) == ["inpainting", "image-only"]
-    with pytest.raises(SemcomError, match="trains in mode central only"):
-        SCENARIO.training_jobs(isac_setups.config(), 0, "federated")
-
-
-def test_a_training_key_follows_all_that_the_weights_depend_on_and_nothing_else(tmp_path):
-    def key(config, name: str = "inpainting", seed: int = 0) -> str:
-        return training_job(config, name, seed).key
-
-    config, changed = isac_setups.config(), isac_setups.changed
-    other = {
-        key(changed("observation", csi_snr_db=10.0)),
-        key(changed("split", test_share=0.3)),
-        key(changed("model", head_dim=9)),
-        key(changed("training", batch_size=8)),
-        key(changed("data", room=config.data.room.model_copy(update={"width_m": 5.0}))),
-        key(config, "supervised"),
-        key(config, "inpainting", 1),
-    }
-    assert len(other | {key(config)}) == 8
-    for same in (
-        changed("evaluation", erasures=(0.9,), group_size=3),
-        config.model_copy(update={"link": NrConfig(), "codec": CodecConfig(kind="float32")}),
-        changed("alarm", memory=0.2),
-        changed("jpeg", quality=3),
-    ):
-        assert key(same) == key(config)
-
-
-def test_weights_of_another_shape_are_one_line():
-    other = isac_setups.changed("model", head_dim=9)
-    models = {training_job(other, "inpainting", 0).key: next(iter(isac_setups.trained().values()))}
-    point = Point("missing", "inpainting", 0, {"missing": "none"})
-    with pytest.raises(
-        SemcomError, match=r"the checkpoint of inpainting, seed 0: tensor .* the model expects"
-    ):
-        SCENARIO.simulate(other, [point], models, Cluster())

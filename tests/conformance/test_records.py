@@ -175,6 +175,21 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(
     assert contents(tmp_path / "run") == before
 
 
+def test_a_folder_in_which_nothing_was_made_yet_takes_other_settings(tmp_path: Path):
+    """A run whose data were refused leaves such a one, and is to be put right with the same command."""
+    path, csi = tmp_path / "run", tmp_path / "csi.h5"
+    csi.write_text("no HDF5")
+    create(path, inputs=[csi]).close()
+    csi.write_text("HDF5")
+    with create(path, config={"codec": {"bits": 4}}, inputs=[csi]) as folder:
+        assert folder.manifest["config"] == {"codec": {"bits": 4}}
+        folder.save_training("ours", "key", 0, {"w": torch.ones(1)}, [])
+    before = contents(path)
+    with pytest.raises(SemcomError, match="holds a run with"):
+        create(path)
+    assert contents(path) == before
+
+
 def test_a_place_that_can_not_be_written_is_refused(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SemcomError, match=r"file/run can't be written \(Not a directory\)"):
@@ -311,6 +326,7 @@ def test_the_manifest_names_what_a_run_reads_by_its_content(tmp_path: Path):
     create(tmp_path / "run", inputs=[one]).close()
     with create(tmp_path / "run", inputs=[one, other]) as folder:
         assert folder.manifest["inputs"] == known
+        folder.add([point()])
     one.write_text("abd")
     before = contents(tmp_path / "run")
     with pytest.raises(SemcomError, match=r"holds a run on another .*one "):

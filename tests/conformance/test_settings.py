@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from scenarios.settings import apply_overrides, describe, input_files, parse_axes, parse_overrides, plain
+from scenarios.keys import describe, plain
+from scenarios.settings import apply_overrides, input_files, parse_axes, parse_overrides
 from semcom.contracts import SemcomError
 
 FROZEN = ConfigDict(frozen=True, extra="forbid")
@@ -29,6 +30,12 @@ class Lossy(BaseModel):
     probability: float = Field(0.1, ge=0, lt=1)
 
 
+class Box(BaseModel):
+    model_config = FROZEN
+    size_m: tuple[float, float]
+    material: Literal["wood", "metal"] = "wood"
+
+
 class Config(BaseModel):
     model_config = FROZEN
     codec: Quantiser = Quantiser()
@@ -38,6 +45,7 @@ class Config(BaseModel):
     intervals: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 2), min_length=1)
     name: str | None = None
     fast: bool = False
+    boxes: tuple[Box, ...] = (Box(size_m=(1.0, 2.0)),)
 
     @model_validator(mode="after")
     def _names_are_for_slow_runs(self) -> "Config":
@@ -114,6 +122,15 @@ def test_another_alternative_drops_the_settings_of_the_former():
         (["intervals=[0]"], ["intervals = [0] is out of range", "an integer of at least 1"]),
         (["intervals=[]"], ["intervals = [] has the wrong length", "at least 1 long"]),
         (["intervals=3"], ["intervals = 3 has the wrong type"]),
+        (
+            ["boxes=[{size_m: [1, 2]}, {size_m: [1]}]"],
+            ["boxes[1].size_m = [1] has the wrong length", "list of 2"],
+        ),
+        (["boxes=[{material: metal}]"], ["boxes[0].size_m", "is missing", "list of 2"]),
+        (["boxes=[{size_m: [1, 2], material: gold}]"], ["boxes[0].material = gold is not", "wood, metal"]),
+        (["boxes=[{size_m: [1, 2], colour: red}]"], ["boxes[0].colour does not belong", "leave it out"]),
+        (["boxes=[3]"], ["boxes[0] = 3 has the wrong type", "{size_m: a list of 2", "material: one of wood"]),
+        (["boxes={}"], ["boxes = {} has the wrong type", "a list of: {size_m"]),
         (["fast=yes"], ["fast = yes has the wrong type", "true or false"]),
         (["fast=true", "name=x"], ["a fast run has no name", "fast = true, name = x"]),
         (["ratio=1", "ratio=2"], ["ratio is given twice"]),
@@ -158,6 +175,7 @@ def test_every_listed_key_can_be_set_to_its_default():
         "intervals": "[1, 2]",
         "name": "null",
         "fast": "false",
+        "boxes": '[{"size_m": [1.0, 2.0], "material": "wood"}]',
     }
     again = applied(*(f"{row.key}={row.default}" for row in listed))
     assert again == applied("link.kind=erasure", "codec.bits=4")

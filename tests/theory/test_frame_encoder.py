@@ -1,11 +1,14 @@
 """What the frame encoder sees, worked by hand: backgrounds, soft keypoints, JPEG's artefacts."""
 
+import copy
+
+import isac_setups
 import numpy as np
 import pytest
 import torch
 
 from scenarios.isac.features import FrameNormaliser
-from scenarios.isac.jpeg import through_jpeg
+from scenarios.isac.jpeg import JpegCodec, through_jpeg
 from scenarios.isac.models import FrameEncoder, soft_moments
 
 
@@ -51,6 +54,18 @@ def test_embeddings_follow_what_moves_and_rows_are_independent():
     torch.testing.assert_close(encoder(content[1:2])[0], z[1], atol=1e-5, rtol=1e-4)
 
 
+def test_each_camera_s_frame_is_decoded_before_its_own_background():
+    model = copy.deepcopy(isac_setups.model())
+    model.frames.background[0], model.frames.background[1] = 0.4, 0.7
+    with torch.no_grad():
+        model.decoder.up[-1].weight.zero_()
+        model.decoder.up[-1].bias.fill_(0.2 / 0.15)
+    z = torch.zeros(3, model.embedding_dim)
+    for camera, level in ((0, 0.6), (1, 0.9)):
+        shown = model.decode(z, camera)
+        torch.testing.assert_close(shown, torch.full_like(shown, level))
+
+
 def test_jpeg_leaves_less_at_a_lower_quality():
     generator = np.random.default_rng(0)
     frames = generator.integers(0, 256, (2, 32, 48, 3), dtype=np.uint8)
@@ -62,3 +77,11 @@ def test_jpeg_leaves_less_at_a_lower_quality():
     mixed = through_jpeg(frames, [95, 20], [1, 1])
     assert np.array_equal(mixed[0], through_jpeg(frames, [95, 95], [1, 2])[0])
     assert np.array_equal(mixed[1], through_jpeg(frames, [20, 20], [4, 1])[1])
+
+
+@pytest.mark.parametrize(("quality", "downscale"), [(30, 1), (30, 2), (80, 4)])
+def test_training_meets_what_the_jpeg_methods_show(quality, downscale):
+    frames = isac_setups.data().train.frame[0, :3, 0].permute(0, 2, 3, 1).numpy()
+    codec = JpegCodec(*frames.shape[1:3], quality, downscale)
+    shown = through_jpeg(frames, [quality] * 3, [downscale] * 3)
+    np.testing.assert_array_equal(codec.decode(codec.encode(frames)), shown)

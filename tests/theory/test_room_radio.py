@@ -32,6 +32,14 @@ def expected_los(config: RoomConfig, extra_m: float = 0.0) -> np.ndarray:
     return WAVELENGTH_M / (4 * np.pi * way_m) * np.exp(-2j * np.pi * frequency_hz * way_m / C)
 
 
+def test_devices_stand_around_the_room_in_turn():
+    """Receivers from the transmitter on, along y = 0 and then against the clock, 19.2 m / 10 apart."""
+    place_m = BARE.receivers_m()
+    np.testing.assert_allclose(BARE.transmitter_m(), [3.0, 0.1, 1.1])
+    np.testing.assert_allclose(place_m[:2], [[4.92, 0.1, 1.1], [5.9, 1.04, 1.1]])
+    np.testing.assert_allclose(place_m[[4, 8]], [[3.0, 3.9, 1.1], [1.08, 0.1, 1.1]])
+
+
 def test_line_of_sight_is_friis_in_amplitude_phase_and_delay():
     csi = AnalyticRoom(BARE).csi(EMPTY)[0]
     np.testing.assert_allclose(csi, expected_los(BARE), rtol=1e-5)
@@ -241,6 +249,20 @@ def test_echoes_keep_the_power_of_a_bundle_of_rays():
         alone.position_m, alone.heading_rad
     )
     assert np.abs(behind[0, 1]).max() < 0.8 * expected  # somebody stands in the way to the body
+
+
+def test_furniture_dims_echoes_on_either_way():
+    walk = walk_of(None, (2.2, 2.6, 0.4), None)
+
+    def echo(*centre_m: float) -> np.ndarray:
+        boxes = (Furniture(centre_m=centre_m, size_m=(0.2, 0.6, 2.0), material="metal"),) if centre_m else ()
+        radio = ImageRadio(RoomConfig(max_depth=1, furniture=boxes))
+        return np.abs(radio.echoes(walk.position_m, walk.heading_rad)[0, 1])
+
+    # Between the body and the receiver at (5.9, 1.0), between transmitter and body, beside both ways.
+    assert echo(4.5, 1.63).max() < 1e-3 * echo().min()
+    assert echo(2.6, 1.35).max() < 1e-3 * echo().min()
+    np.testing.assert_allclose(echo(1.0, 1.0), echo())
 
 
 def test_furniture_dims_what_goes_through_it_by_its_panels():

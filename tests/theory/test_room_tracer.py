@@ -6,7 +6,7 @@ import pytest
 from channels.multipath import SPEED_OF_LIGHT_M_PER_S
 from channels.response import resource_block_centres_hz
 from channels.room import SHAPES, Furniture, RoomConfig, Walk
-from channels.room_meshes import body_mesh, box_mesh, furniture_mesh, placed, room_meshes
+from channels.room_meshes import Mesh, body_mesh, box_mesh, furniture_mesh, placed, room_meshes
 from channels.room_tracer import TracedRoom
 
 SMALL = {"num_rays": 2000, "num_receivers": 3, "num_subcarriers": 8}
@@ -70,6 +70,12 @@ def test_bodies_are_closed_and_as_large_as_their_shape_says(name):
     np.testing.assert_allclose(turned, [width_m, depth_m, height_m])
 
 
+def test_a_body_turns_against_the_clock_to_where_it_faces():
+    mesh = Mesh(np.array([[0.5, 0.0, 1.0], [0.0, 0.2, 0.0]]), np.zeros((0, 3), dtype=np.int64))
+    found = placed(mesh, np.array([2.0, 1.0]), np.pi / 2)
+    np.testing.assert_allclose(found, [[2.0, 1.5, 1.0], [1.8, 1.0, 0.0]])
+
+
 def test_furniture_stands_on_the_floor_and_the_room_is_closed():
     box = Furniture(centre_m=(2.0, 1.0), size_m=(0.4, 0.6, 1.5))
     mesh = furniture_mesh(box)
@@ -115,6 +121,31 @@ def test_with_reflections_a_body_in_the_way_weakens_the_channel(room):
     csi = room.csi(walk_of([None] * 3, [(x, y, 1.0), None, None]))
     power = (np.abs(csi[:, 0]) ** 2).mean(axis=-1)
     assert 0 < power[1] < 0.5 * power[0]
+
+
+@pytest.mark.parametrize(("max_depth", "passes"), [(1, False), (2, True)])
+def test_a_box_of_wood_lets_through_what_metal_does_not_if_both_its_panels_may_be_passed(max_depth, passes):
+    settings = SMALL | {"num_receivers": 1, "max_pedestrians": 1, "max_depth": max_depth}
+    wood, metal = (
+        TracedRoom(
+            RoomConfig(
+                furniture=(Furniture(centre_m=(3.0, 2.0), size_m=(0.6, 0.4, 2.0), material=material),),
+                **settings,
+            )
+        ).csi(walk_of([None]))
+        for material in ("wood", "metal")
+    )
+    assert (np.linalg.norm(wood - metal) > 0.5 * np.linalg.norm(metal)) == passes
+
+
+def test_edges_diffract_on_demand_alone():
+    box = Furniture(centre_m=(1.95, 2.0), size_m=(1.9, 0.4, 2.0), material="metal")
+    settings = SMALL | {"num_receivers": 9, "max_pedestrians": 1, "max_depth": 1, "furniture": (box,)}
+    plain, diffracted = (
+        TracedRoom(RoomConfig(diffraction=told, **settings)).csi(walk_of([None]))[0] for told in (False, True)
+    )
+    # Of the last but one more than a tenth of the field comes over the box's edges.
+    assert np.linalg.norm(diffracted[7] - plain[7]) > 0.1 * np.linalg.norm(plain[7])
 
 
 def test_a_body_scatters_like_a_person():

@@ -1,6 +1,6 @@
 """What scenes cost, worked by hand, and CSI numbers that no receiver's own phase or mean disturbs."""
 
-from math import log, sqrt
+from math import log, log10, sqrt
 
 import pytest
 import torch
@@ -141,3 +141,26 @@ def test_frames_are_shown_without_their_background_and_put_back_before_it():
     for camera in (0, 1):
         back = normalise.frame_of(normalise(frame[:, camera], camera), camera)
         torch.testing.assert_close(back, frame[:, camera].float() / 255)
+
+
+def test_csi_is_told_with_and_without_its_mean():
+    normaliser = CsiNormaliser(1, 4, 3)
+    normaliser.mean_csi.fill_(2j)
+    # As the mean is, but for the phase: one tap of size 1, and a difference of nothing, -60 dB.
+    numbers = normaliser(torch.full((1, 4), 2.0 + 0j, dtype=torch.complex64), 0)[0]
+    assert numbers[0].item() == pytest.approx(log10(1.001), abs=1e-5)
+    torch.testing.assert_close(numbers[3:], torch.full((3,), -3.0), atol=1e-3, rtol=0)
+    # Twice the mean: the difference is the mean itself.
+    numbers = normaliser(torch.full((1, 4), 4.0 + 0j, dtype=torch.complex64), 0)[0]
+    assert numbers[0].item() == pytest.approx(log10(2.001), abs=1e-5)
+    assert numbers[3].item() == pytest.approx(log10(1.001), abs=1e-5)
+
+
+def test_positions_are_told_about_the_mean_in_deviations():
+    head = SceneHead(2, 4, 1, 1)
+    head.calibrate(torch.tensor([[[1.0, 10.0], [5.0, 10.0]], [[3.0, 16.0], [NAN, NAN]]]))
+    with torch.no_grad():
+        head.net[-1].weight.zero_()
+        head.net[-1].bias[:2] = torch.tensor([1.0, -1.0])
+    # Mean (3, 12), deviations 2 and sqrt(12).
+    torch.testing.assert_close(head(torch.zeros(1, 1, 2)).position_m[0, 0], torch.tensor([5.0, 12 - 12**0.5]))
