@@ -109,6 +109,7 @@ def make_shared(
 ) -> dict[str, Any]:
     """Collects the models, the test data and the codecs that the settings need; models by model_key."""
     shared: dict[str, Any] = {}
+    made: dict[tuple[object, ...], AnyCodec] = {}
     for setting in settings:
         model, seed = models[setting.model_key], setting.seed
         if setting.model_key not in shared:
@@ -116,10 +117,19 @@ def make_shared(
             shared[f"version/{setting.model_key}"] = model_version(model.state_dict())
             shared[f"test/{seed}"] = {"frame": data[seed].test.frame, "csi": data[seed].test.csi}
         if setting.codec_key not in shared:
-            shared[setting.codec_key] = [
-                _codec(setting, model, sensor, data[seed]) for sensor in range(model.num_sensors)
-            ]
+            names = [_codec_name(setting, model, sensor) for sensor in range(model.num_sensors)]
+            for sensor, name in enumerate(names):
+                if name not in made:
+                    made[name] = _codec(setting, model, sensor, data[seed])
+            shared[setting.codec_key] = [made[name] for name in names]
     return shared
+
+
+def _codec_name(setting: Setting, model: SensingModel, sensor: int) -> tuple[object, ...]:
+    """What the codec of one sensor depends on: that of frames on no model, any other on no quality."""
+    if setting.quality and model.modality[sensor] == CAMERA:
+        return setting.seed, sensor, setting.quality, setting.downscale
+    return setting.model_key, sensor, setting.codec
 
 
 def _codec(setting: Setting, model: SensingModel, sensor: int, data: SensingData) -> AnyCodec:

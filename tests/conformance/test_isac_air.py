@@ -215,6 +215,22 @@ def test_jpeg_frames_are_embedded_where_they_arrive():
     assert not torch.allclose(belief[:, :, 1, :-1], direct, atol=1e-3)
 
 
+def test_sensors_of_one_codec_share_it_whatever_else_is_sent():
+    data, model, alone = isac_setups.data(), isac_setups.model(), isac_setups.model("image-only")
+    settings = [
+        resolve(told(), Point("rate", method, 0, axes), 2, num_receivers)
+        for method, num_receivers in (("jpeg", model.num_sensors - 2), ("jpeg-cameras", 0))
+        for axes in ({"quality": 5, "downscale": 1}, {"quality": 5, "downscale": 2})
+    ]
+    models = {settings[0].model_key: model, settings[2].model_key: alone}
+    shared = make_shared(settings, models, {0: data})
+    small, half, small_alone, half_alone = (shared[setting.codec_key] for setting in settings)
+    # Frames are coded alike for both models, embeddings of CSI beside frames of either size.
+    assert all(a is b for a, b in zip((*small[:2], *half[:2]), (*small_alone, *half_alone), strict=True))
+    assert all(a is b for a, b in zip(small[2:], half[2:], strict=True))
+    assert len({id(codec) for codec in (*small, *half)}) == 4 + model.num_sensors - 2
+
+
 def seen_otherwise(data: SensingData) -> SensingData:
     """The same data, of which the test sequences were observed by other sensors in another room."""
     test = replace(data.test, frame=255 - data.test.frame, csi=data.test.csi.flip(0, 1, 2))

@@ -1,5 +1,6 @@
 """JPEG frames without headers: they come back as Pillow decodes whole files, and nothing else is read."""
 
+import pickle
 from functools import cache
 from io import BytesIO
 
@@ -7,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from scenarios.isac import jpeg
 from scenarios.isac.jpeg import JpegCodec
 from scenarios.isac.jpeg_scan import HuffmanTable
+from scenarios.isac.memo import Memo
 from semcom.contracts import SemcomError
 
 HEIGHT, WIDTH = 40, 52
@@ -179,6 +182,42 @@ def test_rows_of_a_batch_are_independent_and_none_are_none():
     np.testing.assert_array_equal(codec.decode(payloads[::-1]), codec.decode(payloads)[::-1])
     assert codec.encode(frames[:0]) == []
     assert codec.decode([]).shape == (0, HEIGHT, WIDTH, 3)
+
+
+def test_what_was_coded_before_is_not_coded_again(monkeypatch):
+    frames, codec = room_frames(3, seed=5), JpegCodec(HEIGHT, WIDTH, 20)
+    payloads = codec.encode(frames)
+    decoded = codec.decode(payloads)
+
+    def refuse(*_):
+        raise AssertionError
+
+    for name in ("transcode", "check_scan"):
+        monkeypatch.setattr(jpeg, name, refuse)
+    assert codec.encode(frames[::-1]) == payloads[::-1]
+    np.testing.assert_array_equal(codec.decode(payloads[::-1]), decoded[::-1])
+    # A copy knows nothing of it, and neither does one whose tables are others.
+    copy = pickle.loads(pickle.dumps(codec))
+    codec.fit(frames)
+    for each in (copy, codec):
+        for call in (lambda each=each: each.encode(frames), lambda each=each: each.decode(payloads)):
+            with pytest.raises(AssertionError):
+                call()
+
+
+def test_a_memo_forgets_what_was_asked_longest_ago():
+    asked = []
+
+    def ask(question: bytes) -> int:
+        def compute() -> int:
+            asked.append(question)
+            return len(asked)
+
+        return memo.answer(question, compute)
+
+    memo = Memo(2)
+    assert [ask(question) for question in (b"a", b"b", b"a", b"c", b"a", b"b")] == [1, 2, 1, 3, 1, 4]
+    assert asked == [b"a", b"b", b"c", b"b"]
 
 
 @pytest.mark.parametrize(
