@@ -1,11 +1,11 @@
-"""Camera frames as JPEG without what both ends know: what the learned embeddings are compared with."""
+"""Camera frames as JPEG, files or what of them both ends don't know: what embeddings are compared with."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
 from io import BytesIO
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import numpy as np
 from PIL import Image
@@ -15,6 +15,8 @@ from scenarios.isac.memo import Memo
 from semcom.contracts import SemcomError
 
 DOWNSCALES = (1, 2, 4)
+
+Container = Literal["scan", "file"]
 
 _TABLES_FOLLOW = b"\xff\xc4"
 _STANDARD_TABLES = b"\xff\xda"
@@ -28,30 +30,37 @@ _MOST_ROWS_PX = 65_500
 _MOST_BYTES_OF_A_BLOCK = 2 * 209
 """27 bits of DC and 63 times 26 of AC, each byte perhaps followed by a stuffed zero."""
 _MOST_BYTES_OF_TABLES = 2 + 4 * (16 + 256)
+_MOST_BYTES_OF_SEGMENTS = 4 * (5 + 16 + 256)
 _NUM_KEPT = 256
 """Cells step together, and so the frames of one step come again at once: those of as many rooms are known."""
 
 
 class JpegCodec:
-    """Baseline JPEG with 4:2:0 of frames of one size, of which only what differs is sent.
+    """Baseline JPEG with 4:2:0 of frames of one size, sent as files or only as far as they differ.
 
-    Both ends know size, quality and layout, and with them the headers and quantisation tables; the Huffman
-    tables too, which are those of the standard's annex K or, after `fit`, those of other frames. A payload
-    is the scan of Huffman codes. Where the standard's tables, or the frame's own sent before it, make fewer
-    bytes, these are taken, and a marker says so. Frames may be shrunk before by `downscale` (Lanczos) and are
-    then enlarged after (bicubic), which at few bits is the better use of them. What the last frames became
-    and which of the last payloads were sound is remembered, so that the same ones again cost little.
+    container = "file": a payload is a JFIF file, as a camera writes it and any viewer shows it; its Huffman
+    tables are its own where that makes it smaller than the standard's do.
+    container = "scan": the same pixels from fewer bytes. Both ends know size, quality and layout, and with
+    them the headers and quantisation tables; the Huffman tables too, which are those of the standard's annex
+    K or, after `fit`, those of other frames. A payload is the scan of Huffman codes alone. Where the
+    standard's tables, or the frame's own sent before it, make fewer bytes, these are taken, and a marker
+    says so.
+    Frames may be shrunk before by `downscale` (Lanczos) and are then enlarged after (bicubic), which at few
+    bits is the better use of them; a file holds the shrunk frame. What the last frames became and which of
+    the last payloads were sound is remembered, so that the same ones again cost little.
     quality: 1 to 100, as in libjpeg. Raises SemcomError for settings out of range.
-    Source: ITU-T T.81; its annex B.4 has the abbreviated formats.
+    Source: ITU-T T.81; its annex B.4 has the abbreviated formats. ITU-T T.871 (JFIF).
     """
 
-    def __init__(self, height_px: int, width_px: int, quality: int, downscale: int = 1) -> None:
+    def __init__(
+        self, height_px: int, width_px: int, quality: int, downscale: int = 1, container: Container = "scan"
+    ) -> None:
         if not 1 <= quality <= 100:
             raise SemcomError(f"quality = {quality} is out of range: JPEG takes 1 to 100")
         if downscale not in DOWNSCALES:
             raise SemcomError(f"downscale = {downscale}: give one of {', '.join(map(str, DOWNSCALES))}")
         self.height_px, self.width_px = height_px, width_px
-        self.quality, self.downscale = quality, downscale
+        self.quality, self.downscale, self.container = quality, downscale, container
         self.coded_size_px = (-(-width_px // downscale), -(-height_px // downscale))
         """Width and height of what is coded."""
         columns, rows = (-(-extent // _UNIT_PX) for extent in self.coded_size_px)
@@ -64,14 +73,17 @@ class JpegCodec:
 
     def max_payload_bytes(self) -> int:
         """No payload is longer."""
-        return _MOST_BYTES_OF_TABLES + 6 * self._num_units * _MOST_BYTES_OF_A_BLOCK
+        scan = 6 * self._num_units * _MOST_BYTES_OF_A_BLOCK
+        if self.container == "scan":
+            return _MOST_BYTES_OF_TABLES + scan
+        return len(self._before) + _MOST_BYTES_OF_SEGMENTS + len(self._after) + scan + len(_END)
 
     def fit(self, frames: np.ndarray) -> None:
         """Makes the shared Huffman tables those that are best for these frames, all together.
 
         They are libjpeg's own for one image of the frames below one another, DC starting anew with each; of
-        more than it can be high, as many evenly spaced ones. Raises SemcomError as `encode` does, and for
-        no frames.
+        more than it can be high, as many evenly spaced ones. Files share no tables: theirs stay as they are.
+        Raises SemcomError as `encode` does, and for no frames.
         """
         self._check(frames)
         if not len(frames):
@@ -105,8 +117,11 @@ class JpegCodec:
 
     def _encode_one(self, frame: np.ndarray) -> bytes:
         image = self._shrink(frame)
-        *_, standard = _split(self._compress(image, optimize=False))
-        _, tables, _, own = _split(self._compress(image, optimize=True))
+        files = [self._compress(image, optimize) for optimize in (False, True)]
+        if self.container == "file":
+            return min(files, key=len)
+        *_, standard = _split(files[0])
+        _, tables, _, own = _split(files[1])
         shared = transcode(standard, self._standard, self._shared, self._num_units)
         choices = [] if shared is None else [shared]
         choices.append(_STANDARD_TABLES + standard)
@@ -151,6 +166,8 @@ class JpegCodec:
         """Tables and scan of a payload."""
         if len(payload) > self.max_payload_bytes():
             self._refuse(number, payload, f"it makes at most {self.max_payload_bytes()}")
+        if self.container == "file":
+            return self._read_file(number, payload)
         if payload.startswith(_STANDARD_TABLES):
             return self._standard, payload[len(_STANDARD_TABLES) :]
         if not payload.startswith(_TABLES_FOLLOW):
@@ -165,11 +182,29 @@ class JpegCodec:
             rest = rest[length:]
         return tuple(tables), rest
 
+    def _read_file(self, number: int, payload: bytes) -> tuple[tuple[HuffmanTable, ...], bytes]:
+        """Tables and scan of a file; all else in it is as in any other file of this codec."""
+        if not payload.startswith(self._before):
+            self._refuse(number, payload, "it begins with another header")
+        tables, rest = [], payload[len(self._before) :]
+        for kind in _TABLE_KINDS:
+            length = int.from_bytes(rest[2:4], "big")
+            if rest[:2] != _TABLES_FOLLOW or rest[4:5] != bytes([kind]):
+                self._refuse(number, payload, "a Huffman table is missing")
+            try:
+                tables.append(HuffmanTable(rest[5:21], rest[21 : 2 + length], is_dc=kind < 0x10))
+            except SemcomError as error:
+                self._refuse(number, payload, str(error))
+            rest = rest[2 + length :]
+        if not rest.startswith(self._after) or not rest.endswith(_END):
+            self._refuse(number, payload, "its scan has no header or no end")
+        return tuple(tables), rest[len(self._after) : -len(_END)]
+
     def _refuse(self, number: int, payload: bytes, problem: str) -> NoReturn:
         width, height = self.coded_size_px
         raise SemcomError(
-            f"payload {number} has {len(payload)} bytes that are no JPEG scan of {height} x {width} pixels: "
-            f"{problem}"
+            f"payload {number} has {len(payload)} bytes that are no JPEG {self.container} of "
+            f"{height} x {width} pixels: {problem}"
         )
 
 

@@ -56,26 +56,21 @@ class HuffmanTable:
         """
         return np.cumsum(np.frombuffer(self.counts, np.uint8).astype(np.int64) << np.arange(15, -1, -1))
 
-    def codes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Code and its length for each of 256 symbols, int64; length 0 for those that have none."""
-        lengths = np.repeat(np.arange(1, 17), list(self.counts))
-        words = 1 << (16 - lengths)
-        code, length = np.zeros((2, 256), np.int64)
-        code[list(self.symbols)] = (np.cumsum(words) - words) >> (16 - lengths)
-        length[list(self.symbols)] = lengths
-        return code, length
-
 
 @dataclass(frozen=True)
 class _Lookup:
-    """What the code does that a 16-bit word begins with, each array [65536].
+    """A table both ways.
 
-    symbol, uint8; step, uint16: how many bits it takes, its number included, and 32 times how many
-    coefficients it passes; _TO_THE_END of them where the others are zero, _NO_CODE where there is none.
+    Of each 16-bit word the code that it begins with: symbol, uint8 [65536]; step, uint16 [65536]: how many
+    bits it takes, its number included, and 32 times how many coefficients it passes; _TO_THE_END of them
+    where the others are zero, _NO_CODE where there is none. Of each symbol code and num_bits, int64 [256];
+    0 bits where it has none.
     """
 
     symbol: np.ndarray
     step: np.ndarray
+    code: np.ndarray
+    num_bits: np.ndarray
 
 
 @lru_cache(maxsize=64)
@@ -86,10 +81,16 @@ def _lookup(table: HuffmanTable) -> _Lookup:
     if table.is_dc:
         passed = np.ones_like(symbol)
     step = (passed << 5) + length + _num_extra_bits(symbol, table.is_dc)
-    num_words = np.append(1 << (16 - length), (1 << 16) - table.upper_bounds()[-1])
+    words = 1 << (16 - length)
+    code, num_bits = np.zeros((2, 256), np.int64)
+    code[symbol] = (np.cumsum(words) - words) >> (16 - length)
+    num_bits[symbol] = length
+    words = np.append(words, (1 << 16) - table.upper_bounds()[-1])
     return _Lookup(
-        np.repeat(np.append(symbol, 0).astype(np.uint8), num_words),
-        np.repeat(np.append(step, _NO_CODE << 5).astype(np.uint16), num_words),
+        np.repeat(np.append(symbol, 0).astype(np.uint8), words),
+        np.repeat(np.append(step, _NO_CODE << 5).astype(np.uint16), words),
+        code,
+        num_bits,
     )
 
 
@@ -185,14 +186,14 @@ def transcode(
     value, length = np.empty((2, num_symbols), np.int64)
     for number, (before, after) in enumerate(zip(old, new, strict=True)):
         chosen = np.flatnonzero(table == number)
-        lookup, word = _lookup(before), reading.words[at[chosen]]
-        symbol, (code, num_bits) = lookup.symbol[word].astype(np.int64), after.codes()
-        if not num_bits[symbol].all():
+        read, write, word = _lookup(before), _lookup(after), reading.words[at[chosen]]
+        symbol = read.symbol[word].astype(np.int64)
+        if not write.num_bits[symbol].all():
             return None
         extra = _num_extra_bits(symbol, before.is_dc)
-        end = at[chosen] + (lookup.step[word] & 31)
-        value[chosen] = (code[symbol] << extra) | (reading.words[end - extra] >> (16 - extra))
-        length[chosen] = num_bits[symbol] + extra
+        end = at[chosen] + (read.step[word] & 31)
+        value[chosen] = (write.code[symbol] << extra) | (reading.words[end - extra] >> (16 - extra))
+        length[chosen] = write.num_bits[symbol] + extra
     return _to_bytes(value, length)
 
 

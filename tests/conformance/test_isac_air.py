@@ -17,9 +17,10 @@ from nodes.schedulers import PeriodicConfig, make_scheduler
 from nodes.simulation import DeviceHost, StationHost, simulate
 from scenarios.contracts import Point
 from scenarios.isac.cells import make_cell, make_shared, resolve
-from scenarios.isac.config import TINY
+from scenarios.isac.config import TINY, JpegConfig
 from scenarios.isac.data import SensingData
 from scenarios.isac.jpeg import JpegCodec
+from scenarios.isac.memo import Memo
 from scenarios.isac.methods import ARRIVED, INPAINTED, METHODS, PRIOR, SceneReceiver
 from scenarios.isac.scenario import SCENARIO, training_job
 from scenarios.isac.world import SensingWorld
@@ -54,7 +55,9 @@ class HandModel:
 
 
 def station(fill: str = "predict", num_rooms: int = 2) -> SceneReceiver:
-    return SceneReceiver(HandModel(), [Float32Codec(2), Float32Codec(1)], VERSION, CODEC_ID, fill, num_rooms)
+    return SceneReceiver(
+        HandModel(), [Float32Codec(2), Float32Codec(1)], VERSION, CODEC_ID, fill, num_rooms, Memo(1)
+    )
 
 
 def payload(*values: float) -> bytes:
@@ -213,6 +216,22 @@ def test_jpeg_frames_are_embedded_where_they_arrive():
     assert outcome.counters["payload_bits"][1::2].sum() == 8 * sum(map(len, payloads))
     direct = model.embed_camera(data.test.frame[:, :, 1].flatten(0, 1), 1).unflatten(0, expected.shape[:2])
     assert not torch.allclose(belief[:, :, 1, :-1], direct, atol=1e-3)
+
+
+def test_files_show_what_scans_show_and_take_more_bits():
+    data, model = isac_setups.data(), isac_setups.model("image-only")
+    beliefs, bits = [], []
+    for container in ("scan", "file"):
+        axes = {"quality": 30, "downscale": 2, "container": container}
+        outcome, belief = outcome_of(told(), Point("rate", "jpeg-cameras", 0, axes), data, model)
+        beliefs.append(belief)
+        bits.append(outcome.counters["payload_bits"].sum())
+    assert torch.equal(*beliefs)
+    codec = JpegCodec(*data.test.frame.shape[-2:], 30, 2, "file")
+    frames = data.test.frame.transpose(0, 2).flatten(0, 2).permute(0, 2, 3, 1).numpy()
+    assert bits[1] == 8 * sum(map(len, codec.encode(frames)))
+    # Headers and tables of each.
+    assert bits[1] - bits[0] > 8 * 250 * len(frames)
 
 
 def test_sensors_of_one_codec_share_it_whatever_else_is_sent():
@@ -408,9 +427,10 @@ def test_points_that_ask_the_same_share_a_cell():
     fewer = Point("receivers", "oracle", 0, {"num_receivers": 3})
     assert len({settings_of(replace(p, method="oracle")) for p in (rate, seldom, fewer)}) == 1
     assert settings_of(Point("air", "inpainting", 0, {})).link == NrConfig()
-    jpeg = settings_of(Point("rate", "jpeg", 0, {"quality": 10, "downscale": 2}))
-    assert (jpeg.quality, jpeg.downscale) == (10, 2)
-    assert settings_of(Point("sweep", "jpeg", 0)).quality == told().jpeg.quality
+    jpeg = settings_of(Point("rate", "jpeg", 0, {"quality": 10, "downscale": 2, "container": "file"}))
+    assert jpeg.jpeg == JpegConfig(quality=10, downscale=2, container="file")
+    assert settings_of(Point("sweep", "jpeg", 0)).jpeg == told().jpeg
+    assert settings_of(Point("sweep", "inpainting", 0)).jpeg is None
 
 
 def listed(config, result: str) -> list[tuple]:
@@ -425,7 +445,8 @@ def test_points_are_those_that_the_evaluation_names():
     ]  # fmt: skip
     assert listed(config, "rate") == [
         ("inpainting", 1, "uniform-4"), ("inpainting", 4, "uniform-4"), ("image-only", 1, "uniform-4"),
-        ("jpeg", 1, 5, 1), ("jpeg", 4, 5, 1), ("jpeg-cameras", 1, 5, 1),
+        ("jpeg", 1, 5, 1, "scan"), ("jpeg", 1, 5, 1, "file"), ("jpeg", 4, 5, 1, "scan"),
+        ("jpeg", 4, 5, 1, "file"), ("jpeg-cameras", 1, 5, 1, "scan"), ("jpeg-cameras", 1, 5, 1, "file"),
     ]  # fmt: skip
     assert listed(config, "alarm") == [
         ("inpainting", "frozen", "camera"), ("inpainting", "frozen", "receiver"),
