@@ -271,6 +271,33 @@ def test_receivers_report_as_often_with_jpeg_frames_as_with_embeddings():
     ]
 
 
+def test_scans_and_files_are_compared_apart_and_scans_alone_are_drawn(tmp_path, monkeypatch):
+    rows = rate("inpainting", 0.5, 100, codec="uniform-2")
+    scans = rate("jpeg", 0.5, 800, quality=5, downscale=1)
+    rows += [each | {"container": "scan"} for each in scans]
+    rows += rate("jpeg", 0.5, 1500, quality=5, downscale=1, container="file")
+    columns = ["JPEG frames sent as", "times the bits at this error"]
+    records = pd.DataFrame(rows)
+    assert compare_at_equal_error(records)[columns].values.tolist() == [["scans", "8"], ["files", "15"]]
+    # Records that don't tell it are of scans.
+    found = compare_at_equal_error(pd.DataFrame([*rows[:2], *scans]))
+    assert found[columns].values.tolist() == [["scans", "8"]]
+    drawn = []
+
+    def draw(figure, folder, name):
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        drawn.append(
+            {label: handle[0].get_xdata().tolist() for handle, label in zip(handles, labels, strict=True)}
+        )
+        return []
+
+    monkeypatch.setattr(results, "save", draw)
+    draw_figures(records, tmp_path)
+    draw_figures(records[records["container"] != "scan"], tmp_path)
+    assert [sorted(lines) for lines in drawn] == [["inpainting", "jpeg"], ["inpainting", "jpeg files"]]
+    assert (drawn[0]["jpeg"], drawn[1]["jpeg files"]) == ([800], [1500])
+
+
 def test_a_method_is_compared_with_jpeg_frames_of_the_sensors_that_it_has():
     rows = [*rate("jpeg", 0.5, 800, quality=5, downscale=1), *rate("jpeg-cameras", 0.5, 1000, quality=5,
             downscale=1), *rate("inpainting", 0.5, 100, codec="uniform-2"),
