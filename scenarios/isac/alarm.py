@@ -1,4 +1,4 @@
-"""An alarm for sensors that send what can't be: scores of a sensor's embedding, and their calibration."""
+"""An alarm for sensors that send what can't be: scores of what they send, and what these are fitted to."""
 
 from __future__ import annotations
 
@@ -17,11 +17,8 @@ SCORES: dict[str, str] = {
     "novelty": "the distance to the training embeddings next to it",
     "repeats": "how seldom a healthy sensor sends the same for as many steps",
     "swap": "how much better it and another one of its kind fit each other's places than their own",
-    "combined": "the least of the p-values of novelty, repeats and swap",
+    "combined": "energy and novelty, repeats, or swap, whichever is most surprising: the alarm",
 }
-COMBINED = ("novelty", "repeats", "swap")
-"""The scores that are combined, as validation data chose them: each takes its share of the false alarms."""
-
 NUM_FOLDS = 5
 
 
@@ -200,27 +197,6 @@ def calm_scores(config: AlarmConfig, healthy: Healthy) -> dict[str, torch.Tensor
         for name, score in scores.items():
             found.setdefault(name, torch.zeros(num, num_steps))[judged] = score
     return found
-
-
-def combined(calm: dict[str, torch.Tensor], scores: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
-    """Returns the largest of the scores COMBINED in terms of p-values, -log p, in the shape of one of them.
-
-    p = (1 + number of calm scores that are at least as large) / (1 + number of calm scores). Scores above all
-    calm ones go on as the tail of an exponential density would, by (s - largest) / mean excess of the highest
-    tenth over the others; they would be tied else. Without scores: of the calm ones themselves, each among
-    the others, to set the threshold by.
-    """
-    surprise = []
-    for name in COMBINED:
-        reference = calm[name].flatten().sort().values
-        judged = calm[name] if scores is None else scores[name]
-        num_above = len(reference) - torch.searchsorted(reference, judged.contiguous())
-        is_new = 0 if scores is None else 1
-        p_value = (num_above + is_new) / (len(reference) + is_new)
-        num_tail = max(1, len(reference) // 10)
-        excess = (reference[-num_tail:] - reference[-num_tail - 1]).mean().clamp_min(1e-6)
-        surprise.append((judged - reference[-1]).clamp_min(0) / excess - p_value.log())
-    return torch.stack(surprise).amax(dim=0)
 
 
 def running_average(score: torch.Tensor, memory: float) -> torch.Tensor:

@@ -16,7 +16,6 @@ from scenarios.isac.alarm import (
     Alarm,
     Healthy,
     calm_scores,
-    combined,
     expect,
     look,
     sensors_of_kind,
@@ -27,6 +26,7 @@ from scenarios.isac.data import Sequences
 from scenarios.isac.measures import point_record
 from scenarios.isac.models import CAMERA, SensingModel
 from scenarios.isac.task import embed_all
+from scenarios.isac.verdict import calm_combined, combined
 from scenarios.isac.vocabulary import FALSE_ALARMS
 from semcom.contracts import Codec, Record
 from semcom.rng import Streams
@@ -85,7 +85,7 @@ def alarm_records(watch: Watch) -> list[Record]:
             for part, expected in ((sent, expected_sent), (z, expect(model, z, sensors)))
         )
         normal["combined"], faulty["combined"] = combined(calm, normal), combined(calm, faulty)
-        calm["combined"] = combined(calm)
+        calm["combined"] = calm_combined(calm)
         differs = (z[:, first:, sensor] != sent[:, first:, sensor]).any(dim=-1).flatten().numpy()
         for score in SCORES:
             usual, wrong = (scores[score].flatten().numpy() for scores in (normal, faulty))

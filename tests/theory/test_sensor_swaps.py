@@ -62,5 +62,7 @@ def test_evidence_points_to_the_one_that_a_sensor_has_changed_places_with():
     # A likelihood ratio of x or more has probability 1 / x at most where the sensors are in their own places.
     sigma = (0.05 * 0.95 / 1000) ** 0.5
     assert float((healthy > torch.tensor(20.0).log()).float().mean()) < 0.05 + 4.5 * sigma
-    assert float((found[:, 1] > torch.tensor(20.0).log()).float().mean()) > 0.05 + 4.5 * sigma  # the power check
+    assert (
+        float((found[:, 1] > torch.tensor(20.0).log()).float().mean()) > 0.05 + 4.5 * sigma
+    )  # the power check
     assert float((found[:, 1] > found[:, 0]).float().mean()) > 0.95
