@@ -44,7 +44,7 @@ _TITLES = {
     "prior_share": "Share of steps answered by the prior, nothing having arrived",
 }
 _COLUMNS = {"scenario", "method", "seed", "metric", "value", "unit", "num_samples", "result"}
-_ALARMS = ("detection_rate", "false_alarm_rate", "auc")
+_ALARMS = ("detection_rate", "detection_rate_where_wrong", "false_alarm_rate", "auc")
 _RATE_AXES = ("receiver_interval", "codec", "quality", "downscale", "container")
 
 
