@@ -1,26 +1,24 @@
-"""An alarm for sensors that send what can't be: scores of a sensor's embedding, and their calibration."""
+"""An alarm for sensors that send what can't be: scores of what they send, and what these are fitted to."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from scenarios.isac.models import CAMERA, SensingModel
+from scenarios.isac.swaps import SwapTest, accumulate
 from semcom.contracts import SemcomError
 
 SCORES: dict[str, str] = {
     "energy": "the residual of what all other sensors predict, in units of its covariance",
-    "likelihood": "how much better it fits its usual embeddings than what sensors of the other kind predict",
     "novelty": "the distance to the training embeddings next to it",
-    "scene": "how far positions move where it is replaced by what all other sensors predict",
-    "repeats": "for how many steps the sensor has sent the same again",
-    "combined": "the least of the p-values of likelihood, novelty, scene and repeats",
+    "repeats": "how seldom a healthy sensor sends the same for as many steps",
+    "swap": "how much better it and another one of its kind fit each other's places than their own",
+    "combined": "energy and novelty, repeats, or swap, whichever is most surprising: the alarm",
 }
-COMBINED = ("likelihood", "novelty", "scene", "repeats")
-"""The scores that are combined, as validation data chose them: each takes its share of the false alarms."""
-
 NUM_FOLDS = 5
 
 
@@ -38,57 +36,80 @@ class AlarmConfig(BaseModel):
     num_neighbours: int = Field(
         5, ge=1, le=100, description="training embeddings whose distances are averaged for the novelty"
     )
+    num_alike: int = Field(
+        10, ge=1, le=1000, description="embeddings next to a repeated one that tell how seldom it repeats"
+    )
+    swap_memory: float = Field(0.9, ge=0, le=1, description="share of the evidence for a swap that is kept")
 
 
 @dataclass(frozen=True)
 class View:
     """What an alarm looks at of one sensor, in U sequences of T steps.
 
-    z [U, T, d]: what arrived of it. by_all, by_kind [U, T, d]: what all other sensors, and those of the other
-    kind alone, predict of it. moved_m [U, T]: how far positions move where by_all takes its place.
+    z [U, T, d]: what arrived of it. by_others [U, T, d]: what all other sensors predict of it. pairs
+    [U, T, 2, M, d]: what arrived of it (first) and of each of the M others of its kind (second). expected
+    [U, T, 2, M, d]: what is predicted of these without the present step of any sensor of their kind.
     """
 
     z: torch.Tensor
-    by_all: torch.Tensor
-    by_kind: torch.Tensor
-    moved_m: torch.Tensor
+    by_others: torch.Tensor
+    pairs: torch.Tensor
+    expected: torch.Tensor
 
     def of(self, sequences: torch.Tensor) -> View:
         """The same of some sequences alone, bool [U]."""
         return View(*(getattr(self, field.name)[sequences] for field in fields(self)))
 
 
-@torch.no_grad()
-def look(model: SensingModel, z: torch.Tensor, sensor: int) -> View:
+@dataclass(frozen=True)
+class Healthy:
+    """What an alarm is fitted to, of sequences without faults that the model was not trained on.
+
+    swapped [U, T, 2, M, d]: what the sensor (first) and each of the M others (second) would have sent had
+    they changed places: their encoders know. trained [n, d]: the sensor's training embeddings.
+    """
+
+    view: View
+    swapped: torch.Tensor
+    trained: torch.Tensor
+
+    def of(self, sequences: torch.Tensor) -> Healthy:
+        """The same of some sequences alone, bool [U]."""
+        return Healthy(self.view.of(sequences), self.swapped[sequences], self.trained)
+
+
+def look(model: SensingModel, z: torch.Tensor, sensor: int, expected: torch.Tensor) -> View:
     """Gathers what the alarm of one sensor looks at, of the embeddings z [U, T, S, D] that arrived.
 
-    The sensor's own embeddings are kept from the predictor in all steps that it looks at. Positions move by
-    sum over places p of w_p |x_p - x'_p| / sum of w_p, w_p the mean probability that somebody is there.
+    For by_others the sensor's own embeddings are kept from the predictor in all steps that it looks at.
+    expected [U, T, S, D]: see expect.
     """
-    dim = model.dim_of(sensor)
-    by_all = predicted_by(model, z, sensor, [other for other in range(model.num_sensors) if other != sensor])
-    kind = model.modality[sensor]
-    strangers = [other for other, modality in enumerate(model.modality) if modality != kind]
-    by_kind = predicted_by(model, z, sensor, strangers)
-    replaced = z.clone()
-    replaced[:, :, sensor] = by_all
-    first, second = model.read(z.flatten(0, 1)), model.read(replaced.flatten(0, 1))
-    weight = (first.presence.sigmoid() + second.presence.sigmoid()) / 2
-    distance_m = (first.position_m - second.position_m).norm(dim=-1)
-    moved_m = (weight * distance_m).sum(dim=-1) / weight.sum(dim=-1).clamp_min(1e-6)
-    return View(
-        z[:, :, sensor, :dim], by_all[..., :dim], by_kind[..., :dim], moved_m.unflatten(0, z.shape[:2])
-    )
+    dim, own = model.dim_of(sensor), model.modality[sensor]
+    arrived = torch.ones(model.config.num_lags, model.num_sensors, dtype=torch.bool)
+    arrived[:, sensor] = False
+    by_others = predict(model, z, arrived)[:, :, sensor, :dim]
+    others = [other for other, kind in enumerate(model.modality) if kind == own and other != sensor]
+    first = [sensor] * len(others)
+    pairs, of_pairs = (torch.stack((of[:, :, first], of[:, :, others]), dim=2) for of in (z, expected))
+    return View(z[:, :, sensor, :dim], by_others, pairs[..., :dim], of_pairs[..., :dim])
+
+
+def expect(model: SensingModel, z: torch.Tensor, kind: Sequence[int]) -> torch.Tensor:
+    """What is predicted of all sensors without the present step of those in `kind`: [U, T, S, D]."""
+    arrived = torch.ones(model.config.num_lags, model.num_sensors, dtype=torch.bool)
+    arrived[0, kind] = False
+    return predict(model, z, arrived)
 
 
 @torch.no_grad()
-def predicted_by(model: SensingModel, z: torch.Tensor, sensor: int, heard: list[int]) -> torch.Tensor:
-    """What the sensors in `heard` predict of one sensor's embedding: [U, T, D] of z [U, T, S, D]."""
+def predict(model: SensingModel, z: torch.Tensor, arrived: torch.Tensor) -> torch.Tensor:
+    """What is predicted of all sensors in each step, [U, T, S, D], of z [U, T, S, D].
+
+    arrived [W, S] bool: what the predictor is shown of its window, newest step first.
+    """
     context, known = past_windows(z, model.config.num_lags)
-    arrived = torch.zeros(context.shape[:-1], dtype=torch.bool)
-    arrived[..., heard] = known[..., None]
-    predicted = model.predictor(context.flatten(0, 1), arrived.flatten(0, 1))
-    return predicted[:, sensor].unflatten(0, z.shape[:2])
+    shown = known[..., None] & arrived
+    return model.predictor(context.flatten(0, 1), shown.flatten(0, 1)).unflatten(0, z.shape[:2])
 
 
 @dataclass(frozen=True)
@@ -116,55 +137,54 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class Alarm:
-    """The alarm of one sensor: densities of its embedding and residuals, and training embeddings [n, d]."""
+    """The alarm of one sensor: densities of its residual and of swaps, and what it is fitted to."""
 
     config: AlarmConfig
-    by_all: Gaussian
-    by_kind: Gaussian
-    usual: Gaussian
-    trained: torch.Tensor
+    residual: Gaussian
+    swap: SwapTest
+    healthy: Healthy
 
     @classmethod
-    def fit(cls, config: AlarmConfig, view: View, trained: torch.Tensor) -> Alarm:
+    def fit(cls, config: AlarmConfig, healthy: Healthy) -> Alarm:
         """Fits to sequences without faults, which the model was not trained on."""
-
-        def of(rows: torch.Tensor) -> Gaussian:
-            return Gaussian.fit(rows.flatten(0, 1), config.shrinkage)
-
-        return cls(config, of(view.z - view.by_all), of(view.z - view.by_kind), of(view.z), trained)
+        view = healthy.view
+        residual = Gaussian.fit((view.z - view.by_others).flatten(0, 1), config.shrinkage)
+        return cls(config, residual, SwapTest.fit(view.pairs, view.expected, healthy.swapped), healthy)
 
     def scores(self, view: View) -> dict[str, torch.Tensor]:
         """Scores [U, T] by their names, all but the combined one; a larger one is more suspect.
 
-        energy: e_all = r^T C^-1 r / d, r = z - z_hat less its mean without faults. likelihood:
-        e_kind(z - z_hat_kind) - e(z), which is -2 / d log N(z; z_hat_kind, C_kind) / N(z; m, C) up to a
-        constant. novelty: mean distance to the num_neighbours nearest training embeddings, in units of their
-        deviations. scene: moved_m. Of these s_t there is the running average a_t = f a_(t-1) + (1 - f) s_t,
-        f the memory. repeats: steps in a row in which the very same numbers came again.
+        energy: r^T C^-1 r / d, r = z - z_hat less its mean without faults. novelty: mean distance to the
+        num_neighbours nearest training embeddings, in units of their deviations. Of these s_t there is the
+        running average a_t = f a_(t-1) + (1 - f) s_t, f the memory. repeats: see run_surprise. swap: the
+        evidence that a sensor and another one of its kind have changed places, as it accumulates, of
+        whichever other has the most (see SwapTest).
         """
-        single = {
-            "energy": self.by_all.energy(view.z - view.by_all),
-            "likelihood": self.by_kind.energy(view.z - view.by_kind) - self.usual.energy(view.z),
-            "novelty": self._novelty(view.z),
-            "scene": view.moved_m,
+        energy, novelty = self.residual.energy(view.z - view.by_others), self._novelty(view.z)
+        evidence = accumulate(self.swap.evidence(view.pairs, view.expected), self.config.swap_memory)
+        return {
+            "energy": running_average(energy, self.config.memory),
+            "novelty": running_average(novelty, self.config.memory),
+            "repeats": run_surprise(view.z, self.healthy.view.z, self.config.num_alike),
+            # Of a kind's only sensor there is nothing to tell.
+            "swap": evidence.amax(dim=2) if evidence.shape[2] else torch.zeros(view.z.shape[:2]),
         }
-        averaged = {name: running_average(score, self.config.memory) for name, score in single.items()}
-        return averaged | {"repeats": num_repeats(view.z)}
 
     def _novelty(self, z: torch.Tensor) -> torch.Tensor:
-        deviation = self.trained.std(dim=0).clamp_min(1e-6)
-        distance = torch.cdist((z / deviation).flatten(0, 1), self.trained / deviation)
-        nearest = distance.topk(min(self.config.num_neighbours, len(self.trained)), largest=False).values
+        trained = self.healthy.trained
+        deviation = trained.std(dim=0).clamp_min(1e-6)
+        distance = torch.cdist((z / deviation).flatten(0, 1), trained / deviation)
+        nearest = distance.topk(min(self.config.num_neighbours, len(trained)), largest=False).values
         return nearest.mean(dim=1).unflatten(0, z.shape[:2])
 
 
-def calm_scores(config: AlarmConfig, view: View, trained: torch.Tensor) -> dict[str, torch.Tensor]:
+def calm_scores(config: AlarmConfig, healthy: Healthy) -> dict[str, torch.Tensor]:
     """Scores [U, T] of sequences without faults, each by an alarm fitted to others.
 
     Thresholds come from these: an alarm finds the sequences that it was fitted to calmer than new ones.
     They are dealt to NUM_FOLDS folds, or one each. Raises SemcomError for a single sequence.
     """
-    num = len(view.z)
+    num, num_steps = healthy.view.z.shape[:2]
     if num < 2:
         raise SemcomError(
             "an alarm's threshold takes 2 sequences without faults: raise split.validation_share"
@@ -173,31 +193,10 @@ def calm_scores(config: AlarmConfig, view: View, trained: torch.Tensor) -> dict[
     found: dict[str, torch.Tensor] = {}
     for number in fold.unique():
         judged = fold == number
-        scores = Alarm.fit(config, view.of(~judged), trained).scores(view.of(judged))
+        scores = Alarm.fit(config, healthy.of(~judged)).scores(healthy.view.of(judged))
         for name, score in scores.items():
-            found.setdefault(name, torch.zeros(view.z.shape[:2]))[judged] = score
+            found.setdefault(name, torch.zeros(num, num_steps))[judged] = score
     return found
-
-
-def combined(calm: dict[str, torch.Tensor], scores: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
-    """Returns the largest of the scores COMBINED in terms of p-values, -log p, in the shape of one of them.
-
-    p = (1 + number of calm scores that are at least as large) / (1 + number of calm scores). Scores above all
-    calm ones go on as the tail of an exponential density would, by (s - largest) / mean excess of the highest
-    tenth over the others; they would be tied else. Without scores: of the calm ones themselves, each among
-    the others, to set the threshold by.
-    """
-    surprise = []
-    for name in COMBINED:
-        reference = calm[name].flatten().sort().values
-        judged = calm[name] if scores is None else scores[name]
-        num_above = len(reference) - torch.searchsorted(reference, judged.contiguous())
-        is_new = 0 if scores is None else 1
-        p_value = (num_above + is_new) / (len(reference) + is_new)
-        num_tail = max(1, len(reference) // 10)
-        excess = (reference[-num_tail:] - reference[-num_tail - 1]).mean().clamp_min(1e-6)
-        surprise.append((judged - reference[-1]).clamp_min(0) / excess - p_value.log())
-    return torch.stack(surprise).amax(dim=0)
 
 
 def running_average(score: torch.Tensor, memory: float) -> torch.Tensor:
@@ -208,16 +207,25 @@ def running_average(score: torch.Tensor, memory: float) -> torch.Tensor:
     return torch.stack(steps, dim=1)
 
 
-def num_repeats(z: torch.Tensor) -> torch.Tensor:
-    """Counts for how many steps in a row the same numbers came again, of z [U, T, d]: float [U, T].
+def run_surprise(z: torch.Tensor, healthy: torch.Tensor, num_alike: int) -> torch.Tensor:
+    """Adds up how surprising it is that the very same numbers came again, of z [U, T, d]: float [U, T].
 
-    A sensor's noise changes its payload almost always, unless its codec has few levels; then a healthy one
-    repeats itself too, and a threshold above zero lets a frozen one pass for as many steps.
+    Each step that brings what the one before brought adds -log p, any other one starts again at zero.
+    p = (k + 1/2) / (K + 1): of the K = num_alike embeddings next to it among healthy [V, T', d] k were sent
+    again in the next step (Krichevsky and Trofimov 1981). A sensor's noise changes its payload almost always,
+    but a camera that sees nobody, of which a codec of few levels leaves the same again and again.
     """
+    deviation = healthy.flatten(0, 1).std(dim=0).clamp_min(1e-6)
+    came_again = (healthy[:, 1:] == healthy[:, :-1]).all(dim=-1).flatten().float()
+    before = (healthy[:, :-1] / deviation).flatten(0, 1)
+    num = min(num_alike, len(before))
+    distance = torch.cdist((z[:, :-1] / deviation).flatten(0, 1), before)
+    alike = came_again[distance.topk(num, largest=False).indices].sum(dim=1)
+    surprise = -((alike + 0.5) / (num + 1)).log().unflatten(0, (len(z), -1))
     same = (z[:, 1:] == z[:, :-1]).all(dim=-1)
     steps = [torch.zeros(len(z))]
     for step in range(same.shape[1]):
-        steps.append((steps[-1] + 1) * same[:, step])
+        steps.append((steps[-1] + surprise[:, step]) * same[:, step])
     return torch.stack(steps, dim=1)
 
 

@@ -15,9 +15,10 @@ from channels.links.erasure import ErasureConfig
 from nodes.contracts import CellSpec, Receiver, Sender, Shared
 from nodes.schedulers import PeriodicConfig, RoundRobinConfig, SchedulerConfig
 from scenarios.contracts import Point
-from scenarios.isac.config import IsacConfig
+from scenarios.isac.config import IsacConfig, JpegConfig
 from scenarios.isac.data import SensingData
 from scenarios.isac.jpeg import JpegCodec
+from scenarios.isac.memo import Memo
 from scenarios.isac.methods import METHODS, AnyCodec, SceneReceiver, SensorSender
 from scenarios.isac.models import CAMERA, SensingModel
 from scenarios.isac.world import SensingWorld
@@ -28,16 +29,18 @@ from semcom.packets import model_version
 from semcom.rng import Streams
 
 _JPEG_CODEC_ID = 15
-"""Of packets that carry JPEG scans, and embeddings of CSI beside them: no codec of the catalogue has it."""
+"""Of packets that carry JPEG frames, and embeddings of CSI beside them: no codec of the catalogue has it."""
 _MAX_FRAMES = 256
+_NUM_KEPT = 128
+"""Batches of JPEG frames whose embeddings a model remembers: those of a step in all cells of one seed."""
 
 
 @dataclass(frozen=True)
 class Setting:
     """An operating point with everything filled in.
 
-    silent: the sensors that are missing from the outage on. quality and downscale are 0 where cameras send
-    embeddings. Receivers report in every receiver_interval_steps-th step, beginning with the first.
+    silent: the sensors that are missing from the outage on. jpeg is None where cameras send embeddings.
+    Receivers report in every receiver_interval_steps-th step, beginning with the first.
     """
 
     method: str
@@ -45,8 +48,7 @@ class Setting:
     silent: frozenset[int]
     codec: CodecConfig
     link: LinkConfig
-    quality: int
-    downscale: int
+    jpeg: JpegConfig | None
     receiver_interval_steps: int
 
     @property
@@ -58,7 +60,10 @@ class Setting:
     def codec_key(self) -> str:
         """Names the codecs, one for each sensor, among the shared objects."""
         model = METHODS[self.method].model
-        return f"codecs/{self.seed}/{model}/{codec_name(self.codec)}/{self.quality}/{self.downscale}"
+        frames = (
+            f"{self.jpeg.quality}/{self.jpeg.downscale}/{self.jpeg.container}" if self.jpeg else "embedded"
+        )
+        return f"codecs/{self.seed}/{model}/{codec_name(self.codec)}/{frames}"
 
 
 def model_key(method: str, seed: int) -> str:
@@ -94,12 +99,11 @@ def resolve(config: IsacConfig, point: Point, num_cameras: int, num_receivers: i
         number = min(int(point.axes["num_receivers"]), num_receivers)
         kept = set(np.linspace(0, num_receivers - 1, number).round().astype(int).tolist())
         silent |= {0} | {sensor for sensor in receivers if sensor - num_cameras not in kept}
-    is_jpeg = method.frames == "jpeg"
-    quality = int(point.axes.get("quality", config.jpeg.quality)) if is_jpeg else 0
-    downscale = int(point.axes.get("downscale", config.jpeg.downscale)) if is_jpeg else 0
+    told = {name: point.axes[name] for name in JpegConfig.model_fields if name in point.axes}
+    jpeg = config.jpeg.model_copy(update=told) if method.frames == "jpeg" else None
     codec = codec_config(str(point.axes["codec"])) if "codec" in point.axes else config.codec
     interval = 1 if method.is_whole else int(point.axes.get("receiver_interval", 1))
-    return Setting(point.method, point.seed, frozenset(silent), codec, link, quality, downscale, interval)
+    return Setting(point.method, point.seed, frozenset(silent), codec, link, jpeg, interval)
 
 
 def make_shared(
@@ -109,27 +113,39 @@ def make_shared(
 ) -> dict[str, Any]:
     """Collects the models, the test data and the codecs that the settings need; models by model_key."""
     shared: dict[str, Any] = {}
+    made: dict[tuple[object, ...], AnyCodec] = {}
     for setting in settings:
         model, seed = models[setting.model_key], setting.seed
         if setting.model_key not in shared:
             shared[setting.model_key] = model
+            shared[f"embedded/{setting.model_key}"] = Memo(_NUM_KEPT)
             shared[f"version/{setting.model_key}"] = model_version(model.state_dict())
             shared[f"test/{seed}"] = {"frame": data[seed].test.frame, "csi": data[seed].test.csi}
         if setting.codec_key not in shared:
-            shared[setting.codec_key] = [
-                _codec(setting, model, sensor, data[seed]) for sensor in range(model.num_sensors)
-            ]
+            names = [_codec_name(setting, model, sensor) for sensor in range(model.num_sensors)]
+            for sensor, name in enumerate(names):
+                if name not in made:
+                    made[name] = _codec(setting, model, sensor, data[seed])
+            shared[setting.codec_key] = [made[name] for name in names]
     return shared
+
+
+def _codec_name(setting: Setting, model: SensingModel, sensor: int) -> tuple[object, ...]:
+    """What the codec of one sensor depends on: that of frames on no model, any other on no quality."""
+    if setting.jpeg and model.modality[sensor] == CAMERA:
+        return setting.seed, sensor, setting.jpeg
+    return setting.model_key, sensor, setting.codec
 
 
 def _codec(setting: Setting, model: SensingModel, sensor: int, data: SensingData) -> AnyCodec:
     """Fits the codec of one sensor to what training data have of it."""
-    if setting.quality and model.modality[sensor] == CAMERA:
+    if (told := setting.jpeg) and model.modality[sensor] == CAMERA:
         height, width = data.train.frame.shape[-2:]
-        jpeg = JpegCodec(height, width, setting.quality, setting.downscale)
-        frames = data.train.frame[:, :, sensor].flatten(0, 1)
-        every = -(-len(frames) // _MAX_FRAMES)
-        jpeg.fit(frames[::every].permute(0, 2, 3, 1).numpy())
+        jpeg = JpegCodec(height, width, told.quality, told.downscale, told.container)
+        if told.container == "scan":
+            frames = data.train.frame[:, :, sensor].flatten(0, 1)
+            every = -(-len(frames) // _MAX_FRAMES)
+            jpeg.fit(frames[::every].permute(0, 2, 3, 1).numpy())
         return jpeg
     dim = model.dim_of(sensor)
     codec = make_codec(setting.codec, dim)
@@ -188,6 +204,7 @@ def _make_receiver(setting: Setting, num_rooms: int, shared: Shared) -> Receiver
         _codec_id(codecs),
         METHODS[setting.method].fill,
         num_rooms,
+        shared[f"embedded/{setting.model_key}"],
     )
 
 

@@ -24,7 +24,7 @@ from channels.links.erasure import ErasureConfig
 from channels.room import Furniture, RoomConfig, check_room
 from scenarios.isac.alarm import AlarmConfig
 from scenarios.isac.data import MIN_STEPS, ObservationConfig, SplitConfig, split_sequences
-from scenarios.isac.jpeg import JpegCodec
+from scenarios.isac.jpeg import Container, JpegCodec
 from scenarios.isac.methods import METHODS
 from scenarios.isac.models import ModelConfig
 from scenarios.isac.sizes import check_sizes
@@ -63,6 +63,10 @@ class JpegConfig(BaseModel):
     quality: int = Field(40, ge=1, le=100, description="JPEG quality, as libjpeg has it")
     downscale: Literal[1, 2, 4] = Field(
         1, description="by how much frames are shrunk before, and enlarged after"
+    )
+    container: Container = Field(
+        "scan",
+        description="what is sent of a frame: only the scan, with Huffman tables fitted before, or a file",
     )
 
 
@@ -109,6 +113,9 @@ class EvaluationConfig(BaseModel):
     )
     downscales: tuple[Literal[1, 2, 4], ...] = Field(
         (1, 2), description="by how much JPEG frames are shrunk before in the rate result"
+    )
+    containers: tuple[Container, ...] = Field(
+        ("scan", "file"), description="what is sent of a JPEG frame in the rate result"
     )
     faults: tuple[str, ...] = Field(tuple(FAULTS), description=f"faults: {', '.join(FAULTS)}")
     rate_receiver_intervals: tuple[Annotated[int, Field(ge=1, le=10_000)], ...] = Field(
@@ -227,7 +234,8 @@ def _check_radio(config: IsacConfig) -> None:
     for name in config.evaluation.loss_methods:
         if METHODS[name].frames == "jpeg" and isinstance(config.data, GeneratedData):
             room, told = config.data.room, config.jpeg
-            codec = JpegCodec(room.frame_height_px, room.frame_width_px, told.quality, told.downscale)
+            size = room.frame_height_px, room.frame_width_px
+            codec = JpegCodec(*size, told.quality, told.downscale, told.container)
             check_packet(config.link, grid, step_s, HEADER_BITS + 8 * codec.max_payload_bytes(), name)
     num_steps = config.data.room.num_steps if isinstance(config.data, GeneratedData) else 1
     check_channel(config.channel, grid, num_steps, step_s)

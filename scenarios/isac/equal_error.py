@@ -15,7 +15,9 @@ WITHOUT_RECEIVERS = ("image-only", "jpeg-cameras")
 """Methods that send no radio observations: how often receivers report is nothing to them."""
 ALLOWANCE = 1.05
 """The cautious comparison lets JPEG have this many times the error; a flat curve's end decides nothing."""
-_POINT = ("receiver_interval", "codec", "quality", "downscale")
+_POINT = ("receiver_interval", "codec", "quality", "downscale", "container")
+CONTAINERS = {"scan": "scans", "file": "files"}
+"""What is sent of a JPEG frame, and how tables call it: the scan alone, or an ordinary file."""
 _SIZES = ["bits_per_step", "localisation_error_m"]
 
 
@@ -59,40 +61,65 @@ def compare_at_equal_error(rate: pd.DataFrame) -> pd.DataFrame:
     rate: the records of the result `rate`. Once at that very error and once within 5 % of it (ALLOWANCE),
     all of it seed by seed on that seed's curve over all qualities and sizes of JPEG frames, of the cheaper
     baseline: `jpeg`, with CSI of as many steps, or `jpeg-cameras`; for a method without receivers the latter
-    alone. `against` says which it was, in how many seeds where they differ; so does the rest where JPEG never
-    gets there in some seeds, or does with fewer bits than were tried. Empty if either side is missing.
+    alone. A row for frames of which only the scan is sent, and one for frames sent as files, as far as the
+    records have them. `against` says which baseline it was, in how many seeds where they differ; so does the
+    rest where JPEG never gets there in some seeds, or does with fewer bits than were tried. Empty if either
+    side is missing.
     """
     points = _points(rate)
     if points.empty:
         return pd.DataFrame()
     rows = []
-    ours = points[~points["method"].isin(BASELINES)]
-    for (method, codec, _), every in ours.groupby(["method", "codec", "receiver_interval"], sort=False):
+    is_jpeg = points["method"].isin(BASELINES)
+    sent = [container for container in CONTAINERS if (points.loc[is_jpeg, "container"] == container).any()]
+    keys = ["method", "codec", "receiver_interval"]
+    for (method, codec, _), every in points[~is_jpeg].groupby(keys, sort=False):
         interval = int(every["receiver_interval"].iloc[0])
         baselines = BASELINES[1:] if method in WITHOUT_RECEIVERS else BASELINES
-        curves = {seed: _curves(points, baselines, seed, interval) for seed in every["seed"]}
-        part = every[[bool(curves[seed]) for seed in every["seed"]]]
-        if part.empty:
-            continue
-        row = {
-            "method": method,
-            "codec": codec,
-            "receiver_interval": interval,
-            "localisation_error_m (m)": _interval(part["localisation_error_m"].to_numpy()),
-            "bits_per_step (bit)": _interval(part["bits_per_step"].to_numpy()),
-        }
-        for words, allowance in (("at this error", 1.0), ("within 5 %", ALLOWANCE)):
-            wanted = allowance * part["localisation_error_m"]
-            chosen = [
-                cheaper({name: bits_at_error(*curve, error) for name, curve in curves[seed].items()})
-                for seed, error in zip(part["seed"], wanted, strict=True)
-            ]
-            theirs = np.array([needed.bits for _, needed in chosen])
-            signs = [needed.sign for _, needed in chosen]
-            row[f"times the bits {words}"] = _summary(theirs / part["bits_per_step"].to_numpy(), signs)
-            row[f"against {words}"] = _counted([name for name, _ in chosen])
-        rows.append(row)
+        for container in sent:
+            theirs = points[is_jpeg & (points["container"] == container)]
+            curves = {seed: _curves(theirs, baselines, seed, interval) for seed in every["seed"]}
+            part = every[[bool(curves[seed]) for seed in every["seed"]]]
+            if part.empty:
+                continue
+            row = {
+                "method": method,
+                "codec": codec,
+                "receiver_interval": interval,
+                "localisation_error_m (m)": _interval(part["localisation_error_m"].to_numpy()),
+                "bits_per_step (bit)": _interval(part["bits_per_step"].to_numpy()),
+                "JPEG frames sent as": CONTAINERS[container],
+            }
+            for words, allowance in (("at this error", 1.0), ("within 5 %", ALLOWANCE)):
+                row |= _times(part, curves, words, allowance)
+            rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _times(
+    part: pd.DataFrame,
+    curves: dict[int, dict[str, tuple[np.ndarray, np.ndarray]]],
+    words: str,
+    allowance: float,
+) -> dict[str, str]:
+    """How many times the bits of each seed the cheaper of its curves takes, and which that is."""
+    wanted = allowance * part["localisation_error_m"]
+    chosen = [
+        cheaper({name: bits_at_error(*curve, error) for name, curve in curves[seed].items()})
+        for seed, error in zip(part["seed"], wanted, strict=True)
+    ]
+    theirs = np.array([needed.bits for _, needed in chosen])
+    signs = [needed.sign for _, needed in chosen]
+    return {
+        f"times the bits {words}": _summary(theirs / part["bits_per_step"].to_numpy(), signs),
+        f"against {words}": _counted([name for name, _ in chosen]),
+    }
+
+
+def with_container(rate: pd.DataFrame) -> pd.DataFrame:
+    """Fills in what is sent of JPEG frames where records don't tell it: those knew scans alone."""
+    told = rate["container"] if "container" in rate else pd.Series(index=rate.index, dtype=object)
+    return rate.assign(container=told.mask(told.isna() & rate["method"].isin(BASELINES), "scan"))
 
 
 def _points(rate: pd.DataFrame) -> pd.DataFrame:
@@ -102,6 +129,7 @@ def _points(rate: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame()
     if "receiver_interval" not in chosen:
         chosen = chosen.assign(receiver_interval=1)
+    chosen = with_container(chosen)
     chosen = chosen.assign(receiver_interval=chosen["receiver_interval"].fillna(1).astype(int))
     keys = ["method", *(axis for axis in _POINT if axis in chosen), "seed"]
     wide = chosen.groupby([*keys, "metric"], sort=False, dropna=False)["value"].mean().unstack("metric")

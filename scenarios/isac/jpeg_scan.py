@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -15,6 +16,10 @@ _LUMA_BLOCKS = 4
 _MOST_BITS_OF_A_DIFFERENCE = 11
 _MOST_BITS_OF_A_COEFFICIENT = 10
 _SIXTEEN_ZEROS = 0xF0
+_TO_THE_END, _NO_CODE = 128, 256
+"""Numbers of coefficients that none passes: what the symbol of no more of them does, and what is no code."""
+_BYTES_AHEAD = 2 + 212
+"""A block is looked at as a whole, of at most 27 bits of DC and 63 times 26 of AC; words have 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -51,142 +56,145 @@ class HuffmanTable:
         """
         return np.cumsum(np.frombuffer(self.counts, np.uint8).astype(np.int64) << np.arange(15, -1, -1))
 
-    def codes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Code and its length for each of 256 symbols, int64; length 0 for those that have none."""
-        lengths = np.repeat(np.arange(1, 17), list(self.counts))
-        words = 1 << (16 - lengths)
-        code, length = np.zeros((2, 256), np.int64)
-        code[list(self.symbols)] = (np.cumsum(words) - words) >> (16 - lengths)
-        length[list(self.symbols)] = lengths
-        return code, length
 
-
+@dataclass(frozen=True)
 class _Lookup:
-    """The tables of several frames side by side; row 4 s + i is table i of the s-th set."""
+    """A table both ways.
 
-    def __init__(self, tables: Sequence[HuffmanTable]) -> None:
-        self.upper = np.stack([table.upper_bounds() for table in tables])
-        self.lower = np.concatenate([np.zeros((len(tables), 1), np.int64), self.upper[:, :-1]], axis=1)
-        counts = np.stack([np.frombuffer(table.counts, np.uint8) for table in tables]).astype(np.int64)
-        self.first = np.cumsum(counts, axis=1) - counts
-        self.symbols = np.zeros((len(tables), 256), np.int64)
-        for row, table in enumerate(tables):
-            self.symbols[row, : len(table.symbols)] = list(table.symbols)
-
-    def read(self, row: np.ndarray, word: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Symbol and length of the code that each 16-bit word begins with; length 0 where it is none."""
-        length = (word[:, None] >= self.upper[row]).sum(axis=1)
-        known = length < 16
-        index = np.minimum(length, 15)
-        offset = (word - self.lower[row, index]) >> (15 - index)
-        place = np.where(known, self.first[row, index] + offset, 0)
-        return self.symbols[row, place], np.where(known, length + 1, 0)
-
-
-class _Reading:
-    """Scans read side by side, symbol by symbol (ITU-T T.81, F.2.2); problems holds what is wrong."""
-
-    def __init__(
-        self, scans: Sequence[bytes], tables: Sequence[Sequence[HuffmanTable]], num_units: int
-    ) -> None:
-        self.problems: list[str | None] = [
-            None if scan.count(b"\xff") == scan.count(b"\xff\x00") else "there is a marker in it"
-            for scan in scans
-        ]
-        self._plain = [scan.replace(b"\xff\x00", b"\xff") for scan in scans]
-        self._num_blocks = _BLOCKS_PER_UNIT * num_units
-        # Three bytes are looked at from any place on, and a code with its number is no longer than 27 bits.
-        self._data = np.zeros((len(scans), max(map(len, self._plain)) + 8), np.uint8)
-        for row, text in enumerate(self._plain):
-            self._data[row, : len(text)] = np.frombuffer(text, np.uint8)
-        sets = list({id(four): four for four in tables}.values())
-        set_of = {id(four): number for number, four in enumerate(sets)}
-        self._lookup = _Lookup([table for four in sets for table in four])
-        self._first_row = np.array([4 * set_of[id(four)] for four in tables])
-
-    def words(self, rows: np.ndarray, at: np.ndarray) -> np.ndarray:
-        """The 16 bits from each place on, int64."""
-        first, second, third = (self._data[rows, (at >> 3) + ahead].astype(np.int64) for ahead in range(3))
-        return (((first << 16) | (second << 8) | third) >> (8 - (at & 7))) & 0xFFFF
-
-    def symbols(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-        """Yields the next symbol of each scan that goes on: row, table, symbol, where its number begins."""
-        num_bits = np.array([8 * len(text) for text in self._plain])
-        position, block, order = np.zeros((3, len(self._plain)), np.int64)
-        left = np.flatnonzero([problem is None for problem in self.problems])
-        while left.size:
-            is_dc = order[left] == 0
-            table = np.where(block[left] % _BLOCKS_PER_UNIT < _LUMA_BLOCKS, 0, 2) + ~is_dc
-            symbol, length = self._lookup.read(
-                self._first_row[left] + table, self.words(left, position[left])
-            )
-            yield left, table, symbol, position[left] + length
-            reached = np.where(is_dc, 1, np.where(symbol == 0, 64, order[left] + (symbol >> 4) + 1))
-            position[left] += length + num_extra_bits(table, symbol)
-            # Sixteen zeros are written only before a coefficient.
-            bad = (length == 0) | (reached > np.where(symbol == _SIXTEEN_ZEROS, 63, 64))
-            cut = position[left] > num_bits[left]
-            for row, is_cut in zip(left[bad | cut], cut[bad | cut], strict=True):
-                self.problems[row] = "it ends too early" if is_cut else "there is no such code"
-            block[left] += reached == 64
-            order[left] = np.where(reached == 64, 0, reached)
-            left = left[~bad & ~cut & (block[left] < self._num_blocks)]
-        for row, text in enumerate(self._plain):
-            over = int(num_bits[row] - position[row])
-            if self.problems[row] is None and over > 7:
-                self.problems[row] = f"{over // 8} bytes follow its end"
-            elif self.problems[row] is None and over and (text[-1] + 1) & ((1 << over) - 1):
-                self.problems[row] = "its last byte is not filled with ones"
-
-
-def num_extra_bits(table: np.ndarray, symbol: np.ndarray) -> np.ndarray:
-    """Bits of the number that follows a symbol of tables 0 to 3, DC and AC of luma and of chroma."""
-    return np.where(table % 2 == 0, symbol, symbol & 15)
-
-
-def check_scans(
-    scans: Sequence[bytes], tables: Sequence[Sequence[HuffmanTable]], num_units: int
-) -> list[str | None]:
-    """Says for each scan what is wrong with it: None if it is num_units units of 4:2:0, padded with ones.
-
-    scans: the bytes between a frame's header and its end, zeros stuffed after each 255; tables: for each
-    scan the four tables of DC and AC of luma, DC and AC of chroma. Decoders make up what a scan lacks, and
-    so can't be asked.
+    Of each 16-bit word the code that it begins with: symbol, uint8 [65536]; step, uint16 [65536]: how many
+    bits it takes, its number included, and 32 times how many coefficients it passes; _TO_THE_END of them
+    where the others are zero, _NO_CODE where there is none. Of each symbol code and num_bits, int64 [256];
+    0 bits where it has none.
     """
-    if not scans:
-        return []
-    reading = _Reading(scans, tables, num_units)
-    for _ in reading.symbols():
-        pass
-    return reading.problems
+
+    symbol: np.ndarray
+    step: np.ndarray
+    code: np.ndarray
+    num_bits: np.ndarray
+
+
+@lru_cache(maxsize=64)
+def _lookup(table: HuffmanTable) -> _Lookup:
+    symbol = np.array(list(table.symbols))
+    length = np.repeat(np.arange(1, 17), list(table.counts))
+    passed = np.where(symbol == 0, _TO_THE_END, (symbol >> 4) + 1)
+    if table.is_dc:
+        passed = np.ones_like(symbol)
+    step = (passed << 5) + length + _num_extra_bits(symbol, table.is_dc)
+    words = 1 << (16 - length)
+    code, num_bits = np.zeros((2, 256), np.int64)
+    code[symbol] = (np.cumsum(words) - words) >> (16 - length)
+    num_bits[symbol] = length
+    words = np.append(words, (1 << 16) - table.upper_bounds()[-1])
+    return _Lookup(
+        np.repeat(np.append(symbol, 0).astype(np.uint8), words),
+        np.repeat(np.append(step, _NO_CODE << 5).astype(np.uint16), words),
+        code,
+        num_bits,
+    )
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A scan read symbol by symbol (ITU-T T.81, F.2.2).
+
+    words: the 16 bits from each place on, uint16; at: where each symbol's code begins; first: which symbols
+    are a block's first; problem: what is wrong, with which the other fields are those up to there.
+    """
+
+    words: np.ndarray
+    at: list[int]
+    first: list[int]
+    problem: str | None
+
+
+def _read(scan: bytes, tables: Sequence[HuffmanTable], num_units: int) -> _Reading:
+    text = scan.replace(b"\xff\x00", b"\xff")
+    data = np.frombuffer(text + bytes(_BYTES_AHEAD), np.uint8).astype(np.uint32)
+    three = (data[:-2] << 16) | (data[1:-1] << 8) | data[2:]
+    words = (three[:, None] >> np.arange(8, 0, -1, dtype=np.uint32)).astype(np.uint16).ravel()
+    at: list[int] = []
+    first: list[int] = []
+    if scan.count(b"\xff") != scan.count(b"\xff\x00"):
+        return _Reading(words, at, first, "there is a marker in it")
+    # Items of a memoryview are Python's own integers, in a loop several times faster than numpy's.
+    word = words.data
+    steps = [_lookup(table).step.data for table in tables]
+    last_of_sixteen = _lookup(tables[1]).symbol, _lookup(tables[3]).symbol
+    place, num_bits = 0, 8 * len(text)
+    for block in range(_BLOCKS_PER_UNIT * num_units):
+        is_chroma = block % _BLOCKS_PER_UNIT >= _LUMA_BLOCKS
+        dc, ac = steps[2:] if is_chroma else steps[:2]
+        first.append(len(at))
+        at.append(place)
+        step = dc[word[place]]
+        place += step & 31
+        order = step >> 5
+        while order < 64:
+            at.append(place)
+            step = ac[word[place]]
+            place += step & 31
+            order += step >> 5
+        if place > num_bits:
+            return _Reading(words, at, first, "it ends too early")
+        # Sixteen zeros are written only before a coefficient.
+        is_full = order == 64 and last_of_sixteen[is_chroma][word[at[-1]]] != _SIXTEEN_ZEROS
+        if not is_full and not _TO_THE_END <= order < _NO_CODE:
+            return _Reading(words, at, first, "there is no such code")
+    return _Reading(words, at, first, _what_follows(text, num_bits - place))
+
+
+def _what_follows(text: bytes, num_bits: int) -> str | None:
+    """What is wrong with the last bits, which aren't codes."""
+    if num_bits > 7:
+        return f"{num_bits // 8} bytes follow its end"
+    if num_bits and (text[-1] + 1) & ((1 << num_bits) - 1):
+        return "its last byte is not filled with ones"
+    return None
+
+
+def _num_extra_bits(symbol: np.ndarray, is_dc: bool) -> np.ndarray:
+    """Bits of the number that follows a symbol."""
+    return symbol if is_dc else symbol & 15
+
+
+def check_scan(scan: bytes, tables: Sequence[HuffmanTable], num_units: int) -> str | None:
+    """Says what is wrong with a scan: None if it is num_units units of 4:2:0, filled with ones.
+
+    scan: the bytes between a frame's header and its end, zeros stuffed after each 255; tables: the four of
+    DC and AC of luma, DC and AC of chroma. Decoders make up what a scan lacks, and so can't be asked.
+    """
+    return _read(scan, tables, num_units).problem
 
 
 def transcode(
-    scans: Sequence[bytes], old: Sequence[HuffmanTable], new: Sequence[HuffmanTable], num_units: int
-) -> list[bytes | None]:
-    """Writes scans with other tables, the coefficients being the same; None where these lack a symbol.
+    scan: bytes, old: Sequence[HuffmanTable], new: Sequence[HuffmanTable], num_units: int
+) -> bytes | None:
+    """Writes a scan with other tables, the coefficients being the same; None where these lack a symbol.
 
-    Tables and errors as for `check_scans`; raises SemcomError for a scan that it would complain of.
+    Tables as for `check_scan`; raises SemcomError for a scan that it would complain of.
     """
-    if not scans:
-        return []
-    codes, lengths = (np.stack(parts) for parts in zip(*(table.codes() for table in new), strict=True))
-    reading, parts = _Reading(scans, [old] * len(scans), num_units), []
-    for rows, table, symbol, at in reading.symbols():
-        extra = num_extra_bits(table, symbol)
-        number = reading.words(rows, at) >> (16 - extra)
-        length = np.where(lengths[table, symbol] > 0, lengths[table, symbol] + extra, 0)
-        parts.append((rows, (codes[table, symbol] << extra) | number, length))
-    for number_of, problem in enumerate(reading.problems):
-        if problem:
-            raise SemcomError(f"scan {number_of} can't be written with other tables: {problem}")
-    row, value, length = (np.concatenate(column) for column in zip(*parts, strict=True))
-    of_scan = np.argsort(row, kind="stable")
-    ends = np.cumsum(np.bincount(row, minlength=len(scans)))
-    return [
-        None if (length[chosen] == 0).any() else _to_bytes(value[chosen], length[chosen])
-        for chosen in np.split(of_scan, ends[:-1])
-    ]
+    reading = _read(scan, old, num_units)
+    if reading.problem:
+        raise SemcomError(f"a scan can't be written with other tables: {reading.problem}")
+    at, num_symbols = np.array(reading.at), len(reading.at)
+    # Of each block the first symbol is of DC.
+    block = np.arange(_BLOCKS_PER_UNIT * num_units)
+    size = np.diff(np.append(reading.first, num_symbols))
+    table = np.repeat(np.where(block % _BLOCKS_PER_UNIT < _LUMA_BLOCKS, 1, 3), size)
+    table[reading.first] -= 1
+    value, length = np.empty((2, num_symbols), np.int64)
+    for number, (before, after) in enumerate(zip(old, new, strict=True)):
+        chosen = np.flatnonzero(table == number)
+        read, write, word = _lookup(before), _lookup(after), reading.words[at[chosen]]
+        symbol = read.symbol[word].astype(np.int64)
+        if not write.num_bits[symbol].all():
+            return None
+        extra = _num_extra_bits(symbol, before.is_dc)
+        end = at[chosen] + (read.step[word] & 31)
+        value[chosen] = (write.code[symbol] << extra) | (reading.words[end - extra] >> (16 - extra))
+        length[chosen] = write.num_bits[symbol] + extra
+    return _to_bytes(value, length)
 
 
 def _to_bytes(value: np.ndarray, length: np.ndarray) -> bytes:

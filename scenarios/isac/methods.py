@@ -11,6 +11,7 @@ import torch
 
 from scenarios.isac.heads import Scene
 from scenarios.isac.jpeg import JpegCodec
+from scenarios.isac.memo import Memo
 from scenarios.isac.models import CAMERA, SensingModel
 from semcom.contracts import Codec, SemcomError
 from semcom.set_predictor import fill_in
@@ -122,7 +123,8 @@ class SceneReceiver:
     """The base station: decodes what arrives in time, and completes the set of embeddings.
 
     Device k is sensor k % S of room k // S. Its command to a device is what it now believes that sensor's
-    embedding to be and a number that says why (ARRIVED, INPAINTED, PRIOR): [K, D + 1].
+    embedding to be and a number that says why (ARRIVED, INPAINTED, PRIOR): [K, D + 1]. embedded: what the
+    model made of batches of JPEG frames before, shared with base stations that meet the same ones.
     """
 
     def __init__(
@@ -133,7 +135,9 @@ class SceneReceiver:
         codec_id: int,
         fill: Fill,
         num_rooms: int,
+        embedded: Memo[torch.Tensor],
     ) -> None:
+        self.embedded = embedded
         self.model, self.codecs, self.model_version = model, codecs, model_version
         self.codec_id, self.fill, self.num_rooms = codec_id, fill, num_rooms
         self.max_payload_bits = max(
@@ -157,8 +161,7 @@ class SceneReceiver:
             which = np.flatnonzero(sensors == sensor)
             codec, some = self.codecs[sensor], [payloads[index] for index in which]
             if isinstance(codec, JpegCodec):
-                frame = torch.from_numpy(codec.decode(some)).permute(0, 3, 1, 2)
-                z = self.model.embed_camera(frame, sensor)
+                z = self._embedded(codec.decode(some), sensor)
                 bits[which] = [8 * len(payload) for payload in some]
             else:
                 z = codec.decode(some)
@@ -178,6 +181,11 @@ class SceneReceiver:
 
     def applied(self, step: int, command: torch.Tensor) -> None:
         """Has nothing to learn: sensors are not steered."""
+
+    def _embedded(self, frames: np.ndarray, sensor: int) -> torch.Tensor:
+        frame = torch.from_numpy(frames).permute(0, 3, 1, 2)
+        question = b"%d/%d/" % (sensor, len(frames)) + frames.tobytes()
+        return self.embedded.answer(question, lambda: self.model.embed_camera(frame, sensor))
 
     def _is_informed(self) -> torch.Tensor:
         """Tells of which rooms anything arrived in the steps that the method looks at, bool [num_rooms]."""

@@ -16,7 +16,13 @@ from analysis.figures import STYLE, add_legend, draw_lines, draw_reference, new_
 from analysis.statistics import summarise
 from analysis.tables import pivot, to_text
 from scenarios.isac.comparisons import OURS, over_no_loss, over_others, rank_in
-from scenarios.isac.equal_error import BASELINES, WITHOUT_RECEIVERS, compare_at_equal_error
+from scenarios.isac.equal_error import (
+    BASELINES,
+    CONTAINERS,
+    WITHOUT_RECEIVERS,
+    compare_at_equal_error,
+    with_container,
+)
 from scenarios.isac.vocabulary import FALSE_ALARMS, FAULTS, MISSING
 
 _ORDER = [
@@ -38,8 +44,8 @@ _TITLES = {
     "prior_share": "Share of steps answered by the prior, nothing having arrived",
 }
 _COLUMNS = {"scenario", "method", "seed", "metric", "value", "unit", "num_samples", "result"}
-_ALARMS = ("detection_rate", "false_alarm_rate", "auc")
-_RATE_AXES = ("receiver_interval", "codec", "quality", "downscale")
+_ALARMS = ("detection_rate", "detection_rate_where_wrong", "false_alarm_rate", "auc")
+_RATE_AXES = ("receiver_interval", "codec", "quality", "downscale", "container")
 
 
 def _part(records: pd.DataFrame, result: str) -> pd.DataFrame:
@@ -159,9 +165,15 @@ def _versus_bits(rate: pd.DataFrame) -> pd.DataFrame:
 def _draw_rate(rate: pd.DataFrame, folder: Path) -> list[Path]:
     """A line for each method, and one of JPEG for each size of its frames.
 
+    Of JPEG frames that are sent in more than one way only the scans are drawn: files have the same errors.
     A panel for how often receivers report; methods without them are in each.
     """
-    series = rate["method"].copy()
+    container = with_container(rate)["container"]
+    sent = next((name for name in CONTAINERS if (container == name).any()), "scan")
+    rate = rate[container.isna() | (container == sent)]
+    series = rate["method"].where(
+        container.isna() | (sent == "scan"), rate["method"] + f" {CONTAINERS[sent]}"
+    )
     if "downscale" in rate and rate["downscale"].nunique() > 1:
         size = rate["downscale"].map({1: "full size", 2: "half size", 4: "quarter size"})
         series = series.where(size.isna(), series + ", " + size.fillna(""))

@@ -125,11 +125,21 @@ class IsacScenario:
             for name in told.codecs
         ]
         listed += [
-            ("rate", method, {"receiver_interval": interval, "quality": quality, "downscale": downscale})
+            (
+                "rate",
+                method,
+                {
+                    "receiver_interval": interval,
+                    "quality": quality,
+                    "downscale": downscale,
+                    "container": container,
+                },
+            )
             for method in told.jpeg_methods
             for interval in _intervals(config, method)
             for quality in told.qualities
             for downscale in told.downscales
+            for container in told.containers
         ]
         listed += [
             ("alarm", _WATCHES, {"fault": fault, "sensor": sensor})

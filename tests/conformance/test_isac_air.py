@@ -19,6 +19,7 @@ from scenarios.isac.cells import make_cell, make_shared, resolve
 from scenarios.isac.config import TINY
 from scenarios.isac.data import SensingData
 from scenarios.isac.jpeg import JpegCodec
+from scenarios.isac.memo import Memo
 from scenarios.isac.methods import ARRIVED, INPAINTED, METHODS, PRIOR, SceneReceiver
 from scenarios.isac.scenario import SCENARIO
 from scenarios.isac.world import SensingWorld
@@ -56,7 +57,9 @@ class HandModel:
 
 
 def station(fill: str = "predict", num_rooms: int = 2) -> SceneReceiver:
-    return SceneReceiver(HandModel(), [Float32Codec(2), Float32Codec(1)], VERSION, CODEC_ID, fill, num_rooms)
+    return SceneReceiver(
+        HandModel(), [Float32Codec(2), Float32Codec(1)], VERSION, CODEC_ID, fill, num_rooms, Memo(1)
+    )
 
 
 def payload(*values: float) -> bytes:
@@ -221,6 +224,38 @@ def test_jpeg_frames_are_embedded_where_they_arrive():
     assert outcome.counters["payload_bits"][1::2].sum() == 8 * sum(map(len, payloads))
     direct = model.embed_camera(data.test.frame[:, :, 1].flatten(0, 1), 1).unflatten(0, expected.shape[:2])
     assert not torch.allclose(belief[:, :, 1, :-1], direct, atol=1e-3)
+
+
+def test_files_show_what_scans_show_and_take_more_bits():
+    data, model = isac_setups.data(), isac_setups.model("image-only")
+    beliefs, bits = [], []
+    for container in ("scan", "file"):
+        axes = {"quality": 30, "downscale": 2, "container": container}
+        outcome, belief = outcome_of(told(), Point("rate", "jpeg-cameras", 0, axes), data, model)
+        beliefs.append(belief)
+        bits.append(outcome.counters["payload_bits"].sum())
+    assert torch.equal(*beliefs)
+    codec = JpegCodec(*data.test.frame.shape[-2:], 30, 2, "file")
+    frames = data.test.frame.transpose(0, 2).flatten(0, 2).permute(0, 2, 3, 1).numpy()
+    assert bits[1] == 8 * sum(map(len, codec.encode(frames)))
+    # Headers and tables of each.
+    assert bits[1] - bits[0] > 8 * 250 * len(frames)
+
+
+def test_sensors_of_one_codec_share_it_whatever_else_is_sent():
+    data, model, alone = isac_setups.data(), isac_setups.model(), isac_setups.model("image-only")
+    settings = [
+        resolve(told(), Point("rate", method, 0, axes), 2, num_receivers)
+        for method, num_receivers in (("jpeg", model.num_sensors - 2), ("jpeg-cameras", 0))
+        for axes in ({"quality": 5, "downscale": 1}, {"quality": 5, "downscale": 2})
+    ]
+    models = {settings[0].model_key: model, settings[2].model_key: alone}
+    shared = make_shared(settings, models, {0: data})
+    small, half, small_alone, half_alone = (shared[setting.codec_key] for setting in settings)
+    # Frames are coded alike for both models, embeddings of CSI beside frames of either size.
+    assert all(a is b for a, b in zip((*small[:2], *half[:2]), (*small_alone, *half_alone), strict=True))
+    assert all(a is b for a, b in zip(small[2:], half[2:], strict=True))
+    assert len({id(codec) for codec in (*small, *half)}) == 4 + model.num_sensors - 2
 
 
 def seen_otherwise(data: SensingData) -> SensingData:

@@ -1,5 +1,6 @@
 """JPEG frames without headers: they come back as Pillow decodes whole files, and nothing else is read."""
 
+import pickle
 from functools import cache
 from io import BytesIO
 
@@ -7,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from scenarios.isac import jpeg
 from scenarios.isac.jpeg import JpegCodec
 from scenarios.isac.jpeg_scan import HuffmanTable
+from scenarios.isac.memo import Memo
 from semcom.contracts import SemcomError
 
 HEIGHT, WIDTH = 40, 52
@@ -139,6 +142,21 @@ def test_the_reason_of_a_refusal_is_told():
     assert refused >= 8
 
 
+def test_the_decoder_survives_files_with_errors():
+    rng, codec = np.random.default_rng(0), JpegCodec(HEIGHT, WIDTH, 20, container="file")
+    files, refusals = codec.encode(room_frames(4, seed=0)), []
+    for number in range(200):
+        flipped = bytearray(files[number % 4])
+        for bit in rng.integers(0, 8 * len(flipped), size=int(rng.integers(1, 4))):
+            flipped[bit // 8] ^= 1 << (bit % 8)
+        try:
+            assert codec.decode([bytes(flipped)]).shape == (1, HEIGHT, WIDTH, 3)
+        except SemcomError as error:
+            refusals.append(str(error))
+    assert 0 < len(refusals) < 200
+    assert "\n" not in "".join(refusals)
+
+
 def test_the_decoder_survives_whatever_arrives():
     rng, codec = np.random.default_rng(0), fitted()
     real = codec.encode(room_frames(20, seed=0))
@@ -179,6 +197,83 @@ def test_rows_of_a_batch_are_independent_and_none_are_none():
     np.testing.assert_array_equal(codec.decode(payloads[::-1]), codec.decode(payloads)[::-1])
     assert codec.encode(frames[:0]) == []
     assert codec.decode([]).shape == (0, HEIGHT, WIDTH, 3)
+
+
+@pytest.mark.parametrize(("quality", "downscale"), [(5, 1), (20, 2), (95, 1), (100, 4)])
+def test_a_file_is_what_pillow_writes_and_shows_the_pixels_of_the_scan(quality, downscale):
+    frames = room_frames(6, seed=0)
+    frames[5] = np.random.default_rng(0).integers(0, 256, frames[5].shape)
+    codec, scans = JpegCodec(HEIGHT, WIDTH, quality, downscale, "file"), fitted(quality, downscale)
+    files, payloads = codec.encode(frames), scans.encode(frames)
+    np.testing.assert_array_equal(codec.decode(files), scans.decode(payloads))
+    for file, payload, frame in zip(files, payloads, frames, strict=True):
+        with Image.open(BytesIO(file)) as image:
+            image.load()
+            assert (image.format, image.size) == ("JPEG", codec.coded_size_px)
+            assert image.info["jfif"] == 257
+        if downscale == 1:
+            assert file == min((whole_file(frame, quality, optimize) for optimize in (False, True)), key=len)
+        # Headers and quantisation tables, whatever Huffman tables there are.
+        assert len(payload) + 200 < len(file) <= codec.max_payload_bytes()
+
+
+def test_files_that_the_codec_cannot_have_made_are_refused():
+    codec = JpegCodec(HEIGHT, WIDTH, 20, container="file")
+    (file,) = codec.encode(room_frames(1, seed=0))
+    for length in range(len(file)):
+        with pytest.raises(SemcomError, match="payload 1 has"):
+            codec.decode([file, file[:length]])
+    end = file[:-2]
+    other = whole_file(room_frames(1, seed=0)[0], 21)
+    for data, text in (
+        (b"", "it begins with another header"),
+        (other, "it begins with another header"),
+        (file.replace(b"\xff\xc4", b"\xff\xc5", 1), "a Huffman table is missing"),
+        (file[:-9], "its scan has no header or no end"),
+        (file + b"\0", "its scan has no header or no end"),
+        (end[:-3] + b"\xff\xd9", "it ends too early"),
+        (end + b"\0\1\2\xff\xd9", "3 bytes follow its end"),
+        (end + b"\xff\xd9\xff\xd9", "there is a marker in it"),
+        (file + bytes(1 << 20), f"it makes at most {codec.max_payload_bytes()}"),
+    ):
+        with pytest.raises(SemcomError, match=f"no JPEG file of {HEIGHT} x {WIDTH} pixels: {text}"):
+            codec.decode([data])
+
+
+def test_what_was_coded_before_is_not_coded_again(monkeypatch):
+    frames, codec = room_frames(3, seed=5), JpegCodec(HEIGHT, WIDTH, 20)
+    payloads = codec.encode(frames)
+    decoded = codec.decode(payloads)
+
+    def refuse(*_):
+        raise AssertionError
+
+    for name in ("transcode", "check_scan"):
+        monkeypatch.setattr(jpeg, name, refuse)
+    assert codec.encode(frames[::-1]) == payloads[::-1]
+    np.testing.assert_array_equal(codec.decode(payloads[::-1]), decoded[::-1])
+    # A copy knows nothing of it, and neither does one whose tables are others.
+    copy = pickle.loads(pickle.dumps(codec))
+    codec.fit(frames)
+    for each in (copy, codec):
+        for call in (lambda each=each: each.encode(frames), lambda each=each: each.decode(payloads)):
+            with pytest.raises(AssertionError):
+                call()
+
+
+def test_a_memo_forgets_what_was_asked_longest_ago():
+    asked = []
+
+    def ask(question: bytes) -> int:
+        def compute() -> int:
+            asked.append(question)
+            return len(asked)
+
+        return memo.answer(question, compute)
+
+    memo = Memo(2)
+    assert [ask(question) for question in (b"a", b"b", b"a", b"c", b"a", b"b")] == [1, 2, 1, 3, 1, 4]
+    assert asked == [b"a", b"b", b"c", b"b"]
 
 
 @pytest.mark.parametrize(

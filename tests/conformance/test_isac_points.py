@@ -10,6 +10,7 @@ from channels.links.nr import NrConfig
 from nodes.cluster import Cluster
 from scenarios.contracts import Point
 from scenarios.isac.cells import resolve
+from scenarios.isac.config import JpegConfig
 from scenarios.isac.scenario import SCENARIO, training_job
 from semcom.codecs.catalogue import CodecConfig
 from semcom.contracts import SemcomError
@@ -67,9 +68,10 @@ def test_points_that_ask_the_same_share_a_cell():
     fewer = Point("receivers", "oracle", 0, {"num_receivers": 3})
     assert len({settings_of(replace(p, method="oracle")) for p in (rate, seldom, fewer)}) == 1
     assert settings_of(Point("air", "inpainting", 0, {})).link == NrConfig()
-    jpeg = settings_of(Point("rate", "jpeg", 0, {"quality": 10, "downscale": 2}))
-    assert (jpeg.quality, jpeg.downscale) == (10, 2)
-    assert settings_of(Point("sweep", "jpeg", 0)).quality == told().jpeg.quality
+    jpeg = settings_of(Point("rate", "jpeg", 0, {"quality": 10, "downscale": 2, "container": "file"}))
+    assert jpeg.jpeg == JpegConfig(quality=10, downscale=2, container="file")
+    assert settings_of(Point("sweep", "jpeg", 0)).jpeg == told().jpeg
+    assert settings_of(Point("sweep", "inpainting", 0)).jpeg is None
 
 
 def listed(config, result: str) -> list[tuple]:
@@ -84,7 +86,8 @@ def test_points_are_those_that_the_evaluation_names():
     ]  # fmt: skip
     assert listed(config, "rate") == [
         ("inpainting", 1, "uniform-4"), ("inpainting", 4, "uniform-4"), ("image-only", 1, "uniform-4"),
-        ("jpeg", 1, 5, 1), ("jpeg", 4, 5, 1), ("jpeg-cameras", 1, 5, 1),
+        ("jpeg", 1, 5, 1, "scan"), ("jpeg", 1, 5, 1, "file"), ("jpeg", 4, 5, 1, "scan"),
+        ("jpeg", 4, 5, 1, "file"), ("jpeg-cameras", 1, 5, 1, "scan"), ("jpeg-cameras", 1, 5, 1, "file"),
     ]  # fmt: skip
     assert listed(config, "alarm") == [
         ("inpainting", "frozen", "camera"), ("inpainting", "frozen", "receiver"),

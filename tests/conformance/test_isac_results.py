@@ -72,7 +72,8 @@ def everything(num_seeds: int) -> list[dict[str, object]]:
         for number, (fault, sensor) in enumerate((f, s) for s in ("camera", "receiver")
                                                  for f in ("swapped", "frozen", "noise")):  # fmt: skip
             axes = {"fault": fault, "sensor": sensor, "score": "energy"}
-            for metric, value in (("auc", 0.99), ("detection_rate", 0.95), ("false_alarm_rate", 0.051)):
+            for metric, value in (("auc", 0.99), ("detection_rate", 0.95), ("false_alarm_rate", 0.051),
+                                  ("detection_rate_where_wrong", 0.96)):  # fmt: skip
                 rows.append(row("alarm", "inpainting", metric, value, seed, **axes))
             for rate in grid:
                 value = rate ** (0.05 * (1 + number))
@@ -111,7 +112,8 @@ def test_every_figure_and_table_is_made(tmp_path, monkeypatch, num_seeds):
     assert table.columns.tolist() == ["method", "none", "camera-1", "receivers"]
     alarm = tables["Corrupted sensors detected, the threshold being set for 5 % false alarms"]
     assert alarm["fault"].tolist()[::2] == ["frozen", "noise", "swapped"]
-    assert alarm.columns.tolist()[-3:] == ["detection_rate", "false_alarm_rate", "auc"]
+    rates = ["detection_rate", "detection_rate_where_wrong", "false_alarm_rate", "auc"]
+    assert alarm.columns.tolist()[-4:] == rates
 
 
 @pytest.mark.parametrize("result", [*FIGURES, "air"])
@@ -269,6 +271,33 @@ def test_receivers_report_as_often_with_jpeg_frames_as_with_embeddings():
         ["inpainting", 1],
         ["inpainting", 4],
     ]
+
+
+def test_scans_and_files_are_compared_apart_and_scans_alone_are_drawn(tmp_path, monkeypatch):
+    rows = rate("inpainting", 0.5, 100, codec="uniform-2")
+    scans = rate("jpeg", 0.5, 800, quality=5, downscale=1)
+    rows += [each | {"container": "scan"} for each in scans]
+    rows += rate("jpeg", 0.5, 1500, quality=5, downscale=1, container="file")
+    columns = ["JPEG frames sent as", "times the bits at this error"]
+    records = pd.DataFrame(rows)
+    assert compare_at_equal_error(records)[columns].values.tolist() == [["scans", "8"], ["files", "15"]]
+    # Records that don't tell it are of scans.
+    found = compare_at_equal_error(pd.DataFrame([*rows[:2], *scans]))
+    assert found[columns].values.tolist() == [["scans", "8"]]
+    drawn = []
+
+    def draw(figure, folder, name):
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        drawn.append(
+            {label: handle[0].get_xdata().tolist() for handle, label in zip(handles, labels, strict=True)}
+        )
+        return []
+
+    monkeypatch.setattr(results, "save", draw)
+    draw_figures(records, tmp_path)
+    draw_figures(records[records["container"] != "scan"], tmp_path)
+    assert [sorted(lines) for lines in drawn] == [["inpainting", "jpeg"], ["inpainting", "jpeg files"]]
+    assert (drawn[0]["jpeg"], drawn[1]["jpeg files"]) == ([800], [1500])
 
 
 def test_a_method_is_compared_with_jpeg_frames_of_the_sensors_that_it_has():

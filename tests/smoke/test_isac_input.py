@@ -48,6 +48,8 @@ def refusal(arguments: list[str], capfd) -> str:
         (("evaluation.missing=[none,camera-1,none]",), "evaluation.missing holds 'none' twice"),
         (("evaluation.erasures=[0,0.3,0.0]",), "evaluation.erasures holds 0.0 twice"),
         (("evaluation.rate_receiver_intervals=[4,4]",), "evaluation.rate_receiver_intervals holds 4 twice"),
+        (("evaluation.containers=[file,file]",), "evaluation.containers holds 'file' twice"),
+        (("evaluation.containers=[jfif]",), 'containers = ["jfif"] is not a choice'),
         (("evaluation.rate_receiver_intervals=[]",), "rate_receiver_intervals = [] has the wrong length"),
         (NOTHING, "evaluation asks for nothing"),
         ((*NOTHING[1:], "evaluation.missing_methods=[inpainting]", "evaluation.missing=[]"),

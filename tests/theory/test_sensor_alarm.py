@@ -2,26 +2,27 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 
 from analysis.alarms import detection_at
 from scenarios.isac.alarm import (
-    COMBINED,
     Alarm,
     AlarmConfig,
     Gaussian,
+    Healthy,
     View,
     calm_scores,
-    combined,
+    expect,
     look,
-    num_repeats,
     past_windows,
+    run_surprise,
     running_average,
     spoil,
 )
-from scenarios.isac.heads import Scene
 from scenarios.isac.models import CAMERA, RECEIVER
+from scenarios.isac.verdict import COMBINED, calm_combined, combined, surprise
 from semcom.contracts import SemcomError
 
 PLAIN = AlarmConfig(memory=0, shrinkage=1e-3, num_neighbours=1)
@@ -33,10 +34,7 @@ class Sizes:
 
 
 class PlainModel:
-    """Two cameras and two receivers of which each is predicted as the sum of what is known of all steps.
-
-    Somebody stands at x = the first camera's embedding, and somebody who is hardly there elsewhere.
-    """
+    """Two cameras and two receivers of which each is predicted as the sum of what is known of all steps."""
 
     config, num_sensors, modality = Sizes(num_lags=2), 4, (CAMERA, CAMERA, RECEIVER, RECEIVER)
 
@@ -47,11 +45,6 @@ class PlainModel:
         known = torch.where(arrived[..., None], context, 0)
         return known.sum(dim=(1, 2))[:, None].expand(-1, self.num_sensors, 1)
 
-    def read(self, z: torch.Tensor) -> Scene:
-        x = torch.stack((z[:, 0, 0], 100 * z[:, 0, 0]), dim=1)
-        presence = torch.tensor([0.0, -50.0]).expand(len(z), 2)
-        return Scene(torch.stack((x, torch.zeros_like(x)), dim=2), presence, presence[..., None], presence)
-
 
 def gaussian(num_sequences: int, num_steps: int, dim: int, seed: int) -> torch.Tensor:
     """Correlated numbers of uneven deviations about a mean that is not zero, [U, T, 1, D]."""
@@ -60,10 +53,15 @@ def gaussian(num_sequences: int, num_steps: int, dim: int, seed: int) -> torch.T
     return 3.0 + z @ mix.T
 
 
-def view_of(z: torch.Tensor, predicted: torch.Tensor | None = None) -> View:
-    """What is seen of a sensor that is predicted as zero, or as given."""
-    predicted = torch.zeros_like(z) if predicted is None else predicted
-    return View(z, predicted, predicted, torch.zeros(z.shape[:2]))
+def view_of(z: torch.Tensor) -> View:
+    """What is seen of a kind's only sensor that is predicted as zero."""
+    nobody = torch.zeros(*z.shape[:2], 2, 0, z.shape[2])
+    return View(z, torch.zeros_like(z), nobody, nobody)
+
+
+def healthy_of(z: torch.Tensor, trained: torch.Tensor) -> Healthy:
+    view = view_of(z)
+    return Healthy(view, view.pairs, trained)
 
 
 def test_the_energy_of_a_gaussian_has_mean_one():
@@ -77,73 +75,98 @@ def test_the_energy_of_a_gaussian_has_mean_one():
     assert abs(float(density.energy(larger).mean()) - 1) > 4.5 * sigma
 
 
-def test_the_likelihood_tells_what_fits_its_prediction_from_what_is_usual_but_someone_else_s():
-    """z_hat of variance c^2, z of variance 1: 0 on average, and 2 c^2 / (1 - c^2) where z is another's."""
-    num, c = 20_000, 0.6
-    generator = torch.Generator().manual_seed(1)
-    predicted = c * torch.randn(num, 2, 1, generator=generator)
-    z = predicted + (1 - c * c) ** 0.5 * torch.randn(num, 2, 1, generator=generator)
-    alarm = Alarm.fit(PLAIN, view_of(z[: num // 2], predicted[: num // 2]), z[:1000, 0])
-    z, predicted = z[num // 2 :], predicted[num // 2 :]
-    for sent, wanted in ((z, 0.0), (z.flip(0), 2 * c * c / (1 - c * c))):
-        score = alarm.scores(view_of(sent, predicted))["likelihood"]
-        # Twice: the densities were fitted to as many numbers.
-        sigma = 2 * float(score.std()) / score.numel() ** 0.5
-        assert abs(float(score.mean()) - wanted) < 4.5 * sigma
-        assert abs(float(score.mean()) - wanted - 0.2) > 4.5 * sigma  # the power check
-
-
 def test_novelty_is_the_mean_distance_to_the_next_training_embeddings():
     trained = torch.tensor([[0.0, 0.0], [2.0, 0.0], [4.0, 0.0], [2.0, 3.0], [2.0, -3.0]])
     deviation = trained.std(dim=0)
     z = torch.tensor([[[0.0, 0.0], [2.0, 4.0]], [[1.0, 0.0], [4.0, 0.0]]])
-    alarm = Alarm.fit(PLAIN.model_copy(update={"num_neighbours": 2}), view_of(z), trained)
+    alarm = Alarm.fit(PLAIN.model_copy(update={"num_neighbours": 2}), healthy_of(z, trained))
     one_x, one_y = 1 / float(deviation[0]), 1 / float(deviation[1])
     expected = torch.tensor([[one_x, (one_y + 4 * one_y) / 2], [one_x, one_x]])
     torch.testing.assert_close(alarm.scores(view_of(z))["novelty"], expected)
 
 
-def test_averages_forget_and_repeats_are_counted_in_a_row():
+def test_averages_forget():
     score = torch.tensor([[4.0, 0.0, 8.0, 8.0]])
     torch.testing.assert_close(running_average(score, 0.5), torch.tensor([[4.0, 2.0, 5.0, 6.5]]))
     torch.testing.assert_close(running_average(score, 0), score)
-    z = torch.tensor([[[1.0, 2.0], [1.0, 2.0], [1.0, 2.0], [1.0, 3.0], [1.0, 3.0]]])
-    assert num_repeats(z).tolist() == [[0, 1, 2, 0, 1]]
 
 
-def test_a_sensor_is_predicted_without_itself_and_by_the_other_kind():
+def test_repeats_add_up_in_a_row_by_how_seldom_a_healthy_sensor_makes_them():
+    # Of the three 0 two are sent again, of the two 9 none: the last 9 of a sequence has no next step.
+    healthy = torch.tensor([[0.0, 0.0, 0.0, 9.0], [9.0, 3.0, 9.0, 3.0]])[..., None]
+    common, rare = -torch.tensor([2.5 / 4, 0.5 / 3]).log()
+    z = torch.tensor([[0.0, 0.0, 0.0, 1.0, 0.0], [3.0, 9.0, 9.0, 9.0, 9.0]])[..., None]
+    found = run_surprise(z[:1], healthy, 3)
+    torch.testing.assert_close(found, torch.tensor([[0, common, 2 * common, 0, 0]]))
+    found = run_surprise(z[1:], healthy, 2)
+    torch.testing.assert_close(found, torch.tensor([[0, 0, rare, 2 * rare, 3 * rare]]))
+
+
+def test_a_sensor_is_predicted_without_itself_and_its_kind_from_the_past():
     z = torch.randn(2, 3, 4, 1, generator=torch.Generator().manual_seed(4))
-    found = look(PlainModel(), z, 0)
+    model = PlainModel()
+    expected = expect(model, z, [0, 1])
+    found = look(model, z, 0, expected)
     past = torch.cat((torch.zeros(2, 1, 4, 1), z[:, :-1]), dim=1)
     torch.testing.assert_close(found.z, z[:, :, 0])
-    torch.testing.assert_close(found.by_all, (z + past)[:, :, 1:].sum(dim=2))
-    torch.testing.assert_close(found.by_kind, (z + past)[:, :, 2:].sum(dim=2))
-    # Only where somebody may be does it matter how far a place moves.
-    torch.testing.assert_close(found.moved_m, (found.z - found.by_all).abs()[..., 0])
-    assert look(PlainModel(), z, 3).moved_m.abs().max() == 0
+    torch.testing.assert_close(found.by_others, (z + past)[:, :, 1:].sum(dim=2))
+    torch.testing.assert_close(found.pairs[:, :, :, 0], z[:, :, :2])
+    without = past.sum(dim=2) + z[:, :, 2:].sum(dim=2)
+    torch.testing.assert_close(found.expected, without[:, :, None, None].expand(-1, -1, 2, 1, -1))
+    # Of the last receiver the first one is the other.
+    torch.testing.assert_close(look(model, z, 3, expected).pairs[:, :, :, 0], z[:, :, [3, 2]])
 
 
-def test_the_least_p_value_is_that_of_the_score_that_stands_out():
+def test_surprise_is_the_rank_among_calm_scores_and_goes_on_above_them():
+    calm = torch.arange(9.0)[:, None]
+    # At least as large as 4, 7 and 9 are five, two and none of nine. The largest is 8, the next one is 7.
+    found = surprise(calm, torch.tensor([4.0, 7.0, 9.0]))
+    beyond = torch.tensor([0.0, 0.0, (9.0 - 8) / (8 - 7)])
+    torch.testing.assert_close(found, beyond - torch.tensor([0.6, 0.3, 0.1]).log())
+
+
+def test_the_alarm_is_the_score_that_counts_most():
     calm = {name: torch.arange(9.0)[:, None] for name in COMBINED}
-    scores = {name: torch.tensor([[4.0, 4.0]]) for name in COMBINED}
-    scores[COMBINED[1]] = torch.tensor([[9.0, 7.0]])
-    # None and two of nine are at least as large; of 4, five are. The largest is 8, the next one is 7.
-    beyond = torch.tensor([[(9.0 - 8) / (8 - 7), 0.0]])
-    torch.testing.assert_close(combined(calm, scores), beyond - torch.tensor([[0.1, 0.3]]).log())
-    # Of its own, each is among the others: the largest of nine has p = 1 / 9.
-    torch.testing.assert_close(combined(calm)[:, 0], -(torch.arange(9, 0, -1) / 9).log())
+    usual = {name: torch.zeros(1, 1) for name in COMBINED}
+    odd = sum(COMBINED[name] for name in ("energy", "novelty")) * -torch.tensor([[0.3]]).log()
+    scores = usual | {name: torch.full((1, 1), 7.0) for name in ("energy", "novelty")}
+    torch.testing.assert_close(combined(calm, scores), odd)
+    torch.testing.assert_close(
+        combined(calm, scores | {"repeats": torch.full((1, 1), 2.0)}), torch.tensor([[6.0]])
+    )
+    torch.testing.assert_close(
+        combined(calm, scores | {"swap": torch.full((1, 1), 16.0)}), torch.tensor([[4.0]])
+    )
+    # The last of nine calm ones is above all others.
+    beyond = torch.tensor(1.0) - torch.tensor(1 / 9).log()
+    torch.testing.assert_close(calm_combined(calm)[8, 0], torch.maximum(beyond, torch.tensor(24.0)))
+    alone = calm | {name: torch.zeros(9, 1) for name in ("repeats", "swap")}
+    torch.testing.assert_close(calm_combined(alone)[8, 0], beyond)
 
 
 def test_the_combined_score_keeps_its_rate():
-    num, rate, generator = 4000, 0.05, torch.Generator().manual_seed(5)
-    calm, fresh = ({name: torch.randn(num, 1, generator=generator) for name in COMBINED} for _ in range(2))
-    usual = combined(calm, fresh).flatten().numpy()
-    found = detection_at(combined(calm).flatten().numpy(), usual, usual, rate).false_alarm_rate
-    sigma = (2 * rate * (1 - rate) / num) ** 0.5
-    assert abs(found - rate) < 4.5 * sigma
-    # The power check: thresholds of each score alone would alarm in 1 - 0.95^4 = 18.5 % of the steps.
-    alone = -torch.tensor(rate).log()
-    assert abs(float((usual > alone.item()).mean()) - rate) > 4.5 * sigma
+    num, num_rounds, rate, generator = 39, 100, 0.05, torch.Generator().manual_seed(5)
+
+    def drawn(num: int) -> dict[str, torch.Tensor]:
+        return {name: torch.randn(num, 1, generator=generator) for name in COMBINED}
+
+    together, alone = [], []
+    for _ in range(num_rounds):
+        calm, fresh = drawn(num), drawn(400)
+        usual = combined(calm, fresh).flatten().numpy()
+        threshold = calm_combined(calm).flatten().numpy()
+        together.append(detection_at(threshold, usual, usual, rate).false_alarm_rate)
+        highest = {name: score.flatten().sort().values[-2] for name, score in calm.items()}
+        alone.append(
+            float(
+                torch.cat([fresh[name] > highest[name] for name in COMBINED], dim=1).any(dim=1).float().mean()
+            )
+        )
+    # Of 39 + 1 that are exchangeable one is above the second largest of the others with probability 2 / 40.
+    sigma = float(np.std(together)) / num_rounds**0.5
+    assert abs(float(np.mean(together)) - rate) < 4.5 * sigma
+    # The power check: thresholds of each score alone alarm in 1 - 0.95^4 = 18.5 % of the steps.
+    assert abs(float(np.mean(alone)) - rate) > 4.5 * sigma
 
 
 def test_windows_look_back_and_know_where_a_sequence_begins():
@@ -156,12 +179,12 @@ def test_a_threshold_keeps_its_rate_only_on_sequences_the_alarm_was_not_fitted_t
     """Of few sequences of many dimensions, those fitted to look much calmer than new ones."""
     dim, rate = 24, 0.05
     config = PLAIN.model_copy(update={"shrinkage": 0.01})
-    held, fresh = (view_of(gaussian(num, 5, dim, num)[:, :, 0]) for num in (20, 400))
     trained = gaussian(40, 5, dim, 3).flatten(0, 2)
-    alarm = Alarm.fit(config, held, trained)
-    usual = alarm.scores(fresh)["energy"].flatten().numpy()
+    held, fresh = (healthy_of(gaussian(num, 5, dim, num)[:, :, 0], trained) for num in (20, 400))
+    alarm = Alarm.fit(config, held)
+    usual = alarm.scores(fresh.view)["energy"].flatten().numpy()
     found = {}
-    for name, calm in (("others", calm_scores(config, held, trained)), ("fitted", alarm.scores(held))):
+    for name, calm in (("others", calm_scores(config, held)), ("fitted", alarm.scores(held.view))):
         calmed = calm["energy"].flatten().numpy()
         found[name] = detection_at(calmed, usual, usual, rate).false_alarm_rate
     # A threshold from n scores has a rate of deviation sqrt(a (1 - a) / n).
@@ -169,15 +192,27 @@ def test_a_threshold_keeps_its_rate_only_on_sequences_the_alarm_was_not_fitted_t
     assert found["others"] <= highest
     assert found["fitted"] > highest  # the power check
     with pytest.raises(SemcomError, match="2 sequences without faults"):
-        calm_scores(config, held.of(torch.arange(20) < 1), trained)
+        calm_scores(config, held.of(torch.arange(20) < 1))
 
 
-@pytest.mark.parametrize(("num_levels", "share"), [(16, 1.0), (2, 0.0)])
-def test_a_frozen_sensor_is_told_at_once_unless_healthy_ones_repeat_themselves_too(num_levels, share):
-    """Of 4 numbers of 16 levels hardly any come again; of 2 levels one in 16 does, more than 5 %."""
-    z = torch.randint(num_levels, (500, 2, 4), generator=torch.Generator().manual_seed(6)).float()
-    calm, frozen = num_repeats(z)[:, 1].numpy(), num_repeats(z[:, :1].expand(-1, 2, -1))[:, 1].numpy()
-    assert detection_at(calm, calm, frozen, 0.05).detection_rate == share
+def test_a_frozen_sensor_is_told_at_once_where_healthy_ones_hardly_ever_repeat_themselves():
+    z = torch.randint(16, (500, 2, 4), generator=torch.Generator().manual_seed(6)).float()
+    calm, frozen = (run_surprise(sent, z, 50)[:, 1].numpy() for sent in (z, z[:, :1].expand(-1, 2, -1)))
+    assert detection_at(calm, calm, frozen, 0.05).detection_rate == 1
+
+
+def test_a_frozen_sensor_is_told_although_healthy_ones_repeat_themselves_where_nobody_is():
+    """One view in four is empty and comes again always, with the same numbers; all others never do."""
+    generator = torch.Generator().manual_seed(8)
+    empty = torch.rand(500, 1, 1, generator=generator) < 0.25
+    z = torch.where(empty, 0.0, torch.randn(500, 3, 4, generator=generator))
+    frozen = z[:, :1].expand(-1, 3, -1)
+    seen = ~empty.flatten().numpy()
+    calm, scores = (run_surprise(sent, z, 10)[:, 1].numpy() for sent in (z, frozen))
+    assert detection_at(calm, calm, scores[seen], 0.05).detection_rate == 1
+    # The power check: counted alike, the repeats of the empty views hide those of all others.
+    calm, scores = ((sent[:, 1] == sent[:, 0]).all(dim=-1).float().numpy() for sent in (z, frozen))
+    assert detection_at(calm, calm, scores[seen], 0.05).detection_rate == 0
 
 
 FIRST, SHAPE = 3, (4, 9, 3, 6, 5)
