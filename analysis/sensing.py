@@ -49,7 +49,7 @@ def localisation_errors_m(
 
 
 def assigned_estimates(true_m: npt.ArrayLike, estimate_m: npt.ArrayLike, score: npt.ArrayLike) -> IntArray:
-    """Which estimate `localisation_errors_m` holds for each pedestrian: int64 [N, P], -1 for who is not there.
+    """Which estimate `localisation_errors_m` holds for each pedestrian, int64 [N, P]: -1 for who is absent.
 
     Shapes and errors as there; of equal assignments the first.
     """
