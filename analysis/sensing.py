@@ -48,6 +48,29 @@ def localisation_errors_m(
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
+def assigned_estimates(true_m: npt.ArrayLike, estimate_m: npt.ArrayLike, score: npt.ArrayLike) -> IntArray:
+    """Which estimate `localisation_errors_m` holds for each pedestrian, int64 [N, P]: -1 for who is absent.
+
+    Shapes and errors as there; of equal assignments the first.
+    """
+    true, estimate = np.asarray(true_m, dtype=np.float64), np.asarray(estimate_m, dtype=np.float64)
+    first_true, first_estimate = _paired_positions(true, estimate, score)
+    there = np.isfinite(true).all(axis=2)
+    pedestrian = np.argsort(~there, axis=1, kind="stable")
+    best = np.argsort(-np.asarray(score, dtype=np.float64), axis=1, kind="stable")
+    found = np.full(there.shape, -1, dtype=np.int64)
+    count = num_present(true)
+    for num in np.unique(count[count > 0]):
+        rows = np.flatnonzero(count == num)
+        difference = first_true[rows, :num, None] - first_estimate[rows, None, :num]
+        costs = np.linalg.norm(difference, axis=-1)
+        orders = np.array(list(permutations(range(num))))
+        sums = np.stack([costs[:, range(num), order].sum(axis=1) for order in orders])
+        chosen = np.take_along_axis(best[rows], orders[sums.argmin(axis=0)], axis=1)
+        found[rows[:, None], pedestrian[rows, :num]] = chosen
+    return found
+
+
 def localisation_error_m(true_m: npt.ArrayLike, estimate_m: npt.ArrayLike, score: npt.ArrayLike) -> float:
     """Mean over all pedestrians of all steps of their distance to their estimates, in metres.
 

@@ -17,6 +17,9 @@ from scenarios.isac.measures import load_model
 from scenarios.isac.models import SensingModel
 from scenarios.isac.scenario import SCENARIO, training_job
 from scenarios.isac.sources import load_sequences
+from scenarios.isac.task import Task
+from scenarios.isac.training import make_model
+from semcom.rng import Streams
 
 NUM_SEQUENCES, NUM_STEPS, INTERVAL_S = 8, 12, 0.5
 FEW_STEPS = {name: 10 for name in TINY.training.model_dump() if name.startswith("num_steps")}
@@ -54,6 +57,18 @@ def model(name: str = "inpainting") -> SensingModel:
     """A trained model of seed 0; its method has the same name."""
     weights = trained()[training_job(config(), name, 0).key]
     return load_model(config(), data(), Point("sweep", name, 0), weights)
+
+
+def task(name: str = "inpainting", **update: Any) -> Task:
+    """A training that has not begun, of seed 0; its heads know the scale of the room. Nothing is mixed."""
+    told, train = changed("training", **{"mix_share": 0.0, **update}).training, data().train
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = make_model(config().model, data(), name)
+    made.frames.calibrate(train.frame.flatten(0, 1))
+    made.csi.calibrate(train.csi.flatten(0, 1)[:, : made.num_receivers])
+    made.head.calibrate(train.position_m)
+    return Task(made, told, train, Streams(0), torch.Generator().manual_seed(0), None)
 
 
 def recording(num_cameras: int = 2, num_receivers: int = 3, seed: int = 5) -> dict[str, Any]:

@@ -79,12 +79,20 @@ class CsiNormaliser(nn.Module):
         """Maps CSI of one receiver, complex64 [n, F], to its numbers, float32 [n, output_dim]."""
         return (self._raw(csi, receiver) - self.mean[receiver]) / self.deviation[receiver]
 
+    def turned(self, csi: torch.Tensor) -> torch.Tensor:
+        """Turns CSI of all receivers, complex64 [n, R, F], in phase until it fits its mean."""
+        return _turned(csi, self.mean_csi)
+
     def _raw(self, csi: torch.Tensor, receiver: int) -> torch.Tensor:
         mean = self.mean_csi[receiver]
         size = mean.abs().square().mean().sqrt().clamp_min(1e-20)
-        along = (csi * mean.conj()).sum(dim=-1, keepdim=True)
-        turned = csi * (along.conj() / along.abs().clamp_min(1e-30))
+        turned = _turned(csi, mean)
         both = torch.stack((turned, turned - mean), dim=-2) / size * self.window
         # Twice as many points as subcarriers: taps at half the resolution's spacing.
         taps = torch.fft.ifft(both, n=2 * both.shape[-1], dim=-1, norm="forward")[..., : self.num_taps]
         return (taps.abs() + 1e-3).log10().flatten(-2)
+
+
+def _turned(csi: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    along = (csi * mean.conj()).sum(dim=-1, keepdim=True)
+    return csi * (along.conj() / along.abs().clamp_min(1e-30))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from analysis.sensing import (
+    assigned_estimates,
     balanced_occlusion_accuracy,
     count_accuracy,
     localisation_error_m,
@@ -99,7 +100,10 @@ def _scene_records(point: Point, scene: Scene, test: Sequences, first: int) -> l
     visible = test.visible_share[:, first:].flatten(0, 1)
     if visible.isnan().all():
         return rows
-    hidden = (scene.occlusion > 0).transpose(1, 2).numpy()
+    # Of a pedestrian that estimate is asked which the localisation error holds for him.
+    place = torch.from_numpy(assigned_estimates(true_m, estimate_m, score)).clamp_min(0)[..., None]
+    occlusion = scene.occlusion.gather(1, place.expand(-1, -1, scene.occlusion.shape[2]))
+    hidden = (occlusion > 0).transpose(1, 2).numpy()
     for told in (occlusion_accuracy, balanced_occlusion_accuracy):
         rows.append(point_record(point, told.__name__, told(visible.numpy(), hidden), "1", num))
     return rows

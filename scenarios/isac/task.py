@@ -14,8 +14,9 @@ from torch import nn
 
 from scenarios.isac.data import Sequences
 from scenarios.isac.heads import Matching, Scene, scene_loss
-from scenarios.isac.jpeg import through_jpeg
+from scenarios.isac.mixing import ALONE, Draw, Partners
 from scenarios.isac.models import ModelConfig, SensingModel
+from scenarios.isac.scenes import TrainingScenes
 from semcom.encoders import ParallelMlpEncoder
 from semcom.masks import mask_links, mask_modalities
 from semcom.rng import Streams
@@ -47,6 +48,15 @@ class TrainingConfig(BaseModel):
     patch_px: int = Field(16, ge=1, le=1024, description="side of a patch")
     jpeg_share: float = Field(
         0.3, ge=0, le=1, description="share of the frames that come through JPEG of any quality in training"
+    )
+    mix_share: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of the training's scenes and walks that are two made one, if their people differ",
+    )
+    num_mixed_walks: int = Field(
+        500, ge=0, le=100_000, description="walks made of two that predictors and heads learn from"
     )
     csi_noise_std: float = Field(0.3, ge=0, le=10, description="noise on the CSI's numbers in training")
     csi_dropout: float = Field(0.5, ge=0, lt=1, description="share of the CSI's numbers left out in training")
@@ -105,7 +115,7 @@ class TrainingInputs:
 
 
 class Task:
-    """One model in training: its data, its random stream, where it leaves checkpoints, what stages share."""
+    """One model in training: its scenes, its walks, its randomness, where it leaves checkpoints."""
 
     def __init__(
         self,
@@ -118,65 +128,49 @@ class Task:
     ) -> None:
         self.model, self.config, self.train = model, config, train
         self.streams, self.generator, self.scratch = streams, generator, scratch
-        self.frame, self.csi = train.frame.flatten(0, 1), train.csi.flatten(0, 1)
-        self.position_m = train.position_m.flatten(0, 1)
-        self.visible = train.visible_share.flatten(0, 1).transpose(1, 2)
+        self.scenes = TrainingScenes(
+            model,
+            train,
+            streams,
+            generator,
+            jpeg_share=config.jpeg_share,
+            csi_noise_std=config.csi_noise_std,
+            csi_dropout=config.csi_dropout,
+        )
         self.encoder = SensorEncoder(model.camera_encoder, model.receiver_encoder, model.embedding_dim)
-        # Rows of `dims` that are zeros count nowhere.
-        self.real = torch.zeros(model.num_sensors, model.embedding_dim)
-        for sensor in range(model.num_sensors):
-            self.real[sensor, : model.dim_of(sensor)] = 1
-
-    @cached_property
-    def numbers(self) -> torch.Tensor:
-        """The CSI of all training steps as the encoders are shown it, [N, R, input_dim]."""
-        parts = [self.model.csi(self.csi[:, r], r) for r in range(self.model.num_receivers)]
-        return torch.stack(parts, dim=1) if parts else torch.zeros(len(self.csi), 0, 1)
 
     @cached_property
     def z(self) -> torch.Tensor:
         """Embeddings of all training steps, [U, T, S, D], once the encoders no longer change."""
-        z = embed_all(self.model, self.train)
-        self.deviation = z.flatten(0, 1).std(dim=0).clamp_min(1e-3)
-        return z
+        return embed_all(self.model, self.train)
 
     @cached_property
-    def compressed(self) -> torch.Tensor:
-        """All training frames once through JPEG of random quality and size, uint8 [N, C, 3, H, W]."""
+    def deviation(self) -> torch.Tensor:
+        """Deviation of these embeddings, [S, D]."""
+        return self.z.flatten(0, 1).std(dim=0).clamp_min(1e-3)
+
+    @cached_property
+    def pairs(self) -> Draw:
+        """Walks that are made of two, by their numbers; none where nobody can be brought together."""
         # A stream of its own: a training that goes on from a checkpoint meets the same ones.
-        generator = self.streams.torch_generator("jpeg-quality")
-        num = self.frame.shape[0] * self.frame.shape[1]
-        quality = torch.randint(5, 96, (num,), generator=generator)
-        downscale = 2 ** torch.randint(0, 3, (num,), generator=generator)
-        frames = self.frame.flatten(0, 1).permute(0, 2, 3, 1).numpy()
-        shown = through_jpeg(frames, quality.tolist(), downscale.tolist())
-        return torch.from_numpy(shown).permute(0, 3, 1, 2).unflatten(0, self.frame.shape[:2])
+        generator = self.streams.torch_generator("walk-pairs")
+        there = ~self.train.position_m.isnan().any(dim=-1).all(dim=1)
+        num = self.config.num_mixed_walks if self.config.mix_share else 0
+        walks = torch.randint(0, len(there), (8 * num,), generator=generator)
+        partner = Partners(there).draw(walks, 1.0, generator)
+        able = torch.nonzero(partner != ALONE)[:num, 0]
+        return Draw(walks[able], partner[able])
 
-    def content(self, rows: torch.Tensor) -> torch.Tensor:
-        """Normalised frames of training steps, [n, C, 3, H, W]."""
-        parts = [self.model.frames(self.frame[rows, c], c) for c in range(self.model.num_cameras)]
-        return torch.stack(parts, dim=1)
-
-    def content_seen(self, rows: torch.Tensor) -> torch.Tensor:
-        """The same, of which some came through JPEG: encoders are to know its artefacts."""
-        share = self.config.jpeg_share
-        if share == 0:
-            return self.content(rows)
-        through = torch.rand(len(rows), self.model.num_cameras, generator=self.generator) < share
-        frame = torch.where(through[:, :, None, None, None], self.compressed[rows], self.frame[rows])
-        parts = [self.model.frames(frame[:, c], c) for c in range(self.model.num_cameras)]
-        return torch.stack(parts, dim=1)
-
-    def spoilt(self, numbers: torch.Tensor) -> torch.Tensor:
-        """Adds noise to the CSI's numbers, and leaves some out."""
-        config = self.config
-        noise = torch.randn(numbers.shape, generator=self.generator)
-        kept = torch.rand(numbers.shape, generator=self.generator) >= config.csi_dropout
-        return (numbers + config.csi_noise_std * noise) * kept / (1 - config.csi_dropout)
-
-    def draw(self, num: int) -> torch.Tensor:
-        """Draws training steps, numbered over all sequences."""
-        return torch.randint(0, len(self.frame), (num,), generator=self.generator)
+    @cached_property
+    @torch.no_grad()
+    def z_mixed(self) -> torch.Tensor:
+        """Embeddings of the walks that are made of two, [M, T, S, D]."""
+        z = torch.zeros(len(self.pairs.rows), *self.z.shape[1:])
+        step = torch.arange(self.train.num_steps)
+        for number, pair in enumerate(torch.stack((self.pairs.rows, self.pairs.partner), dim=1)):
+            draw = Draw(*(pair[:, None] * self.train.num_steps + step))
+            z[number] = self.encoder((self.scenes.content(draw), self.scenes.numbers(draw)))
+        return z
 
     def hidden(self, num_rows: int, num_lags: int = 1) -> torch.Tensor:
         """Draws what is missing, bool [n, W, S]: sensors since some time ago, or single packets at random."""
@@ -193,19 +187,36 @@ class Task:
         hidden = broken | torch.stack(lost, dim=1) & ~some[:, None]
         return hidden & (torch.rand(num_rows, 1, 1, generator=self.generator) >= config.whole_share)
 
-    def windows(self, num: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draws windows of embeddings, [n, W, S, D], newest first, with noise; and their steps' numbers."""
-        num_lags, (num_seq, num_steps) = self.model.config.num_lags, self.z.shape[:2]
-        seq = torch.randint(0, num_seq, (num, 1), generator=self.generator)
-        last = torch.randint(0, num_steps, (num, 1), generator=self.generator)
-        step = last - torch.arange(num_lags)
-        z = self.noisy(self.z[seq, step.clamp_min(0)])
-        return torch.where((step >= 0)[..., None, None], z, torch.nan), (seq * num_steps + last)[:, 0]
+    def windows(self, num: int) -> tuple[torch.Tensor, torch.Tensor, Draw]:
+        """Draws windows of embeddings, [n, W, S, D], newest first, with noise; and their newest steps.
 
-    def scene_loss(self, scene: Scene, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Compares what was read with the labels of training steps."""
+        Of these also the embeddings without noise, [n, S, D]. A share of the walks is made of two.
+        """
+        (num_walks, num_steps), num_mixed = self.z.shape[:2], len(self.z_mixed)
+        walk = torch.randint(0, num_walks, (num,), generator=self.generator)
+        last = torch.randint(0, num_steps, (num,), generator=self.generator)
+        pair = torch.randint(0, max(1, num_mixed), (num,), generator=self.generator)
+        is_mixed = torch.rand(num, generator=self.generator) < self.config.mix_share * (num_mixed > 0)
+        step = last[:, None] - torch.arange(self.model.config.num_lags)
+        known, step = (step >= 0)[..., None, None], step.clamp_min(0)
+        z = self.z[walk[:, None], step]
+        rows, partner = walk * num_steps + last, torch.full((num,), ALONE)
+        if bool(is_mixed.any()):
+            z[is_mixed] = self.z_mixed[pair[is_mixed, None], step[is_mixed]]
+            chosen = self.pairs.rows[pair], self.pairs.partner[pair]
+            rows, partner = (
+                torch.where(is_mixed, of_pair * num_steps + last, otherwise)
+                for of_pair, otherwise in zip(chosen, (rows, partner), strict=True)
+            )
+        return torch.where(known, self.noisy(z), torch.nan), z[:, 0], Draw(rows, partner)
+
+    def scene_loss(
+        self, scene: Scene, draw: Draw, matching: Matching | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Compares what was read with the labels of training steps, by the configured matching or another."""
+        position_m, visible = self.scenes.labels(draw)
         scale_m = self.model.head.spread_m.mean()
-        return scene_loss(scene, self.position_m[rows], self.visible[rows], scale_m, self.config.matching)
+        return scene_loss(scene, position_m, visible, scale_m, matching or self.config.matching)
 
     def noisy(self, z: torch.Tensor) -> torch.Tensor:
         noise = torch.randn(z.shape, generator=self.generator) * self.deviation

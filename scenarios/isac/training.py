@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from scenarios.isac.data import SensingData
+from scenarios.isac.heads import SceneHead
+from scenarios.isac.mixing import Draw
 from scenarios.isac.models import NUM_CALIBRATION, ModelConfig, SensingModel
 from scenarios.isac.task import Log, Task, TrainingInputs, embed_all
 from semcom.diagnostics import rank_me
@@ -94,14 +96,19 @@ def _train_encoders(task: Task) -> Log:
         [model.dim_of(sensor) for sensor in range(model.num_sensors)],
         target=target,
     )
-    module = nn.ModuleList((jepa, model.head))
+    receivers_head = _receivers_head(task)
+    module = nn.ModuleList((jepa, model.head, receivers_head))
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        rows = task.draw(config.batch_size)
-        content, numbers = task.content_seen(rows), task.spoilt(task.numbers[rows])
-        hidden = task.hidden(len(rows))[:, 0]
+        draw = task.scenes.draw(config.batch_size, config.mix_share)
+        content, numbers = task.scenes.content_seen(draw), task.scenes.numbers_seen(draw)
+        hidden = task.hidden(config.batch_size)[:, 0]
         patches = mask_patches(
-            len(rows) * model.num_cameras, *model.decoder.size, config.patch_px, config.patch_share, generator
+            config.batch_size * model.num_cameras,
+            *model.decoder.size,
+            config.patch_px,
+            config.patch_share,
+            generator,
         )
         seen = torch.where(patches.unflatten(0, content.shape[:2])[:, :, None], 0, content)
         wanted = hidden.clone()
@@ -111,9 +118,11 @@ def _train_encoders(task: Task) -> Log:
         if config.label_weight:
             # Heads learn from what the predictor makes of hidden sensors, and the predictor not from heads.
             completed = torch.where(hidden[..., None], predicted.detach(), z)
-            labels = task.scene_loss(model.read(completed), rows)
+            labels = task.scene_loss(model.read(completed), draw)
             terms |= {name: term for name, term in labels.items() if name != "total"}
-            terms["total"] = terms["total"] + config.label_weight * labels["total"]
+            terms["receivers"] = _receivers_loss(task, receivers_head, z, draw)
+            told = labels["total"] + terms["receivers"]
+            terms["total"] = terms["total"] + config.label_weight * told
         return terms
 
     log = task.fit("encoders", module, batch_loss, config.num_steps, jepa.update_target)
@@ -122,19 +131,45 @@ def _train_encoders(task: Task) -> Log:
     return log
 
 
+def _receivers_head(task: Task) -> nn.Module:
+    """Heads for the receivers' embeddings alone, which teach their encoders and are then left behind."""
+    model = task.model
+    if not model.num_receivers:
+        return nn.Identity()
+    head = SceneHead(
+        model.num_receivers * model.embedding_dim,
+        model.config.head_dim,
+        model.head.num_pedestrians,
+        model.num_cameras,
+    )
+    head.calibrate(task.train.position_m)
+    return head
+
+
+def _receivers_loss(task: Task, head: nn.Module, z: torch.Tensor, draw: Draw) -> torch.Tensor:
+    """The error of what receivers alone tell of z [n, S, D]: where people are, in whatever order.
+
+    Radio hardly knows who is who. Asked for the place of a certain person, it would learn the middle of all.
+    """
+    if not task.model.num_receivers:
+        return z.new_zeros(())
+    return task.scene_loss(head(z[:, task.model.num_cameras :]), draw, "best")["total"]
+
+
 def _train_predictor(task: Task) -> Log:
     """Trains the predictor on, on windows of embeddings that no longer change."""
     model, config = task.model, task.config
     variance = task.z.flatten(0, 1).var(dim=0).clamp_min(1e-6)
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        context, rows = task.windows(config.num_windows)
-        hidden = task.hidden(len(rows), context.shape[1]) | context[..., 0].isnan()
+        context, newest_z, _ = task.windows(config.num_windows)
+        hidden = task.hidden(len(context), context.shape[1]) | context[..., 0].isnan()
         predicted = model.predictor(context, ~hidden)
-        target = task.z.flatten(0, 1)[rows]
-        error = (predicted - target).square() / variance * task.real
+        error = (predicted - newest_z).square() / variance * model.predictor.real
         wanted = hidden[:, 0]
-        total = (error.sum(dim=-1) / task.real.sum(dim=-1) * wanted).sum() / wanted.sum().clamp_min(1)
+        total = (
+            error.sum(dim=-1) / model.predictor.real.sum(dim=-1) * wanted
+        ).sum() / wanted.sum().clamp_min(1)
         return {"total": total}
 
     return task.fit("predictor", model.predictor, batch_loss, config.num_steps_predictor)
@@ -145,11 +180,11 @@ def _train_head(task: Task) -> Log:
     model, config = task.model, task.config
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        context, rows = task.windows(2 * config.num_windows)
-        arrived = ~(task.hidden(len(rows), context.shape[1]) | context[..., 0].isnan())
+        context, _, draw = task.windows(2 * config.num_windows)
+        arrived = ~(task.hidden(len(context), context.shape[1]) | context[..., 0].isnan())
         with torch.no_grad():
             completed = fill_in(context, arrived, model.predictor(context, arrived))
-        return task.scene_loss(model.read(completed), rows)
+        return task.scene_loss(model.read(completed), draw)
 
     return task.fit("head", model.head, batch_loss, config.num_steps_head)
 
@@ -164,10 +199,10 @@ def _train_fusion(task: Task) -> Log:
     model.fusion_head.load_state_dict(model.head.state_dict())
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        context, rows = task.windows(config.num_windows)
-        arrived = ~(task.hidden(len(rows), context.shape[1]) | context[..., 0].isnan())
+        context, _, draw = task.windows(config.num_windows)
+        arrived = ~(task.hidden(len(context), context.shape[1]) | context[..., 0].isnan())
         completed = fill_in(context, arrived, model.fusion(context, arrived))
-        return task.scene_loss(model.read_fused(completed), rows)
+        return task.scene_loss(model.read_fused(completed), draw)
 
     module = nn.ModuleList((model.fusion, model.fusion_head))
     return task.fit("fusion", module, batch_loss, config.num_steps_predictor)
@@ -180,12 +215,12 @@ def _train_fill_head(task: Task) -> Log:
     mean = task.z.flatten(0, 1).mean(dim=0)
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        context, rows = task.windows(2 * config.num_windows)
-        arrived = ~(task.hidden(len(rows), context.shape[1]) | context[..., 0].isnan())
+        context, _, draw = task.windows(2 * config.num_windows)
+        arrived = ~(task.hidden(len(context), context.shape[1]) | context[..., 0].isnan())
         last = newest(context, arrived, mean)
-        choice = torch.randint(0, 3, (len(rows), 1, 1), generator=generator)
+        choice = torch.randint(0, 3, (len(context), 1, 1), generator=generator)
         filled = torch.where(choice == 0, 0, torch.where(choice == 1, mean, last))
-        return task.scene_loss(model.read_filled(fill_in(context, arrived, filled)), rows)
+        return task.scene_loss(model.read_filled(fill_in(context, arrived, filled)), draw)
 
     return task.fit("fill-head", model.fill_head, batch_loss, config.num_steps_head)
 
@@ -196,9 +231,9 @@ def _train_decoder(task: Task) -> Log:
     z = task.z.flatten(0, 1)
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        rows = task.draw(config.batch_size // 2)
-        content = task.content(rows).flatten(0, 1)
-        shown = model.decoder(z[rows, : model.num_cameras, : model.config.camera_dim].flatten(0, 1))
+        draw = task.scenes.draw(config.batch_size // 2)
+        content = task.scenes.content(draw).flatten(0, 1)
+        shown = model.decoder(z[draw.rows, : model.num_cameras, : model.config.camera_dim].flatten(0, 1))
         return {"total": (shown - content).square().mean()}
 
     return task.fit("decoder", model.decoder, batch_loss, config.num_steps_decoder)
@@ -209,30 +244,32 @@ def _train_supervised(task: Task) -> Log:
     model, config = task.model, task.config
     cameras = range(model.num_cameras)
 
-    def terms_of(
-        completed: torch.Tensor, rows: torch.Tensor, content: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
-        terms = task.scene_loss(model.read(completed), rows)
+    def terms_of(completed: torch.Tensor, draw: Draw) -> dict[str, torch.Tensor]:
+        terms = task.scene_loss(model.read(completed), draw)
         # Enlarging is what takes time: a part of the batch shows its frames.
         part = completed[::_SHOWN_EVERY, cameras, : model.config.camera_dim].flatten(0, 1)
-        terms["pixels"] = (model.decoder(part) - content.flatten(0, 1)).square().mean()
+        content = task.scenes.content(draw.every(_SHOWN_EVERY)).flatten(0, 1)
+        terms["pixels"] = (model.decoder(part) - content).square().mean()
         return terms | {"total": terms["total"] + config.pixel_weight * terms["pixels"]}
 
     def step_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        rows = task.draw(config.batch_size)
-        z = task.encoder((task.content_seen(rows), task.spoilt(task.numbers[rows])))
-        arrived = ~task.hidden(len(rows))
+        draw = task.scenes.draw(config.batch_size, config.mix_share)
+        z = task.encoder((task.scenes.content_seen(draw), task.scenes.numbers_seen(draw)))
+        arrived = ~task.hidden(config.batch_size)
         completed = fill_in(z[:, None], arrived, model.predictor(z[:, None], arrived))
-        return terms_of(completed, rows, task.content(rows[::_SHOWN_EVERY]))
+        terms = terms_of(completed, draw)
+        terms["receivers"] = _receivers_loss(task, receivers_head, z, draw)
+        return terms | {"total": terms["total"] + terms["receivers"]}
 
     def window_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        context, rows = task.windows(config.num_windows)
-        arrived = ~(task.hidden(len(rows), context.shape[1]) | context[..., 0].isnan())
+        context, _, draw = task.windows(config.num_windows)
+        arrived = ~(task.hidden(len(context), context.shape[1]) | context[..., 0].isnan())
         completed = fill_in(context, arrived, model.predictor(context, arrived))
-        return terms_of(completed, rows, task.content(rows[::_SHOWN_EVERY]))
+        return terms_of(completed, draw)
 
-    averaged = WeightAverage(model)
-    log = task.fit("encoders", averaged, step_loss, config.num_steps, averaged.update)
+    averaged, receivers_head = WeightAverage(model), _receivers_head(task)
+    module = nn.ModuleList((averaged, receivers_head))
+    log = task.fit("encoders", module, step_loss, config.num_steps, averaged.update)
     averaged.adopt()
     task.encoder.eval().requires_grad_(False)
     # The decoder sees as many frames as that of the others, in the steps of the predictor.

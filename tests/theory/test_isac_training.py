@@ -3,32 +3,19 @@
 import isac_setups
 import pytest
 import torch
+from isac_setups import task
 
 from scenarios.isac import training
+from scenarios.isac.mixing import Draw
 from scenarios.isac.task import Task, embed_all
-from scenarios.isac.training import make_model
-from semcom.rng import Streams
 from semcom.targets import EmaTarget
 
-NUM_STEPS = isac_setups.data().train.num_steps
-
-
-def task(name: str = "inpainting", **update) -> Task:
-    """A training that has not begun, of seed 0; its heads know the scale of the room."""
-    config = isac_setups.changed("training", **update).training
-    data = isac_setups.data()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = make_model(isac_setups.config().model, data, name)
-    model.frames.calibrate(data.train.frame.flatten(0, 1))
-    model.csi.calibrate(data.train.csi.flatten(0, 1)[:, : model.num_receivers])
-    model.head.calibrate(data.train.position_m)
-    return Task(model, config, data.train, Streams(0), torch.Generator().manual_seed(0), None)
+NUM_STEPS = isac_setups.config().data.room.num_steps
 
 
 def with_embeddings(made: Task, z: torch.Tensor) -> Task:
     """Puts embeddings [U, T, S, D] in the place of those that the encoders would make."""
-    made.z = z * made.real
+    made.z = z * made.model.predictor.real
     made.deviation = torch.zeros(z.shape[2:])
     return made
 
@@ -42,8 +29,10 @@ def numbered(made: Task) -> torch.Tensor:
 
 def test_windows_run_back_from_a_step_and_stop_at_its_sequence_s_beginning():
     made = task()
-    context, rows = with_embeddings(made, numbered(made)).windows(400)
-    first = context[:, :, 0, 0]
+    context, newest, draw = with_embeddings(made, numbered(made)).windows(400)
+    first, rows = context[:, :, 0, 0], draw.rows
+    assert torch.equal(newest, context[:, 0])
+    assert not len(draw.mixed)
     assert torch.equal(first[:, 0], rows.float())
     begins = rows % NUM_STEPS == 0
     # The tiny preset's windows have two steps.
@@ -78,8 +67,8 @@ def test_what_is_broken_stays_so_up_to_the_present_step():
 @pytest.mark.parametrize(("share", "unlike"), [(0.0, 0.0), (1.0, 1.0)])
 def test_encoders_see_jpeg_in_the_share_of_frames_that_is_asked_for(share, unlike):
     made = task(jpeg_share=share)
-    rows = made.draw(20)
-    other = (made.content_seen(rows) != made.content(rows)).flatten(2).any(dim=2)
+    draw = made.scenes.draw(20)
+    other = (made.scenes.content_seen(draw) != made.scenes.content(draw)).flatten(2).any(dim=2)
     assert float(other.float().mean()) == unlike
 
 
@@ -95,9 +84,9 @@ def test_labels_are_those_of_the_very_rows_and_of_camera_and_pedestrian():
         torch.where(there[..., None], position_m, 0), torch.where(there, 20.0, -20.0), told,
         20.0 * torch.nn.functional.one_hot(there.sum(dim=1), there.shape[1] + 1),
     )  # fmt: skip
-    terms = made.scene_loss(exact, rows)
+    terms = made.scene_loss(exact, Draw.alone(rows))
     assert float(terms["total"]) < 0.01
-    assert float(made.scene_loss(exact, rows + 1)["total"]) > 0.01
+    assert float(made.scene_loss(exact, Draw.alone(rows + 1))["total"]) > 0.01
 
 
 def test_encoders_end_as_the_average_that_followed_them(monkeypatch):
@@ -145,13 +134,13 @@ def test_the_predictor_learns_what_is_hidden_from_what_is_there_in_the_same_step
     # All sensors see the same number, another one in each step.
     seen = torch.randn(num, NUM_STEPS, 1, 1, generator=generator)
     training._train_predictor(with_embeddings(made, seen.expand(-1, -1, made.model.num_sensors, dim)))
-    context, rows = made.windows(500)
+    context, newest, _ = made.windows(500)
     arrived = torch.ones(context.shape[:-1], dtype=torch.bool)
     arrived[context[..., 0].isnan()] = False
     arrived[:, :, 0] = False
     with torch.no_grad():
         predicted = made.model.predictor(context, arrived)[:, 0, 0]
-    error = float((predicted - made.z.flatten(0, 1)[rows, 0, 0]).square().mean() / seen.var())
+    error = float((predicted - newest[:, 0, 0]).square().mean() / seen.var())
     assert error < 0.2  # the mean alone would err by 1
 
 
@@ -161,10 +150,11 @@ def test_the_decoder_shows_each_camera_s_own_frame():
     z = torch.zeros(made.train.num_sequences, NUM_STEPS, 2, made.model.embedding_dim)
     z[:, :, 0, 0] = 1
     # The second camera sees another content than the first one, wherever people are.
-    made.frame = made.frame.clone()
-    made.frame[:, 1] = (made.frame[:, 1].int() + 60).clamp(0, 255).to(torch.uint8)
+    made.scenes._frame = made.scenes._frame.clone()
+    made.scenes._frame[:, 1] = (made.scenes._frame[:, 1].int() + 60).clamp(0, 255).to(torch.uint8)
     training._train_decoder(with_embeddings(made, z))
-    content = made.content(torch.arange(len(made.frame))).mean(dim=(0, 2, 3, 4))
+    steps = Draw.alone(torch.arange(made.train.num_sequences * NUM_STEPS))
+    content = made.scenes.content(steps).mean(dim=(0, 2, 3, 4))
     with torch.no_grad():
         shown = made.model.decoder(z[0, 0, :, : made.model.config.camera_dim]).mean(dim=(1, 2, 3))
     assert float(content[1] - content[0]) > 1

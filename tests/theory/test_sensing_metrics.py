@@ -8,6 +8,7 @@ from scipy.optimize import linear_sum_assignment
 
 from analysis.alarms import FALSE_ALARM_GRID, area_under_roc, detection_at, roc, roc_at
 from analysis.sensing import (
+    assigned_estimates,
     balanced_occlusion_accuracy,
     count_accuracy,
     localisation_error_m,
@@ -38,6 +39,26 @@ def test_localisation_errors_by_hand():
     assert np.isnan(localisation_error_m(TRUE[2:], ESTIMATE[2:], SCORE[2:]))
     # Of equal scores the first counts.
     assert localisation_errors_m(TRUE[1:2], ESTIMATE[1:2], np.ones((1, 3)))[0] == 0
+
+
+def test_assigned_estimates_by_hand():
+    # Step 0: (0, 0) gets slot 0, (4, 0) slot 2. Step 1: the second slot's person gets slot 1, the best one.
+    assert assigned_estimates(TRUE, ESTIMATE, SCORE).tolist() == [[0, 2, -1], [-1, 1, -1], [-1, -1, -1]]
+
+
+def test_errors_are_those_of_the_assigned_estimates():
+    generator = np.random.default_rng(0)
+    true, estimate = generator.uniform(0, 6, (200, 3, 2)), generator.uniform(0, 6, (200, 4, 2))
+    true[generator.random((200, 3)) < 0.3] = np.nan
+    score = generator.random((200, 4))
+    chosen = assigned_estimates(true, estimate, score)
+    there = chosen >= 0
+    assert (there == np.isfinite(true).all(axis=2)).all()
+    placed = np.take_along_axis(estimate, chosen.clip(0)[..., None], axis=1)
+    distance = np.where(there, np.linalg.norm(true - placed, axis=2), 0).sum(axis=1)
+    expected = localisation_errors_m(true, estimate, score) * there.sum(axis=1)
+    np.testing.assert_allclose(distance, np.nan_to_num(expected))
+    assert all(len(set(row[row >= 0])) == (row >= 0).sum() for row in chosen)
 
 
 def test_ospa_by_hand():
