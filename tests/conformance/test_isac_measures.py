@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import sys
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -104,6 +105,14 @@ def test_occlusion_is_told_of_each_pedestrian_and_camera():
     # Right but for the second pedestrian and the second camera, of which both are visible there.
     assert found["occlusion_accuracy"] == pytest.approx(3 / 4)
     assert found["balanced_occlusion_accuracy"] == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_nothing_hangs_on_which_place_of_the_labels_a_pedestrian_has(monkeypatch):
+    found, _ = measured("inpainting", "none", beliefs())
+    test = truth()
+    turned = replace(test, position_m=test.position_m.flip(2), visible_share=test.visible_share.flip(3))
+    monkeypatch.setattr(sys.modules[__name__], "truth", lambda: turned)
+    assert measured("inpainting", "none", beliefs())[0] == found
 
 
 def decibels(*differences: float) -> float:
