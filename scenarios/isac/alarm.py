@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from scenarios.isac.models import CAMERA, SensingModel
+from scenarios.isac.models import CAMERA, RECEIVER, SensingModel
 from scenarios.isac.swaps import SwapTest, accumulate
 from semcom.contracts import SemcomError
 
@@ -43,7 +43,7 @@ class AlarmConfig(BaseModel):
 
 
 @dataclass(frozen=True)
-class View:
+class Evidence:
     """What an alarm looks at of one sensor, in U sequences of T steps.
 
     z [U, T, d]: what arrived of it. by_others [U, T, d]: what all other sensors predict of it. pairs
@@ -56,9 +56,9 @@ class View:
     pairs: torch.Tensor
     expected: torch.Tensor
 
-    def of(self, sequences: torch.Tensor) -> View:
+    def of(self, sequences: torch.Tensor) -> Evidence:
         """The same of some sequences alone, bool [U]."""
-        return View(*(getattr(self, field.name)[sequences] for field in fields(self)))
+        return Evidence(*(getattr(self, field.name)[sequences] for field in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Healthy:
     they changed places: their encoders know. trained [n, d]: the sensor's training embeddings.
     """
 
-    view: View
+    view: Evidence
     swapped: torch.Tensor
     trained: torch.Tensor
 
@@ -78,7 +78,7 @@ class Healthy:
         return Healthy(self.view.of(sequences), self.swapped[sequences], self.trained)
 
 
-def look(model: SensingModel, z: torch.Tensor, sensor: int, expected: torch.Tensor) -> View:
+def look(model: SensingModel, z: torch.Tensor, sensor: int, expected: torch.Tensor) -> Evidence:
     """Gathers what the alarm of one sensor looks at, of the embeddings z [U, T, S, D] that arrived.
 
     For by_others the sensor's own embeddings are kept from the predictor in all steps that it looks at.
@@ -91,7 +91,7 @@ def look(model: SensingModel, z: torch.Tensor, sensor: int, expected: torch.Tens
     others = [other for other, kind in enumerate(model.modality) if kind == own and other != sensor]
     first = [sensor] * len(others)
     pairs, of_pairs = (torch.stack((of[:, :, first], of[:, :, others]), dim=2) for of in (z, expected))
-    return View(z[:, :, sensor, :dim], by_others, pairs[..., :dim], of_pairs[..., :dim])
+    return Evidence(z[:, :, sensor, :dim], by_others, pairs[..., :dim], of_pairs[..., :dim])
 
 
 def expect(model: SensingModel, z: torch.Tensor, kind: Sequence[int]) -> torch.Tensor:
@@ -151,7 +151,7 @@ class Alarm:
         residual = Gaussian.fit((view.z - view.by_others).flatten(0, 1), config.shrinkage)
         return cls(config, residual, SwapTest.fit(view.pairs, view.expected, healthy.swapped), healthy)
 
-    def scores(self, view: View) -> dict[str, torch.Tensor]:
+    def scores(self, view: Evidence) -> dict[str, torch.Tensor]:
         """Scores [U, T] by their names, all but the combined one; a larger one is more suspect.
 
         energy: r^T C^-1 r / d, r = z - z_hat less its mean without faults. novelty: mean distance to the
@@ -264,5 +264,5 @@ def spoil(
 
 def sensors_of_kind(model: SensingModel, kind: str) -> list[int]:
     """Sensors of a kind, camera or receiver, that a fault is injected into, in turn."""
-    wanted = CAMERA if kind == "camera" else 1 - CAMERA
+    wanted = CAMERA if kind == "camera" else RECEIVER
     return [sensor for sensor, modality in enumerate(model.modality) if modality == wanted]

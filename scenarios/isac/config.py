@@ -181,7 +181,10 @@ def check(config: IsacConfig) -> None:
             if METHODS[name].frames != wanted:
                 raise SemcomError(f"evaluation.{key} holds {name!r}, whose frames are not sent as {wanted}")
     for name in told.codecs:
-        codec = codec_config(name)
+        try:
+            codec = codec_config(name)
+        except SemcomError as error:
+            raise SemcomError(f"evaluation.codecs: {error}") from None
         if codec.kind == "analog":
             raise SemcomError(f"codec {name!r} sends no bits to be counted: name one that does")
         if codec.weighting != "none":

@@ -12,7 +12,7 @@ from scenarios.isac.alarm import (
     AlarmConfig,
     Gaussian,
     Healthy,
-    View,
+    Evidence,
     calm_scores,
     expect,
     look,
@@ -53,10 +53,10 @@ def gaussian(num_sequences: int, num_steps: int, dim: int, seed: int) -> torch.T
     return 3.0 + z @ mix.T
 
 
-def view_of(z: torch.Tensor) -> View:
+def view_of(z: torch.Tensor) -> Evidence:
     """What is seen of a kind's only sensor that is predicted as zero."""
     nobody = torch.zeros(*z.shape[:2], 2, 0, z.shape[2])
-    return View(z, torch.zeros_like(z), nobody, nobody)
+    return Evidence(z, torch.zeros_like(z), nobody, nobody)
 
 
 def healthy_of(z: torch.Tensor, trained: torch.Tensor) -> Healthy:
