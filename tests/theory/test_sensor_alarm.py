@@ -10,9 +10,9 @@ from analysis.alarms import detection_at
 from scenarios.isac.alarm import (
     Alarm,
     AlarmConfig,
+    Evidence,
     Gaussian,
     Healthy,
-    Evidence,
     calm_scores,
     expect,
     look,
