@@ -68,6 +68,25 @@ def fit(
     return log
 
 
+def fit_stage(
+    stage: str,
+    model: nn.Module,
+    batch_loss: BatchLoss,
+    num_steps: int,
+    peak_rate: float,
+    generator: torch.Generator,
+    *,
+    after_step: Callable[[int], None] | None = None,
+    scratch: Path | None = None,
+) -> list[dict[str, float | int | str]]:
+    """Runs one of the stages of a training (see fit); its rows name it, and so does its file in `scratch`."""
+    checkpoint = None if scratch is None else scratch / f"{stage}.safetensors"
+    rows = fit(
+        model, batch_loss, num_steps, peak_rate, generator, after_step=after_step, checkpoint=checkpoint
+    )
+    return [{"stage": stage, **row} for row in rows]
+
+
 def save_state(
     path: Path,
     model: nn.Module,

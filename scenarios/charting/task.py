@@ -15,7 +15,7 @@ from scenarios.charting.data import ChartingData
 from scenarios.charting.features import FeatureConfig
 from scenarios.charting.geodesics import Dissimilarities, training_dissimilarities
 from scenarios.charting.models import ArrayModel, ModelConfig
-from semcom.train import BatchLoss, fit
+from semcom.train import BatchLoss, fit_stage
 
 Log = list[dict[str, float | int | str]]
 
@@ -80,12 +80,16 @@ class Task:
         after_step: Callable[[int], None] | None = None,
     ) -> Log:
         """Runs one stage; returns its log."""
-        checkpoint = None if self.scratch is None else self.scratch / f"{stage}.safetensors"
-        rate = self.inputs.training.learning_rate
-        rows = fit(
-            module, batch_loss, num_steps, rate, self.generator, after_step=after_step, checkpoint=checkpoint
+        return fit_stage(
+            stage,
+            module,
+            batch_loss,
+            num_steps,
+            self.inputs.training.learning_rate,
+            self.generator,
+            after_step=after_step,
+            scratch=self.scratch,
         )
-        return [{"stage": stage, **row} for row in rows]
 
     def noisy(self, features: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Adds the noise of training to features."""

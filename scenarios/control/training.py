@@ -25,7 +25,7 @@ from semcom.predictors import FilmPredictor, rollout
 from semcom.regularizers import SigReg, VicReg
 from semcom.rng import Streams
 from semcom.targets import EmaTarget, StopGradientTarget
-from semcom.train import BatchLoss, WeightAverage, fit
+from semcom.train import BatchLoss, WeightAverage, fit_stage
 
 Log = list[dict[str, float | int | str]]
 
@@ -93,16 +93,16 @@ class _Task:
         after_step: Callable[[int], None] | None = None,
     ) -> Log:
         """Runs one stage; returns its log."""
-        rows = fit(
+        return fit_stage(
+            stage,
             module,
             batch_loss,
             num_steps,
             self.inputs.training.learning_rate,
             self.generator,
             after_step=after_step,
-            checkpoint=None if self.scratch is None else self.scratch / f"{stage}.safetensors",
+            scratch=self.scratch,
         )
-        return [{"stage": stage, **row} for row in rows]
 
     def finish_encoder(self, predictor: nn.Module | None = None) -> tuple[torch.Tensor, Log]:
         """Freezes stem and encoder, diagnoses, whitens, and picks the calibration.

@@ -20,7 +20,7 @@ from scenarios.isac.scenes import TrainingScenes
 from semcom.encoders import ParallelMlpEncoder
 from semcom.masks import mask_links, mask_modalities
 from semcom.rng import Streams
-from semcom.train import BatchLoss, fit
+from semcom.train import BatchLoss, fit_stage
 
 Log = list[dict[str, float | int | str]]
 
@@ -231,17 +231,16 @@ class Task:
         after_step: Callable[[int], None] | None = None,
     ) -> Log:
         """Runs one stage; returns its log."""
-        checkpoint = None if self.scratch is None else self.scratch / f"{stage}.safetensors"
-        rows = fit(
+        return fit_stage(
+            stage,
             module,
             batch_loss,
             num_steps,
             self.config.learning_rate,
             self.generator,
             after_step=after_step,
-            checkpoint=checkpoint,
+            scratch=self.scratch,
         )
-        return [{"stage": stage, **row} for row in rows]
 
 
 @torch.no_grad()

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from nodes.cluster import Cluster
-from scenarios.charting import task
 from scenarios.charting.scenario import SCENARIO
+from semcom import train
 from semcom.codecs.catalogue import CodecConfig
 from semcom.train import fit
 
@@ -57,12 +57,12 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path, monkeypat
 
         return fit(model, loss, *arguments, **named)
 
-    monkeypatch.setattr(task, "fit", stopping)
+    monkeypatch.setattr(train, "fit", stopping)
     with pytest.raises(KeyboardInterrupt):
         SCENARIO.train(job, tmp_path)
     assert steps == list(range(14))
     steps.clear()
-    monkeypatch.setattr(task, "fit", counted)
+    monkeypatch.setattr(train, "fit", counted)
     resumed = SCENARIO.train(job, tmp_path)
     # The second stage of w-jepa, its predictor's, follows whole.
     second = range(config.training.num_steps_predictor) if name == "w-jepa" else range(0)

@@ -6,8 +6,8 @@ import torch
 
 from nodes.cluster import Cluster
 from scenarios.contracts import Point
-from scenarios.isac import task
 from scenarios.isac.scenario import SCENARIO
+from semcom import train
 from semcom.codecs.catalogue import CodecConfig
 from semcom.train import fit
 
@@ -45,7 +45,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path, monkeypat
 
         return fit(model, loss, *arguments, checkpoint_every=3, **named)
 
-    monkeypatch.setattr(task, "fit", stopping)
+    monkeypatch.setattr(train, "fit", stopping)
     with pytest.raises(KeyboardInterrupt):
         SCENARIO.train(job, tmp_path)
     # In the eighth step of the first stage, in which encoders meet JPEG, or in that of the second.
