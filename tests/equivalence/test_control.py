@@ -22,11 +22,12 @@ from channels.system_level import CellConfig
 from nodes.cluster import Cluster
 from nodes.simulation import DeviceHost, StationHost, simulate
 from scenarios.contracts import Point
-from scenarios.control import methods, training
+from scenarios.control import methods
 from scenarios.control.cells import make_cell, make_shared, resolve
 from scenarios.control.methods import METHODS, EventSender
 from scenarios.control.plant import next_state
 from scenarios.control.scenario import SCENARIO
+from semcom import train
 from semcom.codecs.catalogue import CodecConfig
 from semcom.contracts import SemcomError
 from semcom.train import fit
@@ -263,10 +264,10 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path, monkeypat
 
                 return fit(model_, loss, num_steps, *arguments, checkpoint_every=5, **named)
 
-            monkeypatch.setattr(training, "fit", stopping)
+            monkeypatch.setattr(train, "fit", stopping)
             with pytest.raises(KeyboardInterrupt):
                 SCENARIO.train(job, scratch)
-        monkeypatch.setattr(training, "fit", fit)
+        monkeypatch.setattr(train, "fit", fit)
         resumed, whole = SCENARIO.train(job, scratch), SCENARIO.train(job)
         assert resumed.tensors.keys() == whole.tensors.keys()
         for name, tensor in whole.tensors.items():
