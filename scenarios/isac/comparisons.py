@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.statistics import intervals_overlap, mean_interval
 from analysis.tables import format_interval
-from scenarios.isac.vocabulary import MISSING
+from scenarios.isac.vocabulary import EITHER, PLACES
 
 OURS = "inpainting"
 _HEADS = {"localisation_error_m": "error", "psnr_db": "PSNR"}
@@ -32,6 +32,20 @@ def over_no_loss(error: pd.DataFrame) -> pd.DataFrame:
     return joined.assign(value=joined["value"] / joined["without"]).drop(columns="without")
 
 
+def with_either_camera(missing: pd.DataFrame) -> pd.DataFrame:
+    """Adds to the records of the result `missing` the means over one camera or the other, all else equal."""
+    if "missing" not in missing:
+        return missing
+    single = missing[missing["missing"].isin(["camera-1", "camera-2"])]
+    keys = [name for name in missing.columns if name not in ("value", "num_samples", "missing")]
+    groups = single.groupby(keys, sort=False, dropna=False)
+    either = groups.agg(
+        value=("value", "mean"), num_samples=("num_samples", "sum"), num=("missing", "nunique")
+    )
+    either = either[either["num"] == 2].drop(columns="num").reset_index()
+    return pd.concat([missing, either.assign(missing=EITHER)], ignore_index=True)
+
+
 def over_others(missing: pd.DataFrame) -> pd.DataFrame:
     """Error and PSNR of the scenario's own method over those of every other one, seed by seed.
 
@@ -40,7 +54,7 @@ def over_others(missing: pd.DataFrame) -> pd.DataFrame:
     if "missing" not in missing:
         return missing[:0]
     wanted = missing[missing["metric"].isin(_HEADS) & missing["missing"].notna()]
-    wanted = wanted.sort_values("missing", key=lambda names: rank_in(names, MISSING), kind="stable")
+    wanted = wanted.sort_values("missing", key=lambda names: rank_in(names, PLACES), kind="stable")
     rows: dict[tuple[str, str], dict[str, object]] = {}
     for (place, metric), part in wanted.groupby(["missing", "metric"], sort=False):
         of_method = {

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis.figures import STYLE, add_legend, draw_lines, draw_reference, new_figure, save, series_style
 from analysis.statistics import summarise
 from analysis.tables import pivot, to_text
-from scenarios.isac.comparisons import OURS, over_no_loss, over_others, rank_in
+from scenarios.isac.comparisons import OURS, over_no_loss, over_others, rank_in, with_either_camera
 from scenarios.isac.equal_error import (
     BASELINES,
     CONTAINERS,
@@ -23,7 +23,7 @@ from scenarios.isac.equal_error import (
     compare_at_equal_error,
     with_container,
 )
-from scenarios.isac.vocabulary import FALSE_ALARMS, FAULTS, MISSING
+from scenarios.isac.vocabulary import FALSE_ALARMS, FAULTS, MISSING, PLACES
 
 _ORDER = [
     OURS, "supervised", "image-only", "masked-head", "last-value", "mean-fill", "zero-fill", *BASELINES,
@@ -248,10 +248,10 @@ def _label(panel: Axes, x: str, y: str) -> None:
 def make_tables(records: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """Makes the tables of those results that the records hold: means and 95 % intervals over seeds."""
     tables: list[tuple[str, pd.DataFrame]] = []
-    missing = _part(records, "missing")
+    missing = with_either_camera(_part(records, "missing"))
     for metric, title in _TITLES.items():
         if len(part := _metric(missing, metric, "missing")):
-            part = part.sort_values("missing", key=lambda names: rank_in(names, MISSING), kind="stable")
+            part = part.sort_values("missing", key=lambda names: rank_in(names, PLACES), kind="stable")
             tables.append((f"Missing sensors: {title}", _by(part, "missing")))
     if len(ratios := over_others(_ordered(missing))):
         tables.append((f"{OURS} over each other method, by missing sensors", ratios))

@@ -137,9 +137,11 @@ class IsacScenario:
             )
             for method in told.jpeg_methods
             for interval in _intervals(config, method)
+            # Settings of a container follow one another: cells are dealt to workers in turn, and the scan and
+            # the file of a setting, whose pixels are the same, come to one that has seen them.
+            for container in told.containers
             for quality in told.qualities
             for downscale in told.downscales
-            for container in told.containers
         ]
         listed += [
             ("alarm", _WATCHES, {"fault": fault, "sensor": sensor})

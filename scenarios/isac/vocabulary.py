@@ -11,6 +11,10 @@ MISSING: dict[str, str] = {
     "all": "every sensor",
 }
 """What is missing in the result of that name, in the order of tables and figures."""
+EITHER = "either camera"
+"""The mean over the one and the other camera missing, in tables."""
+PLACES = ("none", "camera-1", "camera-2", EITHER, "cameras", "receivers", "all")
+"""What is missing, in the order of tables."""
 FAULTS: dict[str, str] = {
     "frozen": "the sensor repeats what it measured when the fault began",
     "noise": "the sensor measures noise of its usual mean and deviation",

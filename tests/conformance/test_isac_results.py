@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from scenarios.isac import results
+from scenarios.isac.comparisons import with_either_camera
 from scenarios.isac.equal_error import BitsNeeded, bits_at_error, cheaper, compare_at_equal_error
 from scenarios.isac.results import draw_figures, make_tables
 
@@ -181,6 +182,25 @@ def test_methods_are_compared_seed_by_seed_and_intervals_by_themselves():
     assert table(1.9 * half_width)[0]["intervals of error"] == "overlap"
     ratios = np.array([(1 + 0.01 * s) / (1 + 2.1 * half_width + 0.01 * s) for s in range(3)])
     assert apart["error"].split(" ")[0] == f"{ratios.mean():.{len(apart['error'].split(' ')[0]) - 2}f}"
+
+
+def test_either_camera_is_the_mean_of_one_and_the_other_of_the_same_seed():
+    values = {("inpainting", 0): (1.0, 2.0), ("inpainting", 1): (3.0, 5.0), ("last-value", 0): (7.0, None)}
+    rows = [
+        {"result": "missing", "method": method, "seed": seed, "metric": "psnr_db", "missing": place,
+         "value": value, "num_samples": 5}
+        for (method, seed), pair in values.items()
+        for place, value in zip(("camera-1", "camera-2"), pair, strict=True)
+        if value is not None
+    ]  # fmt: skip
+    records = pd.DataFrame(rows)
+    found = with_either_camera(records)
+    added = found[len(records) :]
+    assert added[["method", "seed", "missing", "value", "num_samples"]].to_numpy().tolist() == [
+        ["inpainting", 0, "either camera", 1.5, 10], ["inpainting", 1, "either camera", 4.0, 10],
+    ]  # fmt: skip
+    assert found[: len(records)].equals(records)
+    assert with_either_camera(records.drop(columns="missing")).equals(records.drop(columns="missing"))
 
 
 def test_bits_at_an_error_by_hand():
