@@ -31,8 +31,8 @@ from semcom.rng import Streams
 _JPEG_CODEC_ID = 15
 """Of packets that carry JPEG frames, and embeddings of CSI beside them: no codec of the catalogue has it."""
 _MAX_FRAMES = 256
-_NUM_KEPT = 128
-"""Batches of JPEG frames whose embeddings a model remembers: those of a step in all cells of one seed."""
+_NUM_KEPT = 512
+"""Batches of frames whose embeddings a model remembers: more than those of a step in all cells of one seed."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +191,7 @@ def _make_sender(setting: Setting, outage_step: int, shared: Shared, devices: np
         _codec_id(codecs),
         setting.silent,
         outage_step,
+        shared[f"embedded/{setting.model_key}"],
         setting.receiver_interval_steps,
     )
 

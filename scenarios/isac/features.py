@@ -28,7 +28,7 @@ class FrameNormaliser(nn.Module):
 
     def forward(self, frame: torch.Tensor, camera: int) -> torch.Tensor:
         """Maps frames of one camera, uint8 [n, 3, height, width], to what stands before its background."""
-        return (frame.float() / 255 - self.background[camera]) / _FRAME_SCALE
+        return frame.float().div_(255).sub_(self.background[camera]).div_(_FRAME_SCALE)
 
     def frame_of(self, content: torch.Tensor, camera: int) -> torch.Tensor:
         """Puts what stands before the background back there: values about 0 to 1."""

@@ -74,7 +74,8 @@ class SensorSender:
     """Encodes what each sensor observes with that sensor's encoder and codec; sends it in every step.
 
     silent: sensors that send nothing from step `outage_step` on. Receivers send in every
-    receiver_interval_steps-th step only, beginning with the first.
+    receiver_interval_steps-th step only, beginning with the first. embedded: what the model made of batches
+    of frames before, shared with others that meet the same ones.
     """
 
     def __init__(
@@ -85,8 +86,10 @@ class SensorSender:
         codec_id: int,
         silent: frozenset[int],
         outage_step: int,
+        embedded: Memo[torch.Tensor],
         receiver_interval_steps: int = 1,
     ) -> None:
+        self.embedded = embedded
         self.model, self.codecs, self.model_version = model, codecs, model_version
         self.codec_id, self.silent, self.outage_step = codec_id, silent, outage_step
         self.receiver_interval_steps = receiver_interval_steps
@@ -114,7 +117,7 @@ class SensorSender:
             frame = view.frame[place]
             if isinstance(codec, JpegCodec):
                 return codec.encode(frame.permute(0, 2, 3, 1).numpy())
-            return codec.encode(self.model.embed_camera(frame, sensor))
+            return codec.encode(_embed_once(self.embedded, self.model, frame, sensor))
         assert not isinstance(codec, JpegCodec)
         return codec.encode(self.model.embed_receiver(view.csi[place], sensor - self.model.num_cameras))
 
@@ -124,7 +127,7 @@ class SceneReceiver:
 
     Device k is sensor k % S of room k // S. Its command to a device is what it now believes that sensor's
     embedding to be and a number that says why (ARRIVED, INPAINTED, PRIOR): [K, D + 1]. embedded: what the
-    model made of batches of JPEG frames before, shared with base stations that meet the same ones.
+    model made of batches of frames before, shared with others that meet the same ones.
     """
 
     def __init__(
@@ -161,7 +164,8 @@ class SceneReceiver:
             which = np.flatnonzero(sensors == sensor)
             codec, some = self.codecs[sensor], [payloads[index] for index in which]
             if isinstance(codec, JpegCodec):
-                z = self._embedded(codec.decode(some), sensor)
+                frame = torch.from_numpy(codec.decode(some)).permute(0, 3, 1, 2)
+                z = _embed_once(self.embedded, self.model, frame, sensor)
                 bits[which] = [8 * len(payload) for payload in some]
             else:
                 z = codec.decode(some)
@@ -182,11 +186,6 @@ class SceneReceiver:
     def applied(self, step: int, command: torch.Tensor) -> None:
         """Has nothing to learn: sensors are not steered."""
 
-    def _embedded(self, frames: np.ndarray, sensor: int) -> torch.Tensor:
-        frame = torch.from_numpy(frames).permute(0, 3, 1, 2)
-        question = b"%d/%d/" % (sensor, len(frames)) + frames.tobytes()
-        return self.embedded.answer(question, lambda: self.model.embed_camera(frame, sensor))
-
     def _is_informed(self) -> torch.Tensor:
         """Tells of which rooms anything arrived in the steps that the method looks at, bool [num_rooms]."""
         if self.fill == "last":
@@ -205,6 +204,14 @@ class SceneReceiver:
         if passed:
             self.context = _later(self.context, passed)
             self.arrived = _later(self.arrived, passed)
+
+
+def _embed_once(
+    embedded: Memo[torch.Tensor], model: SensingModel, frame: torch.Tensor, camera: int
+) -> torch.Tensor:
+    """Embeds frames of one camera, uint8 [n, 3, H, W], unless this very batch was embedded before."""
+    question = b"%d/%d/" % (camera, len(frame)) + frame.numpy().tobytes()
+    return embedded.answer(question, lambda: model.embed_camera(frame, camera))
 
 
 def _later(window: torch.Tensor, num_steps: int) -> torch.Tensor:

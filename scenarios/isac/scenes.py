@@ -55,8 +55,10 @@ class TrainingScenes:
 
         def seen(rows: torch.Tensor) -> torch.Tensor:
             chance = torch.rand(len(rows), self._model.num_cameras, generator=self._generator)
-            through = (chance < self._jpeg_share)[:, :, None, None, None]
-            return self._normalised(torch.where(through, self._compressed[rows], self._frame[rows]))
+            place, camera = torch.nonzero(chance < self._jpeg_share, as_tuple=True)
+            frame = self._frame[rows]
+            frame[place, camera] = self._compressed[rows[place], camera]
+            return self._normalised(frame)
 
         return self._mixed(draw, seen)
 

@@ -22,7 +22,8 @@ from semcom.set_predictor import fill_in, newest
 from semcom.targets import EmaTarget
 from semcom.train import WeightAverage
 
-MODELS = ("inpainting", "image-only", "supervised")
+MODELS = ("inpainting", "supervised", "image-only")
+"""All that are trained; those that take longest come first, so that workers end together."""
 _SHOWN_EVERY = 4
 
 

@@ -104,11 +104,11 @@ def test_only_what_the_results_need_is_trained():
         config = isac_setups.changed("evaluation", **update)
         return [job.model for job in SCENARIO.training_jobs(config, 0, "central")]
 
-    assert trained() == ["inpainting", "image-only", "supervised"]
+    assert trained() == ["inpainting", "supervised", "image-only"]
     alone = {"loss_methods": ("image-only",), "receiver_methods": (), "rate_methods": (),
              "jpeg_methods": ("jpeg-cameras",), "faults": ()}  # fmt: skip
     assert trained(missing_methods=("image-only",), **alone) == ["image-only"]
-    assert trained(missing_methods=("supervised",), **alone) == ["image-only", "supervised"]
+    assert trained(missing_methods=("supervised",), **alone) == ["supervised", "image-only"]
     assert trained(missing_methods=(), **{**alone, "faults": ("noise",)}) == ["inpainting", "image-only"]
     with pytest.raises(SemcomError, match="trains in mode central only"):
         SCENARIO.training_jobs(isac_setups.config(), 0, "federated")
