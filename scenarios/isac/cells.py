@@ -32,7 +32,7 @@ _JPEG_CODEC_ID = 15
 """Of packets that carry JPEG frames, and embeddings of CSI beside them: no codec of the catalogue has it."""
 _MAX_FRAMES = 256
 _NUM_KEPT = 512
-"""Batches of frames whose embeddings a model remembers: more than those of a step in all cells of one seed."""
+"""Batches of frames whose embeddings a model remembers: those of a step in all cells of a seed, and more."""
 
 
 @dataclass(frozen=True)
