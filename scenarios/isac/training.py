@@ -160,17 +160,15 @@ def _receivers_loss(task: Task, head: nn.Module, z: torch.Tensor, draw: Draw) ->
 def _train_predictor(task: Task) -> Log:
     """Trains the predictor on, on windows of embeddings that no longer change."""
     model, config = task.model, task.config
-    variance = task.z.flatten(0, 1).var(dim=0).clamp_min(1e-6)
+    variance, real = task.z.flatten(0, 1).var(dim=0).clamp_min(1e-6), model.predictor.real
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         context, newest_z, _ = task.windows(config.num_windows)
         hidden = task.hidden(len(context), context.shape[1]) | context[..., 0].isnan()
         predicted = model.predictor(context, ~hidden)
-        error = (predicted - newest_z).square() / variance * model.predictor.real
+        error = (predicted - newest_z).square() / variance * real
         wanted = hidden[:, 0]
-        total = (
-            error.sum(dim=-1) / model.predictor.real.sum(dim=-1) * wanted
-        ).sum() / wanted.sum().clamp_min(1)
+        total = (error.sum(dim=-1) / real.sum(dim=-1) * wanted).sum() / wanted.sum().clamp_min(1)
         return {"total": total}
 
     return task.fit("predictor", model.predictor, batch_loss, config.num_steps_predictor)

@@ -15,6 +15,7 @@ from nodes.contracts import Uplink
 from nodes.schedulers import PeriodicConfig, make_scheduler
 from nodes.simulation import DeviceHost, StationHost, simulate
 from scenarios.contracts import Point
+from scenarios.isac import methods
 from scenarios.isac.cells import make_cell, make_shared, resolve
 from scenarios.isac.config import TINY
 from scenarios.isac.data import SensingData
@@ -386,3 +387,14 @@ def test_csi_that_is_not_finite_is_refused_by_receiver_and_row(value):
 def test_csi_of_another_size_or_type_is_refused(csi):
     with pytest.raises(SemcomError, match=r"CSI of receiver 1 has type .* takes torch.complex64 \[n, 8\]"):
         isac_setups.model().embed_receiver(csi, 0)
+
+
+def test_frames_that_are_alike_are_embedded_once_for_each_camera(monkeypatch):
+    model, memo, frame = isac_setups.model(), Memo(4), isac_setups.data().test.frame[0, :3, 0]
+    for _ in range(2):
+        for camera in (0, 1):
+            z = methods._embed_once(memo, model, frame, camera)
+            assert torch.equal(z, model.embed_camera(frame, camera))
+    # What is asked again is remembered: nothing is embedded any more.
+    monkeypatch.setattr(model, "embed_camera", None)
+    assert torch.equal(methods._embed_once(memo, model, frame, 1), z)

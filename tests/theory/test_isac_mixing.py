@@ -129,4 +129,3 @@ def test_walks_of_two_bring_nobody_together_with_himself():
     both = there[made.pairs.rows] & there[made.pairs.partner]
     assert len(both) == 20
     assert not bool(both.any())
-    assert isac_setups.data().train.num_sequences == len(there)

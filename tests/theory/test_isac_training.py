@@ -89,6 +89,19 @@ def test_labels_are_those_of_the_very_rows_and_of_camera_and_pedestrian():
     assert float(made.scene_loss(exact, Draw.alone(rows + 1))["total"]) > 0.01
 
 
+def test_receivers_are_asked_for_places_in_any_order_and_asked_alone(monkeypatch):
+    made = task()
+    head, draw = training._receivers_head(made), made.scenes.draw(30)
+    z = torch.randn(30, made.model.num_sensors, made.model.embedding_dim)
+    loss = float(training._receivers_loss(made, head, z, draw).detach())
+    position_m, visible = made.scenes.labels(draw)
+    with_cameras = z.clone()
+    with_cameras[:, : made.model.num_cameras] = 0
+    assert float(training._receivers_loss(made, head, with_cameras, draw).detach()) == loss
+    monkeypatch.setattr(made.scenes, "labels", lambda draw: (position_m.flip(1), visible.flip(1)))
+    assert float(training._receivers_loss(made, head, z, draw).detach()) == pytest.approx(loss, rel=1e-5)
+
+
 def test_encoders_end_as_the_average_that_followed_them(monkeypatch):
     made = task("image-only", ema_momentum=0.5)
     before = {name: tensor.clone() for name, tensor in made.encoder.camera.named_parameters()}
