@@ -20,7 +20,7 @@ from channels.room_meshes import (
 )
 
 _SOLVER_SEED = 1
-_MAX_PATHS = 1 << 17
+_MAX_PATHS = 1 << 15
 # To Sionna a surface is a slab with air behind it, whatever its mesh encloses: boxes and bodies are hollow.
 _SLAB_M = {"walls": 0.1, "floor": 0.2, "ceiling": 0.2}
 _FURNITURE_SLAB_M = 0.02

@@ -115,7 +115,7 @@ class EvaluationConfig(BaseModel):
         (1, 2), description="by how much JPEG frames are shrunk before in the rate result"
     )
     containers: tuple[Container, ...] = Field(
-        ("scan", "file"), description="what is sent of a JPEG frame in the rate result"
+        ("scan",), description="what is sent of a JPEG frame in the rate result: scan, file"
     )
     faults: tuple[str, ...] = Field(tuple(FAULTS), description=f"faults: {', '.join(FAULTS)}")
     rate_receiver_intervals: tuple[Annotated[int, Field(ge=1, le=10_000)], ...] = Field(
@@ -262,8 +262,8 @@ TINY = IsacConfig(
     ),
     evaluation=EvaluationConfig(
         outage_step=2, erasures=(0.0, 0.3), num_receivers=(0, 4), codecs=("uniform-4",), qualities=(5,),
-        downscales=(1,), missing=("none", "camera-1"), loss_methods=("inpainting", "last-value"),
-        receiver_methods=("inpainting",),
+        downscales=(1,), containers=("scan", "file"), missing=("none", "camera-1"),
+        loss_methods=("inpainting", "last-value"), receiver_methods=("inpainting",),
     ),
 )  # fmt: skip
 PAPER = IsacConfig(
@@ -279,4 +279,5 @@ PAPER = IsacConfig(
         num_steps=20_000, num_steps_predictor=20_000, num_steps_head=5_000, num_steps_decoder=10_000,
         batch_size=128,
     ),
+    evaluation=EvaluationConfig(containers=("scan", "file")),
 )  # fmt: skip
