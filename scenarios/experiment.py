@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from nodes.cluster import Cluster
 
 # Records are written after each batch: enough batches to lose little to a kill, few enough to be quick.
-NUM_BATCHES = 8
+NUM_BATCHES = 4
 # Cells of a sweep that are handed out before their records are written and their models let go.
 CELLS_PER_ROUND = 64
 SECONDS_BETWEEN_LINES = 15.0

@@ -28,11 +28,16 @@ class FrameNormaliser(nn.Module):
 
     def forward(self, frame: torch.Tensor, camera: int) -> torch.Tensor:
         """Maps frames of one camera, uint8 [n, 3, height, width], to what stands before its background."""
-        return frame.float().div_(255).sub_(self.background[camera]).div_(_FRAME_SCALE)
+        return content_of(frame, self.background[camera])
 
     def frame_of(self, content: torch.Tensor, camera: int) -> torch.Tensor:
         """Puts what stands before the background back there: values about 0 to 1."""
         return self.background[camera] + _FRAME_SCALE * content
+
+
+def content_of(frame: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
+    """What stands before the background [...] of frames, uint8 [n, ...]: float32 of the same shape."""
+    return frame.float().div_(255).sub_(background).div_(_FRAME_SCALE)
 
 
 class CsiNormaliser(nn.Module):

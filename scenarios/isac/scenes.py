@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 
 from scenarios.isac.data import Sequences
+from scenarios.isac.features import content_of
 from scenarios.isac.jpeg import through_jpeg
 from scenarios.isac.mixing import Draw, Partners, mix_content, mix_csi, mix_labels
 from scenarios.isac.models import SensingModel
@@ -34,7 +35,10 @@ class TrainingScenes:
     ) -> None:
         self._model, self._streams, self._generator = model, streams, generator
         self._jpeg_share, self._csi_noise_std, self._csi_dropout = jpeg_share, csi_noise_std, csi_dropout
-        self._frame, self._csi = train.frame.flatten(0, 1), train.csi.flatten(0, 1)
+        # Colours last, as convolutions want them: content is made so, and never turned round.
+        self._frame = train.frame.flatten(0, 1).permute(0, 1, 3, 4, 2).contiguous()
+        self._background = model.frames.background.permute(0, 2, 3, 1).contiguous()
+        self._csi = train.csi.flatten(0, 1)
         self._position_m = train.position_m.flatten(0, 1)
         self._visible = train.visible_share.flatten(0, 1).transpose(1, 2)
         self._partners = Partners(~self._position_m.isnan().any(dim=-1))
@@ -45,8 +49,8 @@ class TrainingScenes:
         return Draw(rows, self._partners.draw(rows, mix_share, self._generator))
 
     def content(self, draw: Draw) -> torch.Tensor:
-        """Normalised frames, [n, C, 3, H, W]."""
-        return self._mixed(draw, lambda rows: self._normalised(self._frame[rows]))
+        """Normalised frames, [n, C, 3, H, W], colours last in memory."""
+        return self._mixed(draw, lambda rows: self._frame[rows])
 
     def content_seen(self, draw: Draw) -> torch.Tensor:
         """The same, of which some came through JPEG: encoders are to know its artefacts."""
@@ -58,17 +62,18 @@ class TrainingScenes:
             place, camera = torch.nonzero(chance < self._jpeg_share, as_tuple=True)
             frame = self._frame[rows]
             frame[place, camera] = self._compressed[rows[place], camera]
-            return self._normalised(frame)
+            return frame
 
         return self._mixed(draw, seen)
 
     def numbers(self, draw: Draw) -> torch.Tensor:
         """The CSI as the encoders are shown it, [n, R, input_dim]."""
-        csi = self._turned[draw.rows]
+        numbers = self._numbers[draw.rows]
         if len(mixed := draw.mixed):
-            csi[mixed] = mix_csi(csi[mixed], self._turned[draw.partner[mixed]], self._model.csi.mean_csi)
-        parts = [self._model.csi(csi[:, r], r) for r in range(self._model.num_receivers)]
-        return torch.stack(parts, dim=1) if parts else torch.zeros(len(csi), 0, 1)
+            csi = self._turned[draw.rows[mixed]]
+            csi = mix_csi(csi, self._turned[draw.partner[mixed]], self._model.csi.mean_csi)
+            numbers[mixed] = self._as_numbers(csi)
+        return numbers
 
     def numbers_seen(self, draw: Draw) -> torch.Tensor:
         """The same with noise, and some left out."""
@@ -91,23 +96,29 @@ class TrainingScenes:
         return self._model.csi.turned(self._csi[:, : self._model.num_receivers])
 
     @cached_property
+    def _numbers(self) -> torch.Tensor:
+        """The CSI of all steps as the encoders are shown it, [N, R, input_dim]."""
+        return self._as_numbers(self._turned)
+
+    def _as_numbers(self, csi: torch.Tensor) -> torch.Tensor:
+        parts = [self._model.csi(csi[:, r], r) for r in range(self._model.num_receivers)]
+        return torch.stack(parts, dim=1) if parts else torch.zeros(len(csi), 0, 1)
+
+    @cached_property
     def _compressed(self) -> torch.Tensor:
-        """All frames once through JPEG of random quality and size, uint8 [N, C, 3, H, W]."""
+        """All frames once through JPEG of random quality and size, uint8 [N, C, H, W, 3]."""
         # A stream of its own: a training that goes on from a checkpoint meets the same ones.
         generator = self._streams.torch_generator("jpeg-quality")
-        num = self._frame.shape[0] * self._frame.shape[1]
-        quality = torch.randint(5, 96, (num,), generator=generator)
-        downscale = 2 ** torch.randint(0, 3, (num,), generator=generator)
-        frames = self._frame.flatten(0, 1).permute(0, 2, 3, 1).numpy()
+        frames = self._frame.flatten(0, 1).numpy()
+        quality = torch.randint(5, 96, (len(frames),), generator=generator)
+        downscale = 2 ** torch.randint(0, 3, (len(frames),), generator=generator)
         shown = through_jpeg(frames, quality.tolist(), downscale.tolist())
-        return torch.from_numpy(shown).permute(0, 3, 1, 2).unflatten(0, self._frame.shape[:2])
+        return torch.from_numpy(shown).unflatten(0, self._frame.shape[:2])
 
-    def _normalised(self, frame: torch.Tensor) -> torch.Tensor:
-        parts = [self._model.frames(frame[:, c], c) for c in range(self._model.num_cameras)]
-        return torch.stack(parts, dim=1)
-
-    def _mixed(self, draw: Draw, content_of: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        content = content_of(draw.rows)
+    def _mixed(self, draw: Draw, frames_of: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        content = content_of(frames_of(draw.rows), self._background)
         if len(mixed := draw.mixed):
-            content[mixed] = mix_content(content[mixed], content_of(draw.partner[mixed]))
-        return content
+            other = content_of(frames_of(draw.partner[mixed]), self._background)
+            one = content[mixed].movedim(-1, -3)
+            content[mixed] = mix_content(one, other.movedim(-1, -3)).movedim(-3, -1)
+        return content.movedim(-1, -3)

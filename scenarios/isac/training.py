@@ -111,7 +111,9 @@ def _train_encoders(task: Task) -> Log:
             config.patch_share,
             generator,
         )
-        seen = torch.where(patches.unflatten(0, content.shape[:2])[:, :, None], 0, content)
+        seen = content
+        if config.patch_share:
+            seen = torch.where(patches.unflatten(0, content.shape[:2])[:, :, None], 0, content)
         wanted = hidden.clone()
         if config.patch_share:
             wanted[:, : model.num_cameras] = True
