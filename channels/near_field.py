@@ -209,11 +209,11 @@ def draw_channels(config: NearFieldConfig, num: int, generator: torch.Generator)
 
     All lengths but those marked are at time t. r_pn is the distance of element n from the last point of path
     p, r_p that of the centre, l_p the path's length and l_0 what delays count from: see `synchronised`. Users
-    and scatterers are uniform in distance, angle and elevation; users keep a velocity, uniform in speed and in
-    heading within the x-y plane; levels of scattered paths are uniform in dB and phases uniform. From the same
-    generator state, the first users are the same whatever `num` is. The model: Cui and Dai 2022 (IEEE Trans.
-    Commun. 70(4), section II), here exact and for several scatterers, subcarriers and snapshots. Raises
-    SemcomError as check_near_field, and for more than 8 GiB of channels.
+    and scatterers are uniform in distance, angle and elevation; users keep a velocity, uniform in speed and
+    in heading within the x-y plane; levels of scattered paths are uniform in dB and phases uniform. From the
+    same generator state, the first users are the same whatever `num` is. The model: Cui and Dai 2022 (IEEE
+    Trans. Commun. 70(4), section II), here exact and for several scatterers, subcarriers and snapshots.
+    Raises SemcomError as check_near_field, and for more than 8 GiB of channels.
     """
     element_m = element_positions_m(config)
     num_snapshots, num_paths = config.num_snapshots, config.max_paths

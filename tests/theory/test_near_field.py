@@ -32,7 +32,7 @@ def error_db(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def plain_channels(config: NearFieldConfig, drawn: NearFieldChannels) -> np.ndarray:
-    """Sums exp(-j 2 pi (f_c + f) way / c) over the ways that waves go, without any of the library's tricks."""
+    """Sums exp(-j 2 pi (f_c + f) way / c) over the ways that waves go, without the library's tricks."""
     element_m = element_positions_m(config).numpy()
     source_m = (drawn.distance_m[..., None] * unit_vectors(drawn.angle_rad, drawn.elevation_rad)).numpy()
     user_m = source_m[:, :, :1]
@@ -84,7 +84,7 @@ def test_the_response_of_a_far_point_has_no_rounding():
     config = NearFieldConfig(num_elements=64)
     found = response(config, torch.tensor(1e5, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64))
     with decimal.localcontext(prec=50):
-        sine, exact = decimal.Decimal(math.sin(0.5)), decimal.Decimal(1e5)
+        sine, exact = decimal.Decimal(math.sin(0.5)), decimal.Decimal("1e5")
         cosine = (1 - sine * sine).sqrt()
         nearer_m = [
             float((((exact * sine - decimal.Decimal(y)) ** 2 + (exact * cosine) ** 2).sqrt()) - exact)
@@ -136,7 +136,7 @@ def test_gains_have_unit_power_and_gaps_in_db_that_are_uniform():
 
 
 def test_places_are_uniform_in_distance_and_angle_and_far_scatterers_beyond_the_rayleigh_distance():
-    config, drawn = draw(4000, num_elements=64, num_rows=8, far_share=0.3, **{"min_paths": 3, "max_paths": 3})
+    config, drawn = draw(4000, num_elements=64, num_rows=8, far_share=0.3, min_paths=3, max_paths=3)
     distance_m = drawn.distance_m[:, 0].numpy()
     assert stats.kstest(distance_m[:, 0], stats.uniform(5, 55).cdf).pvalue > 1e-4
     for part, most_deg in ((drawn.angle_rad, 60), (drawn.elevation_rad, 20)):
@@ -157,7 +157,7 @@ def test_the_mean_power_of_a_channel_is_one():
 
 
 def test_users_keep_their_velocity_and_scatterers_stay():
-    config, drawn = draw(2000, num_elements=4, num_snapshots=5, interval_s=0.01)
+    _, drawn = draw(2000, num_elements=4, num_snapshots=5, interval_s=0.01)
     user_m, time_s = drawn.user_m(), torch.arange(5)[:, None] * 0.01
     torch.testing.assert_close(user_m, user_m[:, :1] + time_s * drawn.velocity_m_s[:, None])
     assert bool((drawn.distance_m[:, 1:, 1:] == drawn.distance_m[:, :1, 1:]).all())

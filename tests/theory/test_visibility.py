@@ -157,8 +157,8 @@ def test_a_screen_s_shadow_is_the_integral_over_what_it_blocks(width_m, angle_ra
     plane = np.sqrt(WAVELENGTH_M * direct_m * crossing * (1 - crossing)) * np.exp(-0.25j * np.pi)
     blocked = np.exp(-1j * phase).mean(axis=1) * width_m / plane
     expected = np.abs(1 - blocked).clip(max=1)
-    assert np.abs(found[::5] - expected).max() < 0.06
-    assert expected.min() < 0.6
+    assert np.abs(found[::5] - expected).max() < 0.02
+    assert expected.min() < 0.65
     # Half the width would be seen.
     assert np.abs(shadow(width_m / 2, 0.1, angle_rad)[::5] - expected).max() > 0.1
 
@@ -180,4 +180,4 @@ def test_blockers_shadow_the_array_of_the_user_that_is_given():
     hidden_m = (~visible[inside]).mean(axis=1) * 1.28
     assert inside.sum() > 50
     assert (hidden_m > 0.26).all()
-    assert (hidden_m < 0.38).all()
+    assert (hidden_m < 0.40).all()
