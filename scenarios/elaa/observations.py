@@ -67,6 +67,6 @@ def check_visible(visible: torch.Tensor) -> None:
     if bool(blind.any()):
         row = int(blind.nonzero()[0, 0])
         raise SemcomError(
-            f"channel {row} has no visible element ({int(blind.sum())} of {len(blind)} channels): an estimate "
+            f"channel {row} has no visible element ({int(blind.sum())} of {len(blind)}): an estimate "
             "needs one, so raise the visible share"
         )
