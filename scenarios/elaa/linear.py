@@ -73,7 +73,7 @@ def fit_lmmse(h: torch.Tensor, shrinkage: float | None = None) -> Lmmse:
     if shrinkage is None:
         squared = float((sample.abs() ** 2).sum())
         excess = (num + 1) * (squared - power**2 / width)
-        shrinkage = 1.0 if excess <= 0 else min(1.0, (power**2 + squared) / (excess + power**2 + squared))
+        shrinkage = 1.0 if excess <= 0 else min(1.0, (power**2 + squared) / excess)
     if not 0 <= shrinkage <= 1:
         raise SemcomError(f"shrinkage {shrinkage} is not a share: take one from 0 to 1")
     load = shrinkage * power / width
