@@ -87,6 +87,6 @@ def check_size(num_atoms: int, num_elements: int, max_bytes: int, remedy: str) -
     num_bytes = 8 * num_atoms * num_elements
     if num_bytes > max_bytes:
         raise SemcomError(
-            f"a dictionary of {num_atoms:,} atoms of {num_elements:,} elements takes {num_bytes / 1e9:.1f} GB, "
-            f"more than {max_bytes / 1e9:.1f} GB: take {remedy} or a larger max_bytes"
+            f"a dictionary of {num_atoms:,} atoms of {num_elements:,} elements takes "
+            f"{num_bytes / 1e9:.1f} GB, more than {max_bytes / 1e9:.1f} GB: take {remedy} or a larger max_bytes"
         )

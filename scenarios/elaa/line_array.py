@@ -58,7 +58,7 @@ class LineArray:
     def delay(self, sine: torch.Tensor, inverse_m: torch.Tensor) -> torch.Tensor:
         """Path difference to the centre in wavelengths, float64 [..., M].
 
-        (r_n - r) / lambda = (d^2 k - 2 d s) / (1 + q) / lambda with q = r_n / r = sqrt(1 + d^2 k^2 - 2 d k s),
+        (r_n - r) / lambda = (d^2 k - 2 d s) / (1 + q) / lambda, q = r_n / r = sqrt(1 + d^2 k^2 - 2 d k s),
         which cancels no large numbers and holds for k = 0. sine, inverse_m: float64 [...].
         """
         d = self.place_m

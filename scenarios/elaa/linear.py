@@ -65,7 +65,7 @@ def fit_lmmse(h: torch.Tensor, shrinkage: float | None = None) -> Lmmse:
     """
     if h.ndim != 2 or len(h) == 0:
         raise SemcomError(
-            f"training channels {tuple(h.shape)}: a covariance needs [channels, elements], one channel or more"
+            f"training channels {tuple(h.shape)}: a covariance needs [channels, elements], one or more"
         )
     num, width = h.shape
     sample = h.T @ h.conj() / num
@@ -87,7 +87,7 @@ def tune_lmmse(
     truth: torch.Tensor,
     shrinkages: Sequence[float] = (1e-4, 1e-3, 1e-2, 0.03, 0.1),
 ) -> Lmmse:
-    """Fits to training channels h with the shrinkage that is best on validation data, that of `fit_lmmse` too.
+    """Fits to training channels h with the shrinkage that is best on validation data, `fit_lmmse`'s own too.
 
     observed, truth [N, M]: validation channels. The best one is that of the least mean |h_hat - h|^2.
     """

@@ -38,7 +38,7 @@ class Pursuit:
     Atoms are added one by one, that with the largest sum over snapshots of |a^H residual|^2 first, until the
     residual's energy is below stop x noise_var x visible elements or there are num_atoms. The gains then are
     (A^H A + ridge noise_var I)^-1 A^H y on the visible elements.
-    snapshot_atoms: complex64 [S, A, M], each snapshot's own responses (of a wide band), else the dictionary's.
+    snapshot_atoms: complex64 [S, A, M], each snapshot's own responses (of a wide band), else shared ones.
     Source: Cui and Dai, Channel estimation for extremely large-scale MIMO: far-field or near-field?, IEEE
     Trans. Commun. 70(4), 2022, algorithm 1; the ridge as Hoerl and Kennard 1970.
     """
@@ -79,14 +79,14 @@ class Pursuit:
 
     def field(self, sparse: Sparse) -> torch.Tensor:
         """The channels that atoms make at all elements, complex64 [N, S, M]."""
-        parts = [
-            sparse.gain[i : i + _BATCH] @ self._chosen(sparse.support[i : i + _BATCH])
-            if self.snapshot_atoms is None
-            else (sparse.gain[i : i + _BATCH, :, None] @ self._chosen(sparse.support[i : i + _BATCH]))[
-                :, :, 0
-            ]
-            for i in range(0, len(sparse.support), _BATCH)
-        ]
+        parts = []
+        for i in range(0, len(sparse.support), _BATCH):
+            rows = slice(i, i + _BATCH)
+            atoms = self._chosen(sparse.support[rows])
+            if self.snapshot_atoms is None:
+                parts.append(sparse.gain[rows] @ atoms[:, 0])
+            else:
+                parts.append((sparse.gain[rows, :, None] @ atoms)[:, :, 0])
         return torch.cat(parts)
 
     def choose(self, y: torch.Tensor, visible: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -115,27 +115,21 @@ class Pursuit:
         for i in range(0, len(y), _BATCH):
             rows = slice(i, i + _BATCH)
             kept = torch.arange(support.shape[1]) < count[rows, None]
-            seen = visible[rows, None] if self.snapshot_atoms is None else visible[rows, None, None]
-            basis = self._chosen(support[rows]) * seen * (kept[..., None] if seen.ndim == 3 else 1)
-            if seen.ndim == 4:
-                basis = basis * kept[:, None, :, None]
-            gram = basis.conj() @ basis.mT
+            basis = self._chosen(support[rows]) * (kept[:, :, None] & visible[rows, None])[:, None]
+            # Without ridge or noise, atoms may be so much alike that only the second keeps their gains apart.
             load = torch.where(kept, self.ridge * noise_var[rows, None], 1.0)
-            # Without ridge or noise, atoms may be so much alike that only this keeps their gains apart.
-            load = load + 1e-6 * seen.sum(dim=-1).reshape(-1, 1)
-            gram = gram + torch.diag_embed(load if seen.ndim == 3 else load[:, None])
-            if seen.ndim == 3:
-                right = basis.conj() @ y[rows].mT
-                parts.append(torch.linalg.solve(gram, right).mT)
-            else:
-                right = basis.conj() @ y[rows, :, :, None]
-                parts.append(torch.linalg.solve(gram, right)[..., 0])
+            load = load + 1e-6 * visible[rows].sum(dim=1, keepdim=True)
+            gram = basis.conj() @ basis.mT + torch.diag_embed(load)[:, None]
+            # All snapshots of a channel are right-hand sides of one system, or each has a system of its own.
+            seen = y[rows].mT[:, None] if self.snapshot_atoms is None else y[rows, :, :, None]
+            gain = torch.linalg.solve(gram, basis.conj() @ seen)
+            parts.append(gain[:, 0].mT if self.snapshot_atoms is None else gain[..., 0])
         return Sparse(support, torch.cat(parts), count)
 
     def _chosen(self, support: torch.Tensor) -> torch.Tensor:
-        """Atoms of some numbers [B, K]: [B, K, M], or with snapshot_atoms [B, S, K, M]."""
+        """Atoms of some numbers [B, K]: [B, 1, K, M], or with snapshot_atoms [B, S, K, M]."""
         if self.snapshot_atoms is None:
-            return self.dictionary.atoms[support]
+            return self.dictionary.atoms[support][:, None]
         return self.snapshot_atoms[:, support].transpose(0, 1)
 
     def _choose(self, y: torch.Tensor, visible: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
