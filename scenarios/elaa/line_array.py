@@ -6,6 +6,7 @@ wave. All is in float64 until a phase is left, in turns.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,6 @@ from semcom.contracts import SemcomError
 
 if TYPE_CHECKING:
     from channels.near_field import NearFieldConfig
-
-SPEED_OF_LIGHT_M_S = 299_792_458.0
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,12 @@ class LineArray:
             )
         return cls(
             num_elements=config.num_elements,
-            wavelength_m=SPEED_OF_LIGHT_M_S / config.carrier_hz,
+            wavelength_m=config.wavelength_m(),
             spacing_wavelengths=config.spacing_wavelengths,
-            max_sine=float(torch.sin(torch.deg2rad(torch.tensor(config.max_angle_deg, dtype=torch.float64)))),
+            max_sine=math.sin(math.radians(config.max_angle_deg)),
             min_distance_m=config.min_distance_m,
-            max_distance_m=config.max_distance_m,
+            # Far scatterers may be anywhere from there on.
+            max_distance_m=math.inf if config.far_share > 0 else config.max_distance_m,
         )
 
     @property

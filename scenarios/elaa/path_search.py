@@ -1,0 +1,78 @@
+"""The strongest path in a residual: matched filters over all angles by FFT, on rings of distance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from scenarios.elaa.dictionaries import MAX_BYTES, check_size, ring_spacing_per_m
+from scenarios.elaa.line_array import LineArray, phasor
+from scenarios.elaa.path_refinement import PathSet
+from semcom.contracts import SemcomError
+
+
+@dataclass(frozen=True)
+class PathSearch:
+    """Matched filters to second order in the elements' places (Fresnel), exact enough to start from.
+
+    (r_n - r) is about -d s + d^2 c / 2 with c = (1 - s^2) / r: for each c (a ring) the correlation over all s
+    is an FFT. chirp: complex64 [R, M], exp(+j pi d^2 c / lambda); curvature: float32 [R]; sine: float32 [S];
+    allowed: bool [R, S], where the distance isn't below the array's smallest.
+    """
+
+    array: LineArray
+    chirp: torch.Tensor
+    curvature: torch.Tensor
+    sine: torch.Tensor
+    allowed: torch.Tensor
+
+    def strongest(self, residual: torch.Tensor, visible: torch.Tensor) -> tuple[PathSet, torch.Tensor]:
+        """The path of the largest |a^H residual| and the peak |a^H residual|^2 / visible elements, float32 [B].
+
+        residual: complex64 [B, M]; visible: bool [B, M].
+        """
+        seen = torch.where(visible, residual, 0)
+        match = torch.fft.fft(seen[:, None] * self.chirp, n=len(self.sine)).abs()
+        best = match.masked_fill_(~self.allowed, -1).flatten(1).argmax(dim=1)
+        ring, number = best // len(self.sine), best % len(self.sine)
+        sine = self.sine[number]
+        inverse_m = (self.curvature[ring] / (1 - sine**2)).clamp(
+            1 / self.array.max_distance_m, 1 / self.array.min_distance_m
+        )
+        num_seen = visible.sum(dim=1)
+        unit = PathSet(torch.ones((len(seen), 1), dtype=torch.complex64), sine[:, None], inverse_m[:, None])
+        gain = (unit.waves(self.array).field[:, 0].conj() * seen).sum(dim=1) / num_seen
+        peak = match.flatten(1).gather(1, best[:, None])[:, 0].square() / num_seen
+        return PathSet(gain[:, None], unit.sine, unit.inverse_m), peak
+
+
+@lru_cache(maxsize=8)
+def path_search(array: LineArray, oversampling: float, coherence_scale: float) -> PathSearch:
+    """Makes the matched filters of an array; rings as in `polar_dictionary`.
+
+    Raises SemcomError where elements are so far apart that angles are ambiguous, and for too large a search.
+    """
+    if array.spacing_wavelengths * array.max_sine > 0.5:
+        raise SemcomError(
+            f"spacing of {array.spacing_wavelengths} wavelengths: angles to {array.max_sine:.2f} in sine are "
+            "ambiguous, so take 0.5 or less"
+        )
+    if oversampling < 1 or coherence_scale <= 0:
+        raise SemcomError(
+            f"oversampling {oversampling} and coherence_scale {coherence_scale}: take 1 or more, and above 0"
+        )
+    step = ring_spacing_per_m(array, coherence_scale)
+    num_rings = int(1 / (array.min_distance_m * step)) + 2
+    num_angles = 1 << (round(oversampling * array.num_elements) - 1).bit_length()
+    check_size(num_rings, num_angles, MAX_BYTES, "a larger coherence_scale")
+    curvature = torch.arange(num_rings, dtype=torch.float64) * step
+    chirp = phasor(-curvature[:, None] * array.place_m**2 / (2 * array.wavelength_m))
+    number = torch.arange(num_angles, dtype=torch.float64)
+    turns = torch.where(number < num_angles / 2, number, number - num_angles) / num_angles
+    sine = turns / array.spacing_wavelengths
+    inside = sine.abs() <= array.max_sine + 1 / array.num_elements
+    # Half a ring more, for what lies between.
+    near = curvature[:, None] - step / 2 <= (1 - sine**2) / array.min_distance_m
+    return PathSearch(array, chirp, curvature.float(), sine.float(), near & inside & (sine.abs() < 0.999))
