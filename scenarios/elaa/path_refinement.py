@@ -108,7 +108,7 @@ def refine(
     gain_var = _gain_var(prior, paths, first)
     load = observed.noise_var[:, None]
     seen = observed.visible[:, None]
-    low, high = 1 / array.max_distance_m, 1 / array.min_distance_m
+    low, high = -0.1 / array.min_distance_m, 1.5 / array.min_distance_m
 
     def cost_of(paths: PathSet, residual: torch.Tensor) -> torch.Tensor:
         misfit = torch.view_as_real(residual).square().sum(dim=(1, 2))
