@@ -82,12 +82,12 @@ class Nomp:
     array: LineArray
     prior: Prior
     max_paths: int = 7
-    stop: float = 8.0
+    stop: float = 12.0
     alone_steps: int = 2
     joint_steps: int = 3
     last_steps: int = 4
-    oversampling: float = 2.0
-    coherence_scale: float = 1.2
+    oversampling: float = 4.0
+    coherence_scale: float = 0.8
 
     def __post_init__(self) -> None:
         """Raises SemcomError for numbers out of range."""
@@ -97,8 +97,8 @@ class Nomp:
             or self.stop < 0
         ):
             raise SemcomError(
-                f"max_paths {self.max_paths}, stop {self.stop}, steps {self.alone_steps}, {self.joint_steps}, "
-                f"{self.last_steps}: NOMP needs one path or more, and nothing below 0"
+                f"max_paths {self.max_paths}, stop {self.stop}, steps {self.alone_steps}, "
+                f"{self.joint_steps}, {self.last_steps}: NOMP needs one path or more, and nothing below 0"
             )
 
     def estimate(self, observed: Observed) -> torch.Tensor:
@@ -176,11 +176,11 @@ def tune_nomp(
     observed: Observed,
     truth: torch.Tensor,
     max_paths: Sequence[int] = (3, 5, 7),
-    stops: Sequence[float] = (8.0, 12.0),
+    stops: Sequence[float] = (10.0, 12.0, 14.0),
     other_gain_vars: Sequence[float] = (0.03, 0.1),
     temperature: float = 1.0,
 ) -> Nomp:
-    """Chooses how many paths, when to stop and the gains' ridge (noise_var / other_gain_var) on validation data.
+    """Chooses how many paths, when to stop and the ridge noise_var / other_gain_var on validation data.
 
     truth: complex64 [N, M]; the best ones are those of the least mean |h_hat - h|^2 / |h|^2, h_hat at the
     temperature (see Paths.field).

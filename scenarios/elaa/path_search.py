@@ -12,6 +12,8 @@ from scenarios.elaa.line_array import LineArray, phasor
 from scenarios.elaa.path_refinement import PathSet
 from semcom.contracts import SemcomError
 
+_NUM_CANDIDATES = 8
+
 
 @dataclass(frozen=True)
 class PathSearch:
@@ -29,23 +31,55 @@ class PathSearch:
     allowed: torch.Tensor
 
     def strongest(self, residual: torch.Tensor, visible: torch.Tensor) -> tuple[PathSet, torch.Tensor]:
-        """The path of the largest |a^H residual| and the peak |a^H residual|^2 / visible elements, float32 [B].
+        """The path of the largest |a^H residual|, and |a^H residual|^2 / visible elements, float32 [B].
 
         residual: complex64 [B, M]; visible: bool [B, M].
         """
         seen = torch.where(visible, residual, 0)
-        match = torch.fft.fft(seen[:, None] * self.chirp, n=len(self.sine)).abs()
-        best = match.masked_fill_(~self.allowed, -1).flatten(1).argmax(dim=1)
-        ring, number = best // len(self.sine), best % len(self.sine)
-        sine = self.sine[number]
-        inverse_m = (self.curvature[ring] / (1 - sine**2)).clamp(
+        parts = torch.view_as_real(torch.fft.fft(seen[:, None] * self.chirp, n=len(self.sine)))
+        match = parts.square().sum(dim=-1).masked_fill_(~self.allowed, 0)
+        by_angle, ring = match.max(dim=1)
+        is_peak = (by_angle >= by_angle.roll(1, dims=1)) & (by_angle >= by_angle.roll(-1, dims=1))
+        number = (by_angle * is_peak).topk(_NUM_CANDIDATES, dim=1).indices
+        ring, number, height = self._between(match, ring.gather(1, number), number)
+        best = height.argmax(dim=1, keepdim=True)
+        peak, ring, number = (part.gather(1, best)[:, 0] for part in (height, ring, number))
+        turns = torch.where(number < len(self.sine) / 2, number, number - len(self.sine)) / len(self.sine)
+        sine = (turns / self.array.spacing_wavelengths).clamp(-self.array.max_sine, self.array.max_sine)
+        inverse_m = (ring * self.curvature[1] / (1 - sine**2)).clamp(
             1 / self.array.max_distance_m, 1 / self.array.min_distance_m
         )
         num_seen = visible.sum(dim=1)
         unit = PathSet(torch.ones((len(seen), 1), dtype=torch.complex64), sine[:, None], inverse_m[:, None])
         gain = (unit.waves(self.array).field[:, 0].conj() * seen).sum(dim=1) / num_seen
-        peak = match.flatten(1).gather(1, best[:, None])[:, 0].square() / num_seen
-        return PathSet(gain[:, None], unit.sine, unit.inverse_m), peak
+        return PathSet(gain[:, None], unit.sine, unit.inverse_m), peak / num_seen
+
+    def _between(
+        self, match: torch.Tensor, ring: torch.Tensor, number: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Moves peaks [B, C] to where parabolas through their neighbours have them: rings, angles, heights.
+
+        Without it, the largest peak is often one that happens to lie on the grid: of an array that is visible
+        in two pieces the side lobes are nearly as high as the main one.
+        """
+        num_rings, num_angles = self.allowed.shape
+        flat = match.flatten(1)
+        middle = flat.gather(1, ring * num_angles + number)
+
+        def bend(low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            slope, curve = (high - low) / 2, low + high - 2 * middle
+            is_peak = (curve < 0) & (low > 0) & (high > 0)
+            move = torch.where(is_peak, -slope / torch.where(is_peak, curve, -1), 0).clamp(-0.5, 0.5)
+            return move, slope * move / 2
+
+        row = ring * num_angles
+        over, gain = bend(
+            flat.gather(1, row + (number - 1) % num_angles), flat.gather(1, row + (number + 1) % num_angles)
+        )
+        inner = flat.gather(1, (ring - 1).clamp(min=0) * num_angles + number)
+        outer = flat.gather(1, (ring + 1).clamp(max=num_rings - 1) * num_angles + number)
+        up, more = bend(inner, outer)
+        return ring + up, number + over, middle + gain + more
 
 
 @lru_cache(maxsize=8)
