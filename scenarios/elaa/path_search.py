@@ -64,22 +64,22 @@ class PathSearch:
         """
         num_rings, num_angles = self.allowed.shape
         flat = match.flatten(1)
-        middle = flat.gather(1, ring * num_angles + number)
-
-        def bend(low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            slope, curve = (high - low) / 2, low + high - 2 * middle
-            is_peak = (curve < 0) & (low > 0) & (high > 0)
-            move = torch.where(is_peak, -slope / torch.where(is_peak, curve, -1), 0).clamp(-0.5, 0.5)
-            return move, slope * move / 2
-
-        row = ring * num_angles
-        over, gain = bend(
-            flat.gather(1, row + (number - 1) % num_angles), flat.gather(1, row + (number + 1) % num_angles)
-        )
-        inner = flat.gather(1, (ring - 1).clamp(min=0) * num_angles + number)
-        outer = flat.gather(1, (ring + 1).clamp(max=num_rings - 1) * num_angles + number)
-        up, more = bend(inner, outer)
-        return ring + up, number + over, middle + gain + more
+        rows = [part.clamp(0, num_rings - 1) * num_angles for part in (ring - 1, ring, ring + 1)]
+        columns = [part % num_angles for part in (number - 1, number, number + 1)]
+        at = [[flat.gather(1, row + column) for column in columns] for row in rows]
+        middle = at[1][1]
+        slope_x, slope_y = (at[1][2] - at[1][0]) / 2, (at[2][1] - at[0][1]) / 2
+        bend_x = at[1][2] + at[1][0] - 2 * middle
+        bend_y = at[2][1] + at[0][1] - 2 * middle
+        twist = (at[2][2] - at[2][0] - at[0][2] + at[0][0]) / 4
+        area = bend_x * bend_y - twist**2
+        # At an edge of what is allowed there is no neighbour, and no parabola where they don't bend down.
+        inside = torch.stack([each for row in at for each in row]).amin(dim=0) > 0
+        inside &= (ring > 0) & (ring < num_rings - 1) & (bend_x < 0) & (area > 1e-3 * bend_x * bend_y)
+        area = torch.where(inside, area, 1)
+        over = torch.where(inside, (twist * slope_y - bend_y * slope_x) / area, 0).clamp(-1, 1)
+        up = torch.where(inside, (twist * slope_x - bend_x * slope_y) / area, 0).clamp(-1, 1)
+        return ring + up, number + over, middle + (slope_x * over + slope_y * up) / 2
 
 
 @lru_cache(maxsize=8)
