@@ -13,6 +13,8 @@ from scenarios.elaa.path_refinement import PathSet
 from semcom.contracts import SemcomError
 
 _NUM_CANDIDATES = 8
+_CHUNK = 8
+"""Channels at a time: what is made for them stays in the cache."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class PathSearch:
 
     (r_n - r) is about -d s + d^2 c / 2 with c = (1 - s^2) / r: for each c (a ring) the correlation over all s
     is an FFT. chirp: complex64 [R, M], exp(+j pi d^2 c / lambda); curvature: float32 [R]; sine: float32 [S];
-    allowed: bool [R, S], where the distance isn't below the array's smallest.
+    allowed: float32 [R, S], 0 where the distance is below the array's smallest, else 1.
     """
 
     array: LineArray
@@ -36,14 +38,9 @@ class PathSearch:
         residual: complex64 [B, M]; visible: bool [B, M].
         """
         seen = torch.where(visible, residual, 0)
-        parts = torch.view_as_real(torch.fft.fft(seen[:, None] * self.chirp, n=len(self.sine)))
-        match = parts.square().sum(dim=-1).masked_fill_(~self.allowed, 0)
-        by_angle, ring = match.max(dim=1)
-        is_peak = (by_angle >= by_angle.roll(1, dims=1)) & (by_angle >= by_angle.roll(-1, dims=1))
-        number = (by_angle * is_peak).topk(_NUM_CANDIDATES, dim=1).indices
-        ring, number, height = self._between(match, ring.gather(1, number), number)
-        best = height.argmax(dim=1, keepdim=True)
-        peak, ring, number = (part.gather(1, best)[:, 0] for part in (height, ring, number))
+        padded = torch.zeros((_CHUNK, *self.allowed.shape), dtype=torch.complex64)
+        found = [self._peak(seen[i : i + _CHUNK], padded) for i in range(0, len(seen), _CHUNK)]
+        ring, number, peak = (torch.cat(part) for part in zip(*found, strict=True))
         turns = torch.where(number < len(self.sine) / 2, number, number - len(self.sine)) / len(self.sine)
         sine = (turns / self.array.spacing_wavelengths).clamp(-self.array.max_sine, self.array.max_sine)
         inverse_m = (ring * self.curvature[1] / (1 - sine**2)).clamp(
@@ -53,6 +50,20 @@ class PathSearch:
         unit = PathSet(torch.ones((len(seen), 1), dtype=torch.complex64), sine[:, None], inverse_m[:, None])
         gain = (unit.waves(self.array).field[:, 0].conj() * seen).sum(dim=1) / num_seen
         return PathSet(gain[:, None], unit.sine, unit.inverse_m), peak / num_seen
+
+    def _peak(self, seen: torch.Tensor, padded: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Ring, angle and height [B] of the largest peak, none of them whole; padded is 0 beyond the elements."""
+        part = padded[: len(seen)]
+        torch.mul(seen[:, None], self.chirp, out=part[..., : seen.shape[1]])
+        parts = torch.view_as_real(torch.fft.fft(part))
+        match = parts[..., 0].square().addcmul_(parts[..., 1], parts[..., 1]).mul_(self.allowed)
+        by_angle = match.amax(dim=1)
+        is_peak = (by_angle >= by_angle.roll(1, dims=1)) & (by_angle >= by_angle.roll(-1, dims=1))
+        number = (by_angle * is_peak).topk(_NUM_CANDIDATES, dim=1).indices
+        ring = match.gather(2, number[:, None].expand(-1, match.shape[1], -1)).argmax(dim=1)
+        ring, number, height = self._between(match, ring, number)
+        best = height.argmax(dim=1, keepdim=True)
+        return tuple(each.gather(1, best)[:, 0] for each in (ring, number, height))
 
     def _between(
         self, match: torch.Tensor, ring: torch.Tensor, number: torch.Tensor
@@ -109,4 +120,5 @@ def path_search(array: LineArray, oversampling: float, coherence_scale: float) -
     inside = sine.abs() <= array.max_sine + 1 / array.num_elements
     # Half a ring more, for what lies between.
     near = curvature[:, None] - step / 2 <= (1 - sine**2) / array.min_distance_m
-    return PathSearch(array, chirp, curvature.float(), sine.float(), near & inside & (sine.abs() < 0.999))
+    allowed = (near & inside & (sine.abs() < 0.999)).float()
+    return PathSearch(array, chirp, curvature.float(), sine.float(), allowed)
