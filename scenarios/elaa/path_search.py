@@ -52,7 +52,7 @@ class PathSearch:
         return PathSet(gain[:, None], unit.sine, unit.inverse_m), peak / num_seen
 
     def _peak(self, seen: torch.Tensor, padded: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Ring, angle and height [B] of the largest peak, none of them whole; padded is 0 beyond the elements."""
+        """Ring, angle and height [B] of the largest peak, off the grid; padded is 0 beyond the elements."""
         part = padded[: len(seen)]
         torch.mul(seen[:, None], self.chirp, out=part[..., : seen.shape[1]])
         parts = torch.view_as_real(torch.fft.fft(part))

@@ -19,7 +19,7 @@ from semcom.contracts import SemcomError
 def unmask(
     h: torch.Tensor, visible: torch.Tensor, snr_db: float | torch.Tensor, generator: torch.Generator
 ) -> Observed:
-    """What an array receives that isn't told what it sees: y = v h + n at all elements, each taken as visible.
+    """What an array receives that isn't told what it sees: y = v h + n, each element taken as visible.
 
     As `observe` otherwise, and raises what it raises. The noise is the same from the same generator state.
     """
@@ -75,7 +75,7 @@ class RegionDetector:
         """Sums over sub-arrays in units of the noise, float32 [N, G]."""
         if values.shape[1] % self.subarray_size:
             raise SemcomError(
-                f"sub-arrays of {self.subarray_size} don't divide {values.shape[1]} elements: take another size"
+                f"sub-arrays of {self.subarray_size} don't divide {values.shape[1]} elements: change it"
             )
         return values.unflatten(1, (-1, self.subarray_size)).sum(dim=2) / observed.noise_var[:, None]
 

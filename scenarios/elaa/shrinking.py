@@ -59,7 +59,7 @@ def fit_shrink(
 
 @dataclass(frozen=True)
 class ShrunkNomp:
-    """NOMP and then shrink: by the Cramer-Rao bound of its phases at a temperature, and by learned factors."""
+    """NOMP, then shrink: by the Cramer-Rao bound of its phases at a temperature, and by learned factors."""
 
     nomp: Nomp
     temperature: float
