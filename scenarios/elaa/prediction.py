@@ -34,8 +34,8 @@ class LinearPredictor:
         order = len(self.coefficient)
         if h.ndim != 3 or h.shape[1] < order:
             raise SemcomError(
-                f"snapshots {tuple(h.shape)}: a prediction of order {order} needs [channels, {order} or more, "
-                "elements]"
+                f"snapshots {tuple(h.shape)}: a prediction of order {order} needs [channels, {order} or "
+                "more, elements]"
             )
         return torch.einsum("nkm,k->nm", h[:, -order:].flip(1), self.coefficient)
 
@@ -43,7 +43,7 @@ class LinearPredictor:
 def fit_linear_predictor(
     h: torch.Tensor, target: torch.Tensor, order: int, ridge: float = 0.0
 ) -> LinearPredictor:
-    """Fits the Wiener filter c = (R + ridge tr(R) / p I)^-1 r to estimated snapshots and what came after them.
+    """Fits the Wiener filter c = (R + ridge tr(R) / p I)^-1 r to estimated snapshots and what came after.
 
     R = E[x x^H] and r = E[x target^*] over channels and elements, x the last p values; where the snapshots
     are clean this is an autoregression by its covariance method. h: [N, T, M], as they will be given when
@@ -53,8 +53,8 @@ def fit_linear_predictor(
     """
     if h.ndim != 3 or not 1 <= order <= h.shape[1] or target.shape != (h.shape[0], h.shape[2]):
         raise SemcomError(
-            f"snapshots {tuple(h.shape)}, targets {tuple(target.shape)} and order {order} don't match: they are "
-            "[N, T, M], [N, M] and from 1 to T"
+            f"snapshots {tuple(h.shape)}, targets {tuple(target.shape)} and order {order} don't match: they "
+            "are [N, T, M], [N, M] and from 1 to T"
         )
     past = h[:, -order:].flip(1).transpose(0, 1).flatten(1).to(torch.complex128)
     gram = past.conj() @ past.T / past.shape[1]
@@ -85,7 +85,7 @@ def tune_linear_predictor(
 
 
 def extrapolate_atoms(sparse: Sparse, look_ahead: float) -> torch.Tensor:
-    """Gains of atoms look_ahead snapshots after the last one, complex64 [N, K], if their phases go on turning.
+    """Gains of atoms look_ahead snapshots on, complex64 [N, K], if their phases go on turning.
 
     Each atom's turn is w = arg sum_t g_t g_(t-1)^*, and g(T - 1 + a) = exp(j w a) mean_t exp(j w (T - 1 - t))
     g_t: exact for one path of constant Doppler on each atom. Raises SemcomError for a single snapshot.
