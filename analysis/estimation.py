@@ -13,7 +13,8 @@ def normalised_errors(channel: npt.ArrayLike, channel_hat: npt.ArrayLike) -> Flo
     """Squared error of each sample over the channel's own power: |h_hat - h|^2 / |h|^2, float64 [N].
 
     channel, channel_hat: complex [N, ...], the same shape; the norms run over all axes but the first, so over
-    the whole array with what is hidden of it (of complex [N] each number is a channel). An estimate of 0 has an error of 1. No unit.
+    the whole array with what is hidden of it; of complex [N] each number is a channel. No unit; 1 for an
+    estimate of 0.
     Raises ValueError for shapes that differ or lack an axis, NaN or infinity, or a channel of 0.
     """
     truth, guess = _paired(channel, channel_hat)
