@@ -13,11 +13,12 @@ from scenarios.elaa.line_array import LineArray
 from semcom.codecs.interval_coding import IntervalReader, IntervalWriter
 from semcom.contracts import SemcomError
 
-_NUM_HALVINGS = 16
+_SIZES = 1e-5, 10.0
+_NUM_HALVINGS = 20
 _FACTORS = (0.7, 1.4)
 _NUM_SWEEPS = 3
 _WHOLE_BYTES_BITS = 2.5
-"""What a payload costs more than its entropy, on average: it has a whole number of bytes."""
+"""What a payload costs more than its entropy, about: it has a whole number of bytes."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class PathSteps:
 class PathCodec:
     """Rounds the parameters of paths and codes them under the distributions that training paths have.
 
-    An error of a parameter x turns the phase of element n by e_n = dx d(phase_n)/dx and costs |g|^2 mean e_n^2
+    An error of a parameter x turns element n's phase by e_n = dx d(phase_n)/dx and costs |g|^2 mean e_n^2
     of an element's power: what the Fisher information 2 M |g|^2 mean (d(phase_n)/dx)^2 / noise says. Steps
     that cost alike, whatever the parameter, spend bits best at high rates (Gersho and Gray 1992, chapter 8):
     size for an amplitude |g|, size / |g| for a phase, size / (|g| (2 pi/lambda) rms(d)) for a sine, and
@@ -266,17 +267,20 @@ def fit_path_codec(array: LineArray, paths: Paths, mean_bits: float, max_paths: 
     codec = PathCodec(array, max_paths, PathSteps(1.0), paths)
     target = mean_bits - _WHOLE_BYTES_BITS
     if target <= 0:
-        raise SemcomError(f"mean_bits {mean_bits:g} is too few for paths: take more than 2.5")
+        raise SemcomError(f"mean_bits {mean_bits:g} is too few for paths: take more than {_WHOLE_BYTES_BITS}")
     h = paths.channels(array)
     power = h.abs().square().sum(dim=1)
 
-    def tried(steps: PathSteps) -> tuple[float, PathSteps]:
-        low, high = 1e-5, 10.0
+    def sized(steps: PathSteps, target_bits: float) -> PathSteps:
+        low, high = _SIZES
         for _ in range(_NUM_HALVINGS):
             size = (low * high) ** 0.5
             cost = float(codec.with_steps(replace(steps, size=size)).entropy_bits(paths).mean())
-            low, high = (size, high) if cost > target else (low, size)
-        steps = replace(steps, size=high)
+            low, high = (size, high) if cost > target_bits else (low, size)
+        return replace(steps, size=high)
+
+    def tried(steps: PathSteps) -> tuple[float, PathSteps]:
+        steps = sized(steps, target)
         error = (codec.with_steps(steps)(paths) - h).abs().square().sum(dim=1)
         return float((error / power).mean()), steps
 
@@ -290,7 +294,9 @@ def fit_path_codec(array: LineArray, paths: Paths, mean_bits: float, max_paths: 
                 best = min(best, moved, key=lambda one: one[0])
         if best[0] == before:
             break
-    return codec.with_steps(best[1])
+    tuned = codec.with_steps(best[1])
+    spent = float(np.mean([8 * len(payload) for payload in tuned.encode(paths)]))
+    return codec.with_steps(sized(best[1], target + mean_bits - spent))
 
 
 def _code(

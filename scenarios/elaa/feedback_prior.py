@@ -40,11 +40,11 @@ class Prior:
         flat = (self._values - self.low) / (self.high - self.low) if self.high > self.low else 0.0
         self._shares = (1 - _FLAT_SHARE) * learned + _FLAT_SHARE * flat
 
-    def cdf(self, value: npt.ArrayLike) -> FloatArray:
+    def cdf(self, value: FloatArray) -> FloatArray:
         """Share of the distribution up to a value, in 0 to 1."""
         return np.asarray(np.interp(value, self._values, self._shares))
 
-    def quantile(self, share: npt.ArrayLike) -> FloatArray:
+    def quantile(self, share: FloatArray) -> FloatArray:
         """The value up to which a share of the distribution lies."""
         return np.asarray(np.interp(share, self._shares, self._values))
 
