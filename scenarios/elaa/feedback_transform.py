@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -17,6 +17,11 @@ from semcom.contracts import SemcomError
 _BATCH = 512
 _OVERSAMPLING = 8
 _WHOLE_BYTES_BITS = 2.0
+_HELD_OUT = 8
+_NUM_CORRECTIONS = 2
+
+GRIDS = ((256, 4, 8), (1024, 16, 16))
+"""Numbers of sines, rings and phases that a wavefront is told by: 13 bits, and 18."""
 
 
 class CsiFeedback:
@@ -55,18 +60,75 @@ class CsiFeedback:
         return _complex(self.codec(_real(h)))
 
 
-def make_klt_feedback(num_elements: int, mean_bits: float) -> CsiFeedback:
-    """Karhunen-Loeve transform coding of the channel as it is, mean_bits with its whole bytes."""
-    quantiser = TransformQuantiser(2 * num_elements, _entropy_bits(mean_bits))
-    return CsiFeedback(EntropyCodec("klt", 10, 2 * num_elements, quantiser), turned=True)
+def fit_klt_feedback(h: torch.Tensor, mean_bits: float) -> CsiFeedback:
+    """Karhunen-Loeve transform coding of the channel as it is; mean_bits on channels not fitted to.
+
+    h: complex64 [N, M], training channels, every eighth of which only measures what payloads take.
+    """
+    dim = 2 * h.shape[1]
+    return _fit_to(h, mean_bits, [lambda bits: _klt(TransformQuantiser(dim, bits), turned=True)])
 
 
-def make_dechirped_klt_feedback(
-    array: LineArray, mean_bits: float, num_sines: int = 1024, num_rings: int = 16, num_phases: int = 16
+def fit_dechirped_klt_feedback(
+    array: LineArray, h: torch.Tensor, mean_bits: float, grids: Sequence[tuple[int, int, int]] = GRIDS
 ) -> CsiFeedback:
-    """Transform coding of what the strongest direction leaves (see `DechirpedTransform`)."""
-    quantiser = DechirpedTransform(array, _entropy_bits(mean_bits), num_sines, num_rings, num_phases)
-    return CsiFeedback(EntropyCodec("klt-dechirped", 12, 2 * array.num_elements, quantiser), turned=False)
+    """Transform coding of what the strongest direction leaves (see `DechirpedTransform`).
+
+    grids: numbers of sines, rings and phases that are tried; the one with the least NMSE is taken.
+    """
+    makers: list[_Maker] = [
+        lambda bits, grid=grid: _klt(DechirpedTransform(array, bits, *grid), turned=False)  # type: ignore[misc]
+        for grid in grids
+    ]
+    return _fit_to(h, mean_bits, makers)
+
+
+def _klt(quantiser: TransformQuantiser | DechirpedTransform, *, turned: bool) -> CsiFeedback:
+    name, codec_id = ("klt", 10) if turned else ("klt-dechirped", 12)
+    return CsiFeedback(EntropyCodec(name, codec_id, quantiser.embedding_dim, quantiser), turned=turned)
+
+
+_Maker = Callable[[float], CsiFeedback]
+
+
+def _fit_to(h: torch.Tensor, mean_bits: float, makers: Sequence[_Maker]) -> CsiFeedback:
+    """Fits the best maker's codec so that held-out channels take mean_bits on average, whole bytes and all.
+
+    A transform of hundreds of numbers is fitted to its training channels closer than to others, which then
+    cost another number of bits.
+    """
+    if mean_bits <= _WHOLE_BYTES_BITS:
+        raise SemcomError(f"mean_bits {mean_bits:g} is too few for transform coding: take more than 2")
+    if len(h) < _HELD_OUT:
+        raise SemcomError(
+            f"transform coding can't be fitted on {len(h)} channels: give it {_HELD_OUT} or more"
+        )
+    held_out = h[::_HELD_OUT]
+    kept = h[torch.arange(len(h)) % _HELD_OUT != 0]
+    power = held_out.abs().square().sum(dim=1)
+
+    def tried(make: _Maker, bits: float) -> tuple[float, float, CsiFeedback]:
+        feedback = make(bits)
+        feedback.fit(kept)
+        error = (feedback(held_out) - held_out).abs().square().sum(dim=1)
+        spent = sum(8 * len(payload) for payload in feedback.encode(held_out)) / len(held_out)
+        return float((error / power).mean()), spent, feedback
+
+    candidates: list[tuple[float, float, CsiFeedback, _Maker]] = []
+    refusal: SemcomError | None = None
+    for make in makers:
+        try:
+            candidates.append((*tried(make, mean_bits - _WHOLE_BYTES_BITS), make))
+        except SemcomError as error:
+            refusal = error
+    if not candidates:
+        raise refusal or SemcomError("no grid to try: give at least one")
+    _, spent, feedback, make = min(candidates, key=lambda one: one[0] * 4 ** (one[1] / h.shape[1] / 2))
+    bits = mean_bits - _WHOLE_BYTES_BITS
+    for _ in range(_NUM_CORRECTIONS):
+        bits *= (mean_bits - _WHOLE_BYTES_BITS) / max(spent - _WHOLE_BYTES_BITS, 1.0)
+        _, spent, feedback = tried(make, bits)
+    return feedback
 
 
 class DechirpedTransform(nn.Module):
@@ -203,12 +265,6 @@ class DechirpedTransform(nn.Module):
     def loss(self, z: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Adds nothing: the transform is fitted, not trained."""
         return {}
-
-
-def _entropy_bits(mean_bits: float) -> float:
-    if mean_bits <= _WHOLE_BYTES_BITS:
-        raise SemcomError(f"mean_bits {mean_bits:g} is too few for transform coding: take more than 2")
-    return mean_bits - _WHOLE_BYTES_BITS
 
 
 def _real(h: torch.Tensor) -> torch.Tensor:
