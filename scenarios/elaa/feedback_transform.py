@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,10 +16,10 @@ from semcom.codecs.transform import TransformQuantiser
 from semcom.contracts import SemcomError
 
 _BATCH = 512
-_OVERSAMPLING = 8
+_OVERSAMPLING = 4
 _WHOLE_BYTES_BITS = 2.0
 _HELD_OUT = 8
-_NUM_CORRECTIONS = 2
+_NUM_FITS = 3
 
 GRIDS = ((256, 4, 8), (1024, 16, 16))
 """Numbers of sines, rings and phases that a wavefront is told by: 13 bits, and 18."""
@@ -65,8 +66,7 @@ def fit_klt_feedback(h: torch.Tensor, mean_bits: float) -> CsiFeedback:
 
     h: complex64 [N, M], training channels, every eighth of which only measures what payloads take.
     """
-    dim = 2 * h.shape[1]
-    return _fit_to(h, mean_bits, [lambda bits: _klt(TransformQuantiser(dim, bits), turned=True)])
+    return _fit_to(h, mean_bits, [TransformQuantiser(2 * h.shape[1], mean_bits)], turned=True)
 
 
 def fit_dechirped_klt_feedback(
@@ -76,59 +76,53 @@ def fit_dechirped_klt_feedback(
 
     grids: numbers of sines, rings and phases that are tried; the one with the least NMSE is taken.
     """
-    makers: list[_Maker] = [
-        lambda bits, grid=grid: _klt(DechirpedTransform(array, bits, *grid), turned=False)  # type: ignore[misc]
-        for grid in grids
-    ]
-    return _fit_to(h, mean_bits, makers)
+    quantisers = [DechirpedTransform(array, mean_bits, *grid) for grid in grids]
+    return _fit_to(h, mean_bits, quantisers, turned=False)
 
 
-def _klt(quantiser: TransformQuantiser | DechirpedTransform, *, turned: bool) -> CsiFeedback:
-    name, codec_id = ("klt", 10) if turned else ("klt-dechirped", 12)
-    return CsiFeedback(EntropyCodec(name, codec_id, quantiser.embedding_dim, quantiser), turned=turned)
-
-
-_Maker = Callable[[float], CsiFeedback]
-
-
-def _fit_to(h: torch.Tensor, mean_bits: float, makers: Sequence[_Maker]) -> CsiFeedback:
-    """Fits the best maker's codec so that held-out channels take mean_bits on average, whole bytes and all.
+def _fit_to(
+    h: torch.Tensor,
+    mean_bits: float,
+    quantisers: Sequence[TransformQuantiser] | Sequence[DechirpedTransform],
+    *,
+    turned: bool,
+) -> CsiFeedback:
+    """Fits the best quantiser so that held-out channels take mean_bits on average, whole bytes and all.
 
     A transform of hundreds of numbers is fitted to its training channels closer than to others, which then
     cost another number of bits.
     """
-    if mean_bits <= _WHOLE_BYTES_BITS:
+    target = mean_bits - _WHOLE_BYTES_BITS
+    if target <= 0:
         raise SemcomError(f"mean_bits {mean_bits:g} is too few for transform coding: take more than 2")
     if len(h) < _HELD_OUT:
         raise SemcomError(
             f"transform coding can't be fitted on {len(h)} channels: give it {_HELD_OUT} or more"
         )
-    held_out = h[::_HELD_OUT]
-    kept = h[torch.arange(len(h)) % _HELD_OUT != 0]
+    held_out, kept = h[::_HELD_OUT], h[torch.arange(len(h)) % _HELD_OUT != 0]
     power = held_out.abs().square().sum(dim=1)
-
-    def tried(make: _Maker, bits: float) -> tuple[float, float, CsiFeedback]:
-        feedback = make(bits)
-        feedback.fit(kept)
-        error = (feedback(held_out) - held_out).abs().square().sum(dim=1)
-        spent = sum(8 * len(payload) for payload in feedback.encode(held_out)) / len(held_out)
-        return float((error / power).mean()), spent, feedback
-
-    candidates: list[tuple[float, float, CsiFeedback, _Maker]] = []
+    name, codec_id = ("klt", 10) if turned else ("klt-dechirped", 12)
+    best: tuple[float, CsiFeedback] | None = None
     refusal: SemcomError | None = None
-    for make in makers:
+    for quantiser in quantisers:
+        codec = EntropyCodec(name, codec_id, quantiser.embedding_dim, quantiser)
+        feedback = CsiFeedback(codec, turned=turned)
+        bits = target
         try:
-            candidates.append((*tried(make, mean_bits - _WHOLE_BYTES_BITS), make))
+            for _ in range(_NUM_FITS):
+                quantiser.mean_bits = bits
+                feedback.fit(kept)
+                spent = sum(8 * len(payload) for payload in feedback.encode(held_out)) / len(held_out)
+                bits *= target / max(spent - _WHOLE_BYTES_BITS, 1.0)
         except SemcomError as error:
             refusal = error
-    if not candidates:
+            continue
+        error_share = (feedback(held_out) - held_out).abs().square().sum(dim=1) / power
+        if best is None or float(error_share.mean()) < best[0]:
+            best = float(error_share.mean()), feedback
+    if best is None:
         raise refusal or SemcomError("no grid to try: give at least one")
-    _, spent, feedback, make = min(candidates, key=lambda one: one[0] * 4 ** (one[1] / h.shape[1] / 2))
-    bits = mean_bits - _WHOLE_BYTES_BITS
-    for _ in range(_NUM_CORRECTIONS):
-        bits *= (mean_bits - _WHOLE_BYTES_BITS) / max(spent - _WHOLE_BYTES_BITS, 1.0)
-        _, spent, feedback = tried(make, bits)
-    return feedback
+    return best[1]
 
 
 class DechirpedTransform(nn.Module):
@@ -168,6 +162,19 @@ class DechirpedTransform(nn.Module):
         self.register_buffer("sines", sines, persistent=False)
         self.register_buffer("inverses", curvature / (1 - sines[:, None] ** 2), persistent=False)
         self.register_buffer("curvature", curvature, persistent=False)
+        self._training: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What training channels were split into only saves the time of splitting them again.
+        return {**self.__dict__, "_training": None}
+
+    def _split_training(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `_split`, of the same tensor only once: it is fitted to several times, for several bits."""
+        z = z.detach()
+        last = self._training
+        if last is None or (last[0].data_ptr(), last[0].shape) != (z.data_ptr(), z.shape):
+            last = self._training = (z, *self._split(z))
+        return last[1], last[2]
 
     def _coarse(self, h: torch.Tensor) -> torch.Tensor:
         """The best place on the grid by the Fresnel approximation, int64 [n, 2]: sine, ring."""
@@ -176,10 +183,15 @@ class DechirpedTransform(nn.Module):
         # (r_n - r) is about d^2 k (1 - s^2) / 2 - d s: a ring's chirp, then a frequency for each sine.
         turns = array.place_m**2 * self.curvature[:, None] / (2 * array.wavelength_m)
         chirp = torch.polar(torch.ones_like(turns), 2 * torch.pi * (turns - turns.round())).to(h.dtype)
-        spectrum = torch.fft.fft(h[:, None] * chirp, n=size, dim=2).abs()
-        bins = (self.sines * array.spacing_wavelengths * size).round().long() % size
-        best = spectrum[:, :, bins].flatten(1).argmax(dim=1)
-        return torch.stack([best % self.num_sines, best // self.num_sines], dim=1)
+        spectrum = torch.fft.fft(h[:, None] * chirp, n=size, dim=2)
+        limit, spacing = float(self.sines[-1]), array.spacing_wavelengths
+        reach = min(int(limit * spacing * size), size // 2 - 1)
+        bins = torch.arange(-reach, reach + 1)
+        seen = torch.cat([spectrum[..., -reach:], spectrum[..., : reach + 1]], dim=2)
+        best = torch.view_as_real(seen).square().sum(dim=3).flatten(1).argmax(dim=1)
+        sine = bins[best % len(bins)] / (spacing * size)
+        place = ((sine / limit + 1) / 2 * (self.num_sines - 1)).round().long()
+        return torch.stack([place, best // len(bins)], dim=1)
 
     def _nearest(self, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Best place, int64 [n, 2], and a^H h, [n], of channels [n, M]: the coarse one's best neighbour."""
@@ -218,7 +230,7 @@ class DechirpedTransform(nn.Module):
 
     def fit(self, z: torch.Tensor) -> None:
         """Learns the transform of what is left, at the bits that the wavefronts leave."""
-        head, rest = self._split(z.detach())
+        head, rest = self._split_training(z)
         if not len(rest):
             raise SemcomError("a codec can't be fitted on no embeddings: give it at least one row")
         frequency = self._head_frequencies(head).double()
@@ -257,7 +269,7 @@ class DechirpedTransform(nn.Module):
 
     def frequencies(self, z: torch.Tensor) -> torch.Tensor:
         """Counts the symbols of z [N, 2 M], plus one each: int64 [3 + 2 M, A]."""
-        head, rest = self._split(z.detach())
+        head, rest = self._split_training(z)
         counts = self.transform.frequencies(rest)
         padded = torch.nn.functional.pad(counts, (0, self.alphabet_size - counts.shape[1]))
         return torch.cat([self._head_frequencies(head), padded])
