@@ -139,7 +139,7 @@ class BeamFeedback:
         return number + (number >= strongest)
 
     def dequantise(self, symbols: torch.Tensor) -> torch.Tensor:
-        """Returns the channels, complex64 [N, M], of symbols q, m_1 .. m_L, strongest, level, phase, pairs."""
+        """Returns the channels, complex64 [N, M], of q, m_1 .. m_L, strongest, level, phase and pairs."""
         bits, num_beams = self.bits, self.bits.num_beams
         group, beam = symbols[:, 0], symbols[:, 1 : 1 + num_beams]
         strongest, level, turn = (symbols[:, 1 + num_beams + i : 2 + num_beams + i] for i in range(3))

@@ -162,7 +162,7 @@ class DechirpedTransform(nn.Module):
         self.register_buffer("sines", sines, persistent=False)
         self.register_buffer("inverses", curvature / (1 - sines[:, None] ** 2), persistent=False)
         self.register_buffer("curvature", curvature, persistent=False)
-        self._training: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+        self._training: tuple[tuple[Any, ...], torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # What training channels were split into only saves the time of splitting them again.
@@ -171,10 +171,12 @@ class DechirpedTransform(nn.Module):
     def _split_training(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As `_split`, of the same tensor only once: it is fitted to several times, for several bits."""
         z = z.detach()
+        mark = (z.data_ptr(), z.shape, z._version)
         last = self._training
-        if last is None or (last[0].data_ptr(), last[0].shape) != (z.data_ptr(), z.shape):
-            last = self._training = (z, *self._split(z))
-        return last[1], last[2]
+        if last is None or last[0] != mark:
+            # The tensor is kept so that its memory can't become another's.
+            last = self._training = (mark, z, *self._split(z))
+        return last[2], last[3]
 
     def _coarse(self, h: torch.Tensor) -> torch.Tensor:
         """The best place on the grid by the Fresnel approximation, int64 [n, 2]: sine, ring."""
