@@ -1,0 +1,133 @@
+"""Classical estimators at one operating point: tuned on its validation channels, asked for its test channels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import torch
+
+from channels.near_field import NearFieldConfig
+from channels.visibility import VisibilityConfig
+from scenarios.elaa.data import Cell, DataConfig, Sample, draw_part, draw_sample
+from scenarios.elaa.dictionaries import Dictionary, dft_dictionary, polar_dictionary
+from scenarios.elaa.line_array import LineArray
+from scenarios.elaa.linear import least_squares, tune_lmmse
+from scenarios.elaa.nomp import Nomp, Paths, nomp_prior
+from scenarios.elaa.observations import Observed
+from scenarios.elaa.pursuit import Pursuit, tune_pursuit
+from scenarios.elaa.region_detection import RegionDetector, fit_region_detector
+from scenarios.elaa.shrinking import ShrunkNomp, tune_shrink
+from semcom.contracts import SemcomError
+
+# Coarser than tune_pursuit's own grid: in the setting of targets.md it chose among these.
+_NUM_ATOMS, _STOPS, _RIDGES = (3, 4, 6, 8, 12, 24), (0.0, 1.0), (1.0, 10.0, 30.0, 100.0)
+_MOST_COVARIANCE = 4000
+
+
+@lru_cache(maxsize=4)
+def _polar(array: LineArray) -> Dictionary:
+    return polar_dictionary(array)
+
+
+@lru_cache(maxsize=4)
+def _dft(array: LineArray) -> Dictionary:
+    return dft_dictionary(array, 2.0)
+
+
+def tune_polar(array: LineArray, observed: Observed, truth: torch.Tensor) -> Pursuit:
+    """Matching pursuit on the polar dictionary, tuned on validation channels [N, M]."""
+    return tune_pursuit(_polar(array), observed, truth, _NUM_ATOMS, _STOPS, _RIDGES)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the estimators of one operating point are tuned on, and what they are asked for."""
+
+    array: NearFieldConfig
+    visibility: VisibilityConfig
+    data: DataConfig
+    cell: Cell
+    seed: int
+
+    @cached_property
+    def validation(self) -> Sample:
+        """The channels that are tuned on."""
+        return draw_sample(self.array, self.visibility, self.data, "validation", self.cell, self.seed)
+
+    @cached_property
+    def test(self) -> Sample:
+        """The channels that are measured on."""
+        return draw_sample(self.array, self.visibility, self.data, "test", self.cell, self.seed)
+
+    @cached_property
+    def line(self) -> LineArray:
+        """The array as classical estimators know it; raises SemcomError for a planar one."""
+        return LineArray.of(self.array)
+
+    @cached_property
+    def known(self) -> Observed:
+        """The validation channels as estimators are given them, their mask detected if it is not known."""
+        return self._masked(self.validation)
+
+    @cached_property
+    def asked(self) -> Observed:
+        """The test channels as estimators are given them."""
+        return self._masked(self.test)
+
+    @cached_property
+    def nomp(self) -> Nomp:
+        """NOMP as its own defaults have it: they hold in units of the noise, and so at every point."""
+        return Nomp(self.line, nomp_prior(self.line))
+
+    @cached_property
+    def paths(self) -> Paths:
+        """What NOMP finds of the test channels."""
+        return self.nomp.paths(self.asked)
+
+    @cached_property
+    def detector(self) -> RegionDetector:
+        """What finds the visible region where nobody tells it."""
+        sample = self.validation
+        everything = Observed(
+            torch.where(sample.visible, sample.observed.y, 0), sample.visible, sample.observed.noise_var
+        )
+        pursuit = tune_polar(self.line, everything, sample.h)
+        size = getattr(self.visibility, "subarray_size", 16)
+        return fit_region_detector(pursuit, sample.observed, sample.visible, sample.h, size)
+
+    def estimate(self, method: str) -> torch.Tensor:
+        """Estimates the test channels, complex64 [N, M]. Raises SemcomError for an unknown method."""
+        if method == "ls":
+            return least_squares(self.asked)
+        if method == "lmmse":
+            num = min(self.data.num_training, _MOST_COVARIANCE)
+            training = draw_part(self.array, "training", self.data.num_training, self.seed)[:num, -1]
+            return tune_lmmse(training, self.known, self.validation.h).estimate(self.asked)
+        if method == "dft-omp":
+            return self._planar().estimate(self.asked)
+        if method == "polar-omp":
+            return tune_polar(self.line, self.known, self.validation.h).estimate(self.asked)
+        if method == "nomp":
+            return self.paths.field()
+        if method in ("nomp-shrink", "nomp-bound-shrink"):
+            return self.shrunk(method).field(self.paths, self.asked)
+        raise SemcomError(f"no estimator is called {method}")
+
+    def shrunk(self, method: str) -> ShrunkNomp:
+        """NOMP shrunk by one factor, or by the bound of its phases and the distance to what is visible."""
+        if method == "nomp-shrink":
+            return tune_shrink(self.nomp, self.known, self.validation.h, (0.0,), (0.5,))
+        return tune_shrink(self.nomp, self.known, self.validation.h)
+
+    def _planar(self) -> Pursuit:
+        return tune_pursuit(
+            _dft(self.line), self.known, self.validation.h, _NUM_ATOMS, _STOPS, _RIDGES
+        )
+
+    def _masked(self, sample: Sample) -> Observed:
+        observed = sample.observed
+        if self.cell.mask_known:
+            return observed
+        visible = self.detector.detect(observed)
+        return Observed(torch.where(visible, observed.y, 0), visible, observed.noise_var)

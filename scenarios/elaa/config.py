@@ -1,0 +1,130 @@
+"""The ELAA scenario's configuration and its presets."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from channels.near_field import NearFieldConfig, check_near_field
+from channels.visibility import BlockVisibility, VisibilityConfig
+from scenarios.elaa.data import DataConfig
+from scenarios.elaa.line_array import LineArray
+from scenarios.elaa.vocabulary import ESTIMATORS, FEEDBACKS, FORECASTERS
+from semcom.contracts import SemcomError
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Decibels = Annotated[float, Field(ge=-40, le=60)]
+
+
+class EvaluationConfig(BaseModel):
+    """Which results are made, at which operating points."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    shares: tuple[Share, ...] = Field((1.0, 0.75, 0.5, 0.25), description="visible shares of the array")
+    snrs_db: tuple[Decibels, ...] = Field((0.0, 10.0, 20.0), description="SNRs of a visible element's pilot")
+    methods: tuple[str, ...] = Field(tuple(ESTIMATORS), description="estimators compared at each of these")
+    unknown_methods: tuple[str, ...] = Field(
+        ("ls", "lmmse", "polar-omp", "nomp-shrink", "nomp-bound-shrink"),
+        description="estimators compared where the mask is not known, and detected first",
+    )
+    unknown_snr_db: Decibels = Field(10.0, description="SNR where the mask is not known")
+    array_sizes: tuple[Annotated[int, Field(ge=16, le=4096)], ...] = Field(
+        (64, 128, 256, 512, 1024), description="elements of the arrays in the size result"
+    )
+    size_methods: tuple[str, ...] = Field(
+        ("ls", "lmmse", "nomp-shrink", "nomp-bound-shrink"), description="estimators of the size result"
+    )
+    size_share: Share = Field(0.5, description="visible share in the size result")
+    size_snr_db: Decibels = Field(10.0, description="SNR in the size result")
+    look_aheads: tuple[Annotated[int, Field(ge=0, le=1000)], ...] = Field(
+        (0, 1, 2, 4, 8), description="snapshots ahead that are predicted"
+    )
+    num_history: int = Field(3, ge=2, le=100, description="snapshots that predictions look at")
+    forecasters: tuple[str, ...] = Field(tuple(FORECASTERS), description="predictors over time")
+    ahead_shares: tuple[Share, ...] = Field((1.0, 0.5), description="visible shares in the look-ahead result")
+    ahead_snr_db: Decibels = Field(10.0, description="SNR in the look-ahead result")
+    feedback_bits: tuple[Annotated[int, Field(ge=24, le=65_536)], ...] = Field(
+        (32, 64, 128, 256, 512), description="coded bits of an estimate in the feedback result"
+    )
+    feedbacks: tuple[str, ...] = Field(tuple(FEEDBACKS), description="ways to code an estimate")
+    feedback_share: Share = Field(1.0, description="visible share in the feedback result")
+    feedback_snr_db: Decibels = Field(20.0, description="SNR in the feedback result")
+
+
+class ElaaConfig(BaseModel):
+    """Everything that the ELAA scenario can be told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    array: NearFieldConfig = NearFieldConfig()
+    visibility: VisibilityConfig = BlockVisibility()
+    data: DataConfig = DataConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+def check(config: ElaaConfig) -> None:
+    """Raises SemcomError for what one field alone doesn't show: unknown names, arrays that don't go together."""
+    told = config.evaluation
+    for key, values in told:
+        for value in values if isinstance(values, tuple) else ():
+            if values.count(value) > 1:
+                raise SemcomError(f"evaluation.{key} holds {value!r} twice: name it once")
+    for key, names, known in (
+        ("methods", told.methods, ESTIMATORS),
+        ("unknown_methods", told.unknown_methods, ESTIMATORS),
+        ("size_methods", told.size_methods, ESTIMATORS),
+        ("forecasters", told.forecasters, FORECASTERS),
+        ("feedbacks", told.feedbacks, FEEDBACKS),
+    ):
+        for name in names:
+            if name not in known:
+                raise SemcomError(f"evaluation.{key} holds {name!r}: it takes {', '.join(known)}")
+    check_near_field(config.array)
+    LineArray.of(config.array)
+    if config.array.num_subcarriers != 1 or config.array.num_snapshots != 1:
+        raise SemcomError(
+            "array.num_subcarriers and array.num_snapshots have to be 1: elaa estimates one subcarrier, and "
+            "takes its snapshots from evaluation.num_history and evaluation.look_aheads"
+        )
+    for size in told.array_sizes:
+        check_near_field(sized(config.array, size))
+    check_near_field(moving(config))
+    if isinstance(config.visibility, BlockVisibility):
+        size = config.visibility.subarray_size
+        for elements in (config.array.num_elements, *told.array_sizes):
+            if elements % size:
+                raise SemcomError(
+                    f"visibility.subarray_size = {size} doesn't divide {elements} elements: change it, "
+                    "array.num_elements or evaluation.array_sizes"
+                )
+        for share in (*told.shares, told.size_share, *told.ahead_shares, told.feedback_share):
+            fewest = min((config.array.num_elements, *told.array_sizes)) // size
+            if round(share * fewest) == 0:
+                raise SemcomError(
+                    f"a visible share of {share:g} of {fewest} sub-arrays leaves no visible element: raise it"
+                )
+
+
+def sized(array: NearFieldConfig, num_elements: int) -> NearFieldConfig:
+    """The array with another number of elements."""
+    return array.model_copy(update={"num_elements": num_elements})
+
+
+def moving(config: ElaaConfig) -> NearFieldConfig:
+    """The array with as many snapshots as the look-ahead result needs."""
+    told = config.evaluation
+    num = told.num_history + max(told.look_aheads, default=0)
+    return config.array.model_copy(update={"num_snapshots": num})
+
+
+TINY = ElaaConfig(
+    array=NearFieldConfig(num_elements=64),
+    data=DataConfig(num_training=256, num_validation=16, num_test=8),
+    evaluation=EvaluationConfig(
+        shares=(1.0, 0.5), snrs_db=(10.0,), array_sizes=(32, 64), size_methods=("ls", "nomp-shrink"),
+        look_aheads=(0, 1), ahead_shares=(0.5,), feedback_bits=(64,), unknown_methods=("ls", "nomp-shrink"),
+    ),
+)  # fmt: skip
+PAPER = ElaaConfig(data=DataConfig(num_training=200_000, num_validation=2_000, num_test=2_000))

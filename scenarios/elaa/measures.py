@@ -1,0 +1,93 @@
+"""From estimates to records: errors, likeness, beams and rates, at one operating point for all its methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from analysis.estimation import (
+    beamforming_gain_db,
+    median_nmse_db,
+    nmse_db,
+    spectral_efficiency,
+    squared_cosines,
+)
+from scenarios.contracts import Point
+from scenarios.elaa.bench import Bench
+from scenarios.elaa.config import ElaaConfig, sized
+from scenarios.elaa.data import Cell
+from scenarios.elaa.feedback_bench import code
+from scenarios.elaa.forecasts import forecast
+from semcom.contracts import Record
+
+
+@dataclass(frozen=True)
+class Question:
+    """The methods of one operating point and seed: points that differ in their methods alone.
+
+    weights: the trained tensors that their models need, by the model's name.
+    """
+
+    config: ElaaConfig
+    points: tuple[Point, ...]
+    weights: Mapping[str, Mapping[str, torch.Tensor]]
+
+
+def answer(question: Question) -> list[list[Record]]:
+    """Computes the records of each point."""
+    config, first = question.config, question.points[0]
+    told, at, seed = config.evaluation, first.axes, first.seed
+    methods = [point.method for point in question.points]
+    if first.result == "ahead":
+        estimates = forecast(config, methods, float(at["visible_share"]), int(at["look_ahead"]), seed)
+        return [_records(p, *estimates[p.method], told.ahead_snr_db) for p in question.points]
+    if first.result == "feedback":
+        return [_coded(question, point) for point in question.points]
+    array = sized(config.array, int(at["num_elements"])) if first.result == "size" else config.array
+    cell = Cell(float(at["visible_share"]), float(at["snr_db"]), mask_known=first.result != "unknown")
+    bench = Bench(array, config.visibility, config.data, cell, seed)
+    return [
+        _records(point, bench.test.h, bench.estimate(point.method), cell.snr_db) for point in question.points
+    ]
+
+
+def _coded(question: Question, point: Point) -> list[Record]:
+    config = question.config
+    told = config.evaluation
+    bench = Bench(
+        config.array, config.visibility, config.data, Cell(told.feedback_share, told.feedback_snr_db), point.seed
+    )
+    h_hat, payloads = code(bench, point.method, int(point.axes["bits"]))
+    spent = float(np.mean([8 * len(payload) for payload in payloads]))
+    rows = _records(point, bench.test.h, h_hat, told.feedback_snr_db)
+    return [*rows, _record(point, "payload_bits", spent, "bit", len(payloads))]
+
+
+def _records(point: Point, h: torch.Tensor, h_hat: torch.Tensor, snr_db: float) -> list[Record]:
+    """Metrics of estimates h_hat of channels h, complex64 [N, M] each."""
+    truth, guess = h.numpy(), h_hat.numpy()
+    rate, best = (spectral_efficiency(truth, each, snr_db).mean() for each in (guess, truth))
+    values = (
+        ("nmse_db", nmse_db(truth, guess), "dB"),
+        ("median_nmse_db", median_nmse_db(truth, guess), "dB"),
+        ("sgcs", float(squared_cosines(truth, guess).mean()), "1"),
+        ("beamforming_gain_db", beamforming_gain_db(truth, guess), "dB"),
+        ("spectral_efficiency", float(rate), "bit/s/Hz"),
+        ("spectral_efficiency_share", float(rate / best), "1"),
+    )
+    return [_record(point, name, value, unit, len(truth)) for name, value, unit in values]
+
+
+def _record(point: Point, metric: str, value: float, unit: str, num: int) -> Record:
+    return Record("elaa", point.method, point.seed, metric, value, unit, num, {})
+
+
+def group(points: Sequence[Point]) -> list[list[int]]:
+    """Puts points together that differ in their methods alone: lists of their numbers."""
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for number, point in enumerate(points):
+        groups.setdefault((point.result, point.seed, *sorted(point.axes.items())), []).append(number)
+    return list(groups.values())

@@ -1,0 +1,142 @@
+"""The ELAA scenario: what it trains, its operating points, and how they are simulated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import BaseModel
+
+from scenarios.contracts import Point, Trained, TrainingJob
+from scenarios.elaa.config import PAPER, TINY, ElaaConfig, check
+from scenarios.elaa.measures import Question, answer, group
+from semcom.contracts import Record, SemcomError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from nodes.cluster import Cluster
+
+Axes = Mapping[str, float | int | str]
+_NOTHING = "evaluation asks for nothing: name methods in it, and what they are to meet"
+
+
+class ElaaScenario:
+    """Channel estimation by an extremely large array that is visible in part."""
+
+    name = "elaa"
+    summary = "near-field CSI of an extremely large array of which a part sees nothing"
+    config_type = ElaaConfig
+    presets: Mapping[str, BaseModel] = {"tiny": TINY, "default": ElaaConfig(), "paper": PAPER}
+
+    def prepare(
+        self,
+        config: ElaaConfig,
+        seeds: Sequence[int],
+        cluster: Cluster,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Has nothing to make: channels are drawn where they are needed."""
+
+    def training_jobs(self, config: ElaaConfig, seed: int, mode: str) -> list[TrainingJob]:
+        """Lists the models that the configured methods need. Raises SemcomError for a mode but central."""
+        if mode != "central":
+            raise SemcomError(f"mode = {mode!r}: the elaa scenario trains in mode central only, so far")
+        check(config)
+        return []
+
+    def train(self, job: TrainingJob, scratch: Path | None = None) -> Trained:
+        """Trains one model on one thread, and goes on from what an earlier attempt left in `scratch`."""
+        raise NotImplementedError
+
+    def points(self, config: ElaaConfig, seeds: Sequence[int]) -> list[Point]:
+        """Lists the points of the results: estimate, unknown, size, ahead, feedback.
+
+        Raises SemcomError for a configuration that asks for none of them.
+        """
+        check(config)
+        listed = _listed(config)
+        if not listed:
+            raise SemcomError(_NOTHING)
+        return [Point(result, method, seed, at) for result, method, at in listed for seed in seeds]
+
+    def sweep_points(self, config: ElaaConfig, seeds: Sequence[int]) -> list[Point]:
+        """Lists one point for each estimator, share and SNR."""
+        check(config)
+        listed = [each for each in _listed(config) if each[0] == "estimate"]
+        if not listed:
+            raise SemcomError("evaluation.methods is empty: a sweep compares these, name one")
+        return [Point("sweep", method, seed, at) for _, method, at in listed for seed in seeds]
+
+    def simulate(
+        self,
+        config: ElaaConfig,
+        points: Sequence[Point],
+        models: Mapping[str, Mapping[str, torch.Tensor]],
+        cluster: Cluster,
+    ) -> list[list[Record]]:
+        """Estimates and measures, the methods of one operating point together, spread over the workers."""
+        groups = group(points)
+        questions = [Question(config, tuple(points[number] for number in numbers), {}) for numbers in groups]
+        found: dict[int, list[Record]] = {}
+        for numbers, records in zip(groups, cluster.map(answer, questions), strict=True):
+            found |= dict(zip(numbers, records, strict=True))
+        return [found[number] for number in range(len(points))]
+
+    def figures(self, records: pd.DataFrame, folder: Path) -> list[Path]:
+        """Draws the figures of those results that the records hold."""
+        from scenarios.elaa.results import draw_figures
+
+        return draw_figures(records, folder)
+
+    def tables(self, records: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+        """Makes the tables of those results that the records hold."""
+        from scenarios.elaa.results import make_tables
+
+        return make_tables(records)
+
+
+def _listed(config: ElaaConfig) -> list[tuple[str, str, Axes]]:
+    """Result, method and axes of each point; the methods of an operating point follow one another."""
+    told = config.evaluation
+    listed: list[tuple[str, str, Axes]] = [
+        ("estimate", method, {"visible_share": share, "snr_db": snr_db})
+        for share in told.shares
+        for snr_db in told.snrs_db
+        for method in told.methods
+    ]
+    listed += [
+        ("unknown", method, {"visible_share": share, "snr_db": told.unknown_snr_db})
+        for share in told.shares
+        for method in told.unknown_methods
+    ]
+    listed += [
+        (
+            "size",
+            method,
+            {"num_elements": size, "visible_share": told.size_share, "snr_db": told.size_snr_db},
+        )
+        for size in told.array_sizes
+        for method in told.size_methods
+    ]
+    listed += [
+        ("ahead", method, {"look_ahead": ahead, "visible_share": share, "snr_db": told.ahead_snr_db})
+        for share in told.ahead_shares
+        for ahead in told.look_aheads
+        for method in told.forecasters
+    ]
+    listed += [
+        (
+            "feedback",
+            method,
+            {"bits": bits, "visible_share": told.feedback_share, "snr_db": told.feedback_snr_db},
+        )
+        for bits in told.feedback_bits
+        for method in told.feedbacks
+    ]
+    return listed
+
+
+SCENARIO = ElaaScenario()

@@ -1,0 +1,42 @@
+"""The names of the ELAA scenario's methods, and what each is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["linear", "pursuit", "paths", "learned"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One estimator: its kind, what it does in a few words, and of a learned one the model trained for it."""
+
+    kind: Kind
+    summary: str
+    model: str = ""
+
+
+ESTIMATORS: dict[str, Method] = {
+    "ls": Method("linear", "what was received, and zero elsewhere"),
+    "lmmse": Method("linear", "linear MMSE with the sample covariance of training channels"),
+    "dft-omp": Method("pursuit", "matching pursuit among plane waves"),
+    "polar-omp": Method("pursuit", "matching pursuit among spherical waves on a grid"),
+    "nomp": Method("paths", "paths off the grid, refined together"),
+    "nomp-shrink": Method("paths", "the same, hidden elements shrunk by one factor"),
+    "nomp-bound-shrink": Method("paths", "the same, shrunk by what the Cramer-Rao bound says of the phases"),
+}
+"""Classical estimators of the whole array from what its visible elements receive."""
+
+FORECASTERS: dict[str, str] = {
+    "last-value": "the last snapshot's estimate",
+    "wiener": "a Wiener filter over the snapshots' estimates",
+    "s-omp": "atoms common to all snapshots, whose phases go on turning",
+}
+
+FEEDBACKS: dict[str, str] = {
+    "klt": "transform coding of the channel",
+    "klt-dechirped": "the strongest direction, and transform coding of what it leaves",
+    "dft-codebook": "beams of an oversampled DFT, amplitudes and phases",
+    "nomp-parameters": "the paths that NOMP found, rounded",
+}
