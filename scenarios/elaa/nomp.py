@@ -26,7 +26,8 @@ _BATCH = 64
 class Paths:
     """What NOMP finds of N channels, K the largest count of paths; beyond its count a channel's gains are 0.
 
-    gain: complex64 [N, K], at the array's centre; sine, inverse_m: float32 [N, K]; count: int64 [N].
+    gain: complex64 [N, K], at the array's centre; sine, inverse_m: float32 [N, K], the latter from a little
+    below 0 to 1.5 times the inverse of the array's smallest distance; count: int64 [N].
     covariance: float32 [N, K, 3, 3], of the path's phase at the centre, its slope and its curvature (in
     rad at `array`'s last element), the Cramer-Rao bound with the prior's information.
     """
