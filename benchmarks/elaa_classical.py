@@ -162,20 +162,21 @@ def predict(
         half = len(past) // 2
         linear = tune_linear_predictor((past[:half], truth[:half, 3]), (past[half:], truth[half:, 3]))
 
-        def estimates(pursuit: Pursuit = pursuit, y: torch.Tensor = y, new: Observed = new) -> torch.Tensor:
-            return pursuit.estimate_jointly(y, seen, new.noise_var[::3])
-
-        jobs: dict[str, Callable[[], torch.Tensor]] = {
-            "ahead: last clean channel": lambda: h[:, 2],
-            "ahead: last of P-SOMP": lambda: last_value(estimates()),
-            "ahead: Wiener on P-SOMP": lambda linear=linear: linear.predict(estimates()),
-            "ahead: S-OMP, phases turn": lambda pursuit=pursuit, y=y, new=new: predict_with_atoms(
-                pursuit, y, seen, new.noise_var[::3], 1
+        variance = new.noise_var[::3]
+        jobs: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+            "ahead: last of P-SOMP": lambda y, seen, pursuit=pursuit, variance=variance: last_value(
+                pursuit.estimate_jointly(y, seen, variance)
+            ),
+            "ahead: Wiener on P-SOMP": lambda y, seen, pursuit=pursuit, variance=variance, linear=linear: (
+                linear.predict(pursuit.estimate_jointly(y, seen, variance))
+            ),
+            "ahead: S-OMP, phases turn": lambda y, seen, pursuit=pursuit, variance=variance: (
+                predict_with_atoms(pursuit, y, seen, variance, 1)
             ),
         }
         for name, job in jobs.items():
             begin_s = time.process_time()
-            h_hat = job()
+            h_hat = job(y, seen)
             spent_s[name] += time.process_time() - begin_s
             error = (h_hat - h[:, 3]).abs().square().sum(dim=1) / h[:, 3].abs().square().sum(dim=1)
             cells[name, share, snr_db].append(error)
