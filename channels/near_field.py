@@ -78,7 +78,7 @@ class NearFieldConfig(BaseModel):
         return self.wavelength_m() * max(0.62 * self.spacing_wavelengths**1.5, 1 / (2 * math.pi))
 
     def offsets_hz(self) -> torch.Tensor:
-        """Frequencies of the subcarriers from the carrier, float64 [F]: centres of equal parts of the band."""
+        """Frequencies of the subcarriers from the carrier, float64 [F]: centres of equal parts."""
         number = torch.arange(self.num_subcarriers, dtype=torch.float64)
         return ((number + 0.5) / self.num_subcarriers - 0.5) * self.bandwidth_hz
 
@@ -135,20 +135,21 @@ def response(
     elevation_rad: torch.Tensor | float = 0.0,
     offset_hz: float = 0.0,
 ) -> torch.Tensor:
-    """The array's response to a wave from a point: a_n = exp(-j 2 pi (f_c + f)(r_n - r)/c), complex64 [..., M].
+    """The array's response to a wave from a point, complex64 [..., M].
+
+        a_n = exp(-j 2 pi (f_c + f)(r_n - r)/c)
 
     distance_m, angle_rad, elevation_rad: float64 [...] and broadcast, from the array's centre; an infinite
     distance is a plane wave. offset_hz: f. |a_n| = 1: `spreading` is for draw_channels. Raises SemcomError
     for a point behind the array or in the reactive near field of an element.
     """
     element_m = element_positions_m(config)
-    distance_m, angle_rad, elevation_rad = torch.broadcast_tensors(
-        *(torch.as_tensor(part, dtype=torch.float64) for part in (distance_m, angle_rad, elevation_rad))
-    )
-    direction = unit_vectors(angle_rad, elevation_rad)
-    is_far = distance_m.isinf()
-    nearer_m, away_m = differences_m(element_m, torch.where(is_far, 1.0, distance_m), direction)
-    check_places(config, direction[..., 0], torch.where(is_far, torch.inf, away_m.amin(dim=-1)))
+    place = (torch.as_tensor(part, dtype=torch.float64) for part in (distance_m, angle_rad, elevation_rad))
+    away_m, angle, elevation = torch.broadcast_tensors(*place)
+    direction = unit_vectors(angle, elevation)
+    is_far = away_m.isinf()
+    nearer_m, from_element_m = differences_m(element_m, torch.where(is_far, 1.0, away_m), direction)
+    check_places(config, direction[..., 0], torch.where(is_far, torch.inf, from_element_m.amin(dim=-1)))
     nearer_m = torch.where(is_far[..., None], -direction @ element_m.T, nearer_m)
     turns = (config.carrier_hz + offset_hz) / SPEED_OF_LIGHT_M_PER_S * nearer_m
     phase = (-2 * math.pi * (turns - turns.round())).to(torch.float32)
@@ -204,14 +205,15 @@ def check_near_field(config: NearFieldConfig) -> None:
 def draw_channels(config: NearFieldConfig, num: int, generator: torch.Generator) -> NearFieldChannels:
     """Draws the channels of `num` users, each with min_paths to max_paths paths: see NearFieldChannels.
 
-        h[t, f, n] = sum_p g_p exp(-j 2 pi [(f_c + f)(r_pn(t) - r_p(t) + l_p(t) - l_p(0)) + f (l_p(0) - l_0)]/c)
+        h[t, f, n] = sum_p g_p exp(-j 2 pi [(f_c + f)(r_pn - r_p) + f_c (l_p - l_p(0)) + f (l_p - l_0)]/c)
 
-    r_pn is the distance of element n from the last point of path p, r_p that of the centre, l_p the path's
-    length and l_0 what delays count from: see `synchronised`. Users and scatterers are uniform in distance,
-    angle and elevation; users keep a velocity, uniform in speed and in heading within the x-y plane; levels
-    of scattered paths are uniform in dB and phases uniform. From the same generator state, the first users
-    are the same whatever `num` is. The model: Cui and Dai 2022 (IEEE Trans. Commun. 70(4), eq. 7), exact and
-    with several scatterers. Raises SemcomError as check_near_field, and for more than 8 GiB of channels.
+    All lengths but those marked are at time t. r_pn is the distance of element n from the last point of path
+    p, r_p that of the centre, l_p the path's length and l_0 what delays count from: see `synchronised`. Users
+    and scatterers are uniform in distance, angle and elevation; users keep a velocity, uniform in speed and
+    in heading within the x-y plane; levels of scattered paths are uniform in dB and phases uniform. From the
+    same generator state, the first users are the same whatever `num` is. The model: Cui and Dai 2022 (IEEE
+    Trans. Commun. 70(4), section II), here exact and for several scatterers, subcarriers and snapshots.
+    Raises SemcomError as check_near_field, and for more than 8 GiB of channels.
     """
     element_m = element_positions_m(config)
     num_snapshots, num_paths = config.num_snapshots, config.max_paths
@@ -225,7 +227,9 @@ def draw_channels(config: NearFieldConfig, num: int, generator: torch.Generator)
     count, speed, heading = drawn[:, :_DRAWS_A_USER].T
     of_path = drawn[:, _DRAWS_A_USER:].reshape(num, num_paths, _DRAWS_A_PATH).movedim(-1, 0)
     gain = _draw_gains(config, count, *of_path[4:])
-    place_m = _draw_places_m(config, *of_path[:4])  # [N, P, 3]
+    is_far = of_path[3] < config.far_share
+    is_far[:, 0] = False
+    place_m = _places_m(config, of_path[0], of_path[1], of_path[2], is_far)  # [N, P, 3]
     velocity_m_s = _between(config.min_speed_m_s, config.max_speed_m_s, speed)[:, None] * unit_vectors(
         2 * math.pi * heading, torch.zeros_like(heading)
     )
@@ -267,16 +271,20 @@ def _draw_gains(
     return torch.polar(amplitude / amplitude.norm(dim=-1, keepdim=True), 2 * math.pi * phase)
 
 
-def _draw_places_m(
+def draw_users_m(config: NearFieldConfig, num: int, generator: torch.Generator) -> torch.Tensor:
+    """Draws places of users, uniform in distance, angle and elevation, float64 [N, 3]: see draw_channels."""
+    drawn = torch.rand((num, 3), dtype=torch.float64, generator=generator)
+    return _places_m(config, drawn[:, 0], drawn[:, 1], drawn[:, 2], torch.zeros(num, dtype=torch.bool))
+
+
+def _places_m(
     config: NearFieldConfig,
     distance: torch.Tensor,
     angle: torch.Tensor,
     elevation: torch.Tensor,
-    far: torch.Tensor,
+    is_far: torch.Tensor,
 ) -> torch.Tensor:
     near_m = _between(config.min_distance_m, config.max_distance_m, distance)
-    is_far = far < config.far_share
-    is_far[:, 0] = False
     distance_m = torch.where(is_far, config.rayleigh_distance_m() * (1 + distance), near_m)
     angle_rad = math.radians(config.max_angle_deg) * (2 * angle - 1)
     most_deg = config.max_elevation_deg if config.num_rows > 1 else 0.0

@@ -52,7 +52,9 @@ def differences_m(
 def sum_waves(
     element_m: torch.Tensor, waves: Waves, carrier_hz: float, offset_hz: torch.Tensor, spreading: bool
 ) -> torch.Tensor:
-    """h[f, n] = sum_p g_p s_n exp(-j 2 pi (f_c + f)(r_n - r_p)/c) exp(-j 2 pi f lag_p/c), complex64 [B, F, M].
+    """Sums waves at each element and frequency, complex64 [B, F, M].
+
+        h[f, n] = sum_p g_p s_n exp(-j 2 pi [(f_c + f)(r_n - r_p) + f lag_p]/c)
 
     s_n is 1, or r_p/r_n with `spreading`. Path differences and phases modulo 2 pi are computed in float64,
     the rest in float32. Rows are computed in chunks that fit the cache, on torch's number of threads; a
