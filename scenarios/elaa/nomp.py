@@ -84,9 +84,9 @@ class Nomp:
     prior: Prior
     max_paths: int = 7
     stop: float = 12.0
-    alone_steps: int = 2
-    joint_steps: int = 3
-    last_steps: int = 4
+    alone_steps: int = 1
+    joint_steps: int = 2
+    last_steps: int = 5
     oversampling: float = 4.0
     coherence_scale: float = 0.8
 

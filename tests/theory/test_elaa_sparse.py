@@ -91,7 +91,7 @@ def test_polar_dictionary_is_uniform_in_the_sine_and_reaches_the_nearest_distanc
     assert torch.allclose(sines.diff(), torch.full((len(sines) - 1,), 2 / 128, dtype=torch.float64))
     assert dictionary.inverse_m.min() == 0
     assert float(dictionary.inverse_m.max()) == pytest.approx(1 / 3)
-    # By Cui and Dai, section IV, the overlap of rings beta = 1.2 apart is |C(beta) + j S(beta)| / beta (Fresnel's).
+    # Cui and Dai, IV: rings beta = 1.2 apart overlap by |C(beta) + j S(beta)| / beta (Fresnel's).
     sine_part, cosine_part = special.fresnel(1.2)
     same = dictionary.sine == sines[len(sines) // 2]
     rings = dictionary.atoms[same]
