@@ -76,7 +76,7 @@ def dft_dictionary(array: LineArray, oversampling: float = 1.0, max_bytes: int =
 
 
 def ring_spacing_per_m(array: LineArray, coherence_scale: float) -> float:
-    """Spacing of the rings in (1 - s^2) / r, 1/m: 1 / Z = 2 beta^2 lambda / (M d)^2 (Cui and Dai, eq. 20)."""
+    """Spacing of the rings in (1 - s^2) / r, 1/m: 1 / Z = 2 beta^2 lambda / (M d)^2 (Cui and Dai, IV)."""
     aperture_m = array.num_elements * array.spacing_wavelengths * array.wavelength_m
     return 2 * coherence_scale**2 * array.wavelength_m / aperture_m**2
 

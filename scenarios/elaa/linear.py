@@ -61,7 +61,7 @@ def fit_lmmse(h: torch.Tensor, shrinkage: float | None = None) -> Lmmse:
     R = (1 - rho) S + rho tr(S) / M I, S = mean of h h^H. shrinkage: rho; by default the one that is best in
     mean square for Gaussian samples (oracle-approximating shrinkage). Raises SemcomError for no channels.
     Source: Chen, Wiesel, Eldar and Hero, Shrinkage algorithms for MMSE covariance estimation, IEEE Trans.
-    Signal Process. 58(10), 2010, eq. 23 (for complex samples without its terms of order 1 / M).
+    Signal Process. 58(10), 2010, without its terms of order 1 / M.
     """
     if h.ndim != 2 or len(h) == 0:
         raise SemcomError(

@@ -26,7 +26,8 @@ _BATCH = 64
 class Paths:
     """What NOMP finds of N channels, K the largest count of paths; beyond its count a channel's gains are 0.
 
-    gain: complex64 [N, K], at the array's centre; sine, inverse_m: float32 [N, K]; count: int64 [N].
+    gain: complex64 [N, K], at the array's centre; sine, inverse_m: float32 [N, K], the latter from a little
+    below 0 to 1.5 times the inverse of the array's smallest distance; count: int64 [N].
     covariance: float32 [N, K, 3, 3], of the path's phase at the centre, its slope and its curvature (in
     rad at `array`'s last element), the Cramer-Rao bound with the prior's information.
     """
@@ -83,9 +84,9 @@ class Nomp:
     prior: Prior
     max_paths: int = 7
     stop: float = 12.0
-    alone_steps: int = 2
-    joint_steps: int = 3
-    last_steps: int = 4
+    alone_steps: int = 1
+    joint_steps: int = 2
+    last_steps: int = 5
     oversampling: float = 4.0
     coherence_scale: float = 0.8
 

@@ -101,7 +101,9 @@ def refine(
     """Levenberg-Marquardt steps on all paths of each channel together, and the residual, complex64 [B, M].
 
     They lower |y - sum_l g_l a_l|^2 / sigma^2 + |g_l|^2 / gain_var + (1/r - mean)^2 / (2 var); a step that
-    doesn't is not taken. first: how many paths there are before these, for the prior.
+    doesn't is not taken. first: how many paths there are before these, for the prior. 1 / r may end a little
+    outside of the array's distances, and below 0 (a wave that converges): kept within them, a path far from
+    the visible elements' middle could not turn.
     Source: Marquardt, An algorithm for least-squares estimation of nonlinear parameters, 1963.
     """
     slope, curve = _units(array)

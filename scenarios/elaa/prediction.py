@@ -6,11 +6,13 @@ Shapes: T snapshots so far, M elements; look_ahead counts snapshots from the las
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from scenarios.elaa.dictionaries import Dictionary
 from scenarios.elaa.pursuit import Pursuit, Sparse
 from semcom.contracts import SemcomError
 
@@ -113,3 +115,34 @@ def predict_with_atoms(
     sparse = pursuit.decompose(y, visible, noise_var)
     ahead = extrapolate_atoms(sparse, look_ahead)
     return pursuit.field(Sparse(sparse.support, ahead[:, None], sparse.count))[:, 0]
+
+
+def tune_atoms(
+    dictionary: Dictionary,
+    y: torch.Tensor,
+    visible: torch.Tensor,
+    noise_var: torch.Tensor,
+    target: torch.Tensor,
+    look_ahead: float,
+    num_atoms: Sequence[int] = (2, 3, 4, 6, 8, 12),
+    stops: Sequence[float] = (0.0, 1.0, 1.2),
+    ridges: Sequence[float] = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
+) -> Pursuit:
+    """Chooses the pursuit whose atoms, turned on, predict validation channels best.
+
+    y: complex64 [N, T, M]; target: complex64 [N, M], look_ahead snapshots after the last one; as
+    `predict_with_atoms` and `tune_pursuit` otherwise.
+    """
+    longest = Pursuit(dictionary, max(num_atoms))
+    support, energy = longest.choose(y, visible)
+    power = target.abs().square().sum(dim=1)
+    best, least = longest, math.inf
+    for num, stop, ridge in itertools.product(num_atoms, stops, ridges):
+        pursuit = replace(longest, num_atoms=num, stop=stop, ridge=ridge)
+        sparse = pursuit.refit(y, visible, noise_var, support, energy)
+        ahead = extrapolate_atoms(sparse, look_ahead)[:, None]
+        h_hat = pursuit.field(Sparse(sparse.support, ahead, sparse.count))[:, 0]
+        error = float(((h_hat - target).abs().square().sum(dim=1) / power).mean())
+        if error < least:
+            best, least = pursuit, error
+    return best

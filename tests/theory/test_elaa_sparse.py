@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from scipy import special
 
 from channels.near_field import NearFieldConfig, draw_channels
 from scenarios.elaa.dictionaries import Dictionary, dft_dictionary, polar_dictionary
@@ -90,11 +91,14 @@ def test_polar_dictionary_is_uniform_in_the_sine_and_reaches_the_nearest_distanc
     assert torch.allclose(sines.diff(), torch.full((len(sines) - 1,), 2 / 128, dtype=torch.float64))
     assert dictionary.inverse_m.min() == 0
     assert float(dictionary.inverse_m.max()) == pytest.approx(1 / 3)
-    # Neighbouring rings are at most as coherent as Cui and Dai's bound for beta = 1.2: about 0.5.
+    # Cui and Dai, IV: rings beta = 1.2 apart overlap by |C(beta) + j S(beta)| / beta (Fresnel's).
+    sine_part, cosine_part = special.fresnel(1.2)
     same = dictionary.sine == sines[len(sines) // 2]
     rings = dictionary.atoms[same]
     overlap = (rings[1:].conj() * rings[:-1]).mean(dim=1).abs()
-    assert overlap[:-1].max() < 0.65
+    assert torch.allclose(
+        overlap[:-1], torch.tensor(math.hypot(sine_part, cosine_part) / 1.2).float(), rtol=0.02
+    )
 
 
 def test_dft_dictionary_is_orthogonal_without_oversampling():
