@@ -65,7 +65,7 @@ def cell(probability: float, group_size: int = 5) -> CellSpec:
 
 def believed(probability: float, group_size: int = 5) -> torch.Tensor:
     with Cluster(0) as cluster:
-        outcome = simulate([cell(probability, group_size)], NUM_STEPS, {}, cluster)[0]
+        outcome = simulate([cell(probability, group_size)], NUM_STEPS, cluster)[0]
     return channels_of(torch.from_numpy(outcome.world["belief"]), NUM_SUB_ARRAYS)
 
 
@@ -87,7 +87,7 @@ def test_what_is_erased_is_missing_as_a_whole_and_the_rest_stays():
 
 
 def test_a_sub_array_that_sees_nothing_sends_nothing():
-    y, visible, _ = pilots()
+    _, visible, _ = pilots()
     world, sender = make_world({}, np.arange(NUM_DEVICES)), make_sender({}, np.arange(NUM_DEVICES))
     rows = np.arange(NUM_DEVICES)
     for step in range(NUM_STEPS):
@@ -138,10 +138,8 @@ def test_shapes_that_do_not_match_are_refused():
 
 def test_both_sides_can_be_saved_in_the_middle():
     receiver, codec = make_receiver({}), Float32Codec(2 * SIZE)
-    patch = Patch(
-        *(part[:2] for part in (torch.ones(2, SIZE) * 1j, torch.ones(2, SIZE) > 0, *pilots()[2:])),
-        torch.arange(2),
-    )
+    y = torch.tensor([[1 + 2j, 3j], [-1, 0.5]], dtype=torch.complex64)
+    patch = Patch(y, y != 0, torch.ones(2), torch.arange(2))
     receiver.update(0, np.array([0, 5]), codec.encode(raw_csi(patch)))
     copy = pickle.loads(pickle.dumps(receiver))
     assert torch.equal(copy.command(0), receiver.command(0))
