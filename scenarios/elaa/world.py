@@ -33,7 +33,7 @@ class SubArrayWorld:
             )
         if y.shape[2] % num_sub_arrays:
             raise SemcomError(
-                f"{y.shape[2]} elements can't be shared out to {num_sub_arrays} sub-arrays alike: take a divisor"
+                f"{y.shape[2]} elements can't be shared out to {num_sub_arrays} sub-arrays: take a divisor"
             )
         self.y = y.unflatten(2, (num_sub_arrays, -1))
         self.visible = visible.unflatten(2, (num_sub_arrays, -1))
