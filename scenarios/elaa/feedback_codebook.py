@@ -153,13 +153,15 @@ class BeamFeedback:
         coefficient.scatter_(1, self._others(strongest), relative.to(torch.complex64) * reference)
         spectrum = torch.zeros(len(symbols), self.num_elements, dtype=torch.complex64)
         spectrum.scatter_(1, beam, coefficient)
+        if not len(symbols):  # The Fourier transform refuses a batch of none.
+            return spectrum
         return torch.fft.ifft(spectrum, dim=1) * self.num_elements * self._turn(group)
 
     def encode(self, h: torch.Tensor) -> list[bytes]:
         """Returns one payload for each of the channels [N, M]."""
         widths, num_beams = self.bits.widths(self.num_elements), self.bits.num_beams
         payloads = []
-        for row in self.quantise(h).tolist():
+        for row in self.quantise(h).tolist() if len(h) else []:
             values = [row[0], _rank(row[1 : 1 + num_beams]), *row[1 + num_beams :]]
             number = 0
             for value, width in zip(values, widths, strict=True):

@@ -1,4 +1,4 @@
-"""Channel feedback against what is worked by hand: steps of equal cost, beams on the grid, a lone wavefront."""
+"""Channel feedback by hand: steps that cost alike, beams on the grid, a lone wavefront."""
 
 import math
 
@@ -60,7 +60,7 @@ def test_cells_and_their_frequencies_by_hand():
     np.testing.assert_allclose(cells.values(np.array([1, 0])), [0.375, 0.5], atol=1e-9)
     np.testing.assert_allclose(cells.cost_bits(np.array([1, 0])), [2, 0], atol=1e-4)
     table = cells.table(0)
-    assert list(table)[0] == 0
+    assert table[0] == 0
     assert table[-1] == (1 << 20) + 4
     # A value that half of the samples have costs a bit, wherever the others are: 0.95 of it, and the rest.
     skewed = Prior([0.0] * 50 + np.linspace(0.02, 1, 50).tolist())
@@ -70,7 +70,7 @@ def test_cells_and_their_frequencies_by_hand():
 
 @pytest.mark.parametrize(("num_beams", "total"), [(1, 2 + 5 + 0 + 4 + 4), (2, 2 + 9 + 1 + 4 + 4 + 6)])
 def test_bits_of_a_beam_report_by_hand(num_beams, total):
-    # 4 groups; 32 beams, or 496 pairs; which is the strongest; level; phase with a bit more; 3 + 3 for the other.
+    # 4 groups; 32 beams, or 496 pairs; the strongest; its level and phase (a bit more); 3 + 3 for the other.
     bits = BeamBits(num_beams, amplitude=3, phase=3)
     assert bits.total(32) == total
     assert BeamFeedback(32, bits).payload_bits() == 8 * math.ceil(total / 8)
