@@ -1,9 +1,9 @@
 """Classical estimates of a partly visible array beside targets: NMSE, and microseconds per estimate.
 
     python benchmarks/elaa_classical.py [--samples 200] [--validation 300] [--training 4000] [--seeds 1]
-        [--shares 1 0.75 0.5 0.25] [--ahead]
+        [--shares 1 0.75 0.5 0.25] [--ahead] [--elements 256]
 
-256 elements at 30 GHz, 3 to 6 paths, one or two hidden blocks of 16-element sub-arrays, mask known. For each
+256 elements (or others) at 30 GHz, 3 to 6 paths, one or two hidden blocks of 16-element sub-arrays, mask known. For each
 visible share and SNR each method is tuned on validation channels and measured on test channels that are
 others; mean NMSE in dB over the test channels of all seeds, the median in brackets, and beneath it the mean
 that a prototype reached in 200 channels of its own ("published"). The microseconds are of processor time in
@@ -90,11 +90,12 @@ def main() -> None:
     parser.add_argument("--validation", type=int, default=300, help="channels that methods are tuned on")
     parser.add_argument("--training", type=int, default=4000, help="channels of the sample covariance")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--elements", type=int, default=256, help="of the array; published are 256")
     parser.add_argument("--ahead", action="store_true", help="the snapshot after three of moving users, too")
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    config = NearFieldConfig()
+    config = NearFieldConfig(num_elements=asked.elements)
     array = LineArray.of(config)
     dictionary = polar_dictionary(array)
     spent_s: dict[str, float] = defaultdict(float)

@@ -86,5 +86,5 @@ def check_size(num_atoms: int, num_elements: int, max_bytes: int, remedy: str) -
     if num_bytes > max_bytes:
         raise SemcomError(
             f"a dictionary of {num_atoms:,} atoms of {num_elements:,} elements takes "
-            f"{num_bytes / 1e9:.1f} GB, above {max_bytes / 1e9:.1f} GB: take {remedy} or a larger max_bytes"
+            f"{num_bytes / 1e9:.2f} GB, above {max_bytes / 1e9:.2f} GB: take {remedy} or a larger max_bytes"
         )
