@@ -34,7 +34,7 @@ from scenarios.elaa.prediction import (
     tune_linear_predictor,
 )
 from scenarios.elaa.pursuit import Pursuit, tune_pursuit
-from scenarios.elaa.region_detection import fit_region_detector, unmask
+from scenarios.elaa.region_detection import Estimator, RegionDetector, fit_region_detector, restrict, unmask
 from scenarios.elaa.shrinking import tune_shrink
 from semcom.rng import Streams
 
@@ -82,6 +82,11 @@ def tuned(
     }
 
 
+def on_region(detector: RegionDetector, method: Estimator) -> Estimate:
+    """A method given the region that the detector finds."""
+    return lambda observed: method.estimate(restrict(observed, detector.detect(observed)))
+
+
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(
@@ -118,6 +123,10 @@ def main() -> None:
                 blind = unmask(truth, visible, snr_db, next(noise))
                 detector = fit_region_detector(polar, blind, visible, truth)
                 jobs.append(("P-SOMP, mask unknown", detector.estimate, unmask(h, seen, snr_db, next(noise))))
+                # NOMP on the region that was found, tuned to regions found likewise.
+                found = restrict(blind, detector.detect(blind))
+                shrunk = tune_shrink(tune_nomp(array, found, truth), found, truth)
+                jobs.append(("NOMP, mask unknown", on_region(detector, shrunk), jobs[-1][2]))
                 for name, estimate, given in jobs:
                     begin_s = time.process_time()
                     h_hat = estimate(given)
