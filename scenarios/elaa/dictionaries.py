@@ -35,7 +35,7 @@ def polar_dictionary(
 
     s = (2 i + 1 - S) / S for S = oversampling x M, as far as the array's max_sine; on each
     1 / r = k / (Z (1 - s^2)), k = 0, 1, ... to the array's min_distance_m, Z = (M d)^2 / (2 beta^2 lambda).
-    coherence_scale: beta, smaller for fewer rings. Raises SemcomError for one that takes more than max_bytes.
+    coherence_scale: beta, larger for fewer rings. Raises SemcomError for one that takes more than max_bytes.
     Source: Cui and Dai, Channel estimation for extremely large-scale MIMO: far-field or near-field?, IEEE
     Trans. Commun. 70(4), 2022, section IV.
     """
@@ -45,20 +45,18 @@ def polar_dictionary(
         )
     num_angles = round(oversampling * array.num_elements)
     step = ring_spacing_per_m(array, coherence_scale)
-    # Before anything is made: at most this many rings on each angle.
-    most = num_angles * (int(1 / (array.min_distance_m * step)) + 2)
-    check_size(most, array.num_elements, max_bytes, "a smaller oversampling, a smaller coherence_scale")
     sines = (2 * torch.arange(num_angles, dtype=torch.float64) + 1 - num_angles) / num_angles
     sines = sines[sines.abs() <= array.max_sine + 1 / num_angles]
-    places = [
-        (float(s), ring * step / (1 - float(s) ** 2))
-        for s in sines
-        for ring in range(int((1 - float(s) ** 2) / (array.min_distance_m * step)) + 2)
-    ]
-    sine, inverse_m = torch.tensor(places, dtype=torch.float64).T
+    num_rings = ((1 - sines**2) / (array.min_distance_m * step)).long() + 2
+    num_atoms = int(num_rings.sum())
+    check_size(num_atoms, array.num_elements, max_bytes, "a smaller oversampling, a larger coherence_scale")
+    sine = sines.repeat_interleave(num_rings)
+    ring = torch.arange(num_atoms) - (num_rings.cumsum(0) - num_rings).repeat_interleave(num_rings)
     # The last ring lies at the nearest distance rather than before it, where no path comes from.
-    inverse_m = inverse_m.clamp(max=1 / array.min_distance_m).contiguous()
-    return Dictionary(array.response(sine, inverse_m), sine.contiguous(), inverse_m)
+    inverse_m = (ring * step / (1 - sine**2)).clamp(max=1 / array.min_distance_m)
+    # In parts, since the phases take several times what the atoms do.
+    parts = zip(sine.split(4096), inverse_m.split(4096), strict=True)
+    return Dictionary(torch.cat([array.response(s, k) for s, k in parts]), sine, inverse_m)
 
 
 def dft_dictionary(array: LineArray, oversampling: float = 1.0, max_bytes: int = MAX_BYTES) -> Dictionary:
@@ -88,5 +86,5 @@ def check_size(num_atoms: int, num_elements: int, max_bytes: int, remedy: str) -
     if num_bytes > max_bytes:
         raise SemcomError(
             f"a dictionary of {num_atoms:,} atoms of {num_elements:,} elements takes "
-            f"{num_bytes / 1e9:.1f} GB, above {max_bytes / 1e9:.1f} GB: take {remedy} or a larger max_bytes"
+            f"{num_bytes / 1e9:.2f} GB, above {max_bytes / 1e9:.2f} GB: take {remedy} or a larger max_bytes"
         )

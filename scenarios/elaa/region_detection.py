@@ -8,12 +8,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 
 from scenarios.elaa.observations import Observed, check_visible, observe
-from scenarios.elaa.pursuit import Pursuit
 from semcom.contracts import SemcomError
+
+
+class Estimator(Protocol):
+    """Anything that estimates whole channels, complex64 [N, M], from what is visible: a pursuit, NOMP."""
+
+    def estimate(self, observed: Observed) -> torch.Tensor: ...
 
 
 def unmask(
@@ -40,7 +46,7 @@ class RegionDetector:
     massive MIMO systems, IEEE Wireless Commun. Lett. 9(5), 2020.
     """
 
-    pursuit: Pursuit
+    pursuit: Estimator
     subarray_size: int = 16
     threshold: float = 0.5
     fusing: float = 0.5
@@ -56,7 +62,7 @@ class RegionDetector:
 
     def estimate(self, observed: Observed) -> torch.Tensor:
         """Detects and estimates the channels at all elements, complex64 [N, M]."""
-        return self.pursuit.estimate(_restrict(observed, self.detect(observed)))
+        return self.pursuit.estimate(restrict(observed, self.detect(observed)))
 
     def _by_energy(self, observed: Observed) -> torch.Tensor:
         energy = self._sums(observed.y.abs().square(), observed) / self.subarray_size
@@ -66,7 +72,7 @@ class RegionDetector:
         return self._whole(seen, energy)
 
     def _by_fit(self, observed: Observed, visible: torch.Tensor) -> torch.Tensor:
-        h_hat = self.pursuit.estimate(_restrict(observed, visible))
+        h_hat = self.pursuit.estimate(restrict(observed, visible))
         gain = observed.y.abs().square() - (observed.y - h_hat).abs().square()
         ratio = self._sums(gain, observed)
         return self._whole(ratio > self.margin, ratio)
@@ -85,7 +91,7 @@ class RegionDetector:
 
 
 def fit_region_detector(
-    pursuit: Pursuit,
+    pursuit: Estimator,
     observed: Observed,
     visible: torch.Tensor,
     truth: torch.Tensor,
@@ -114,6 +120,6 @@ def fit_region_detector(
     return choices[min(range(len(errors)), key=errors.__getitem__)]
 
 
-def _restrict(observed: Observed, visible: torch.Tensor) -> Observed:
+def restrict(observed: Observed, visible: torch.Tensor) -> Observed:
     """What is left of an observation where only these elements are taken as visible."""
     return Observed(torch.where(visible, observed.y, 0), visible, observed.noise_var)
