@@ -20,7 +20,8 @@ import torch
 from analysis.estimation import median_nmse_db, nmse_db, squared_cosines
 from channels.near_field import NearFieldConfig, draw_channels
 from scenarios.elaa.feedback_codebook import fit_beam_feedback
-from scenarios.elaa.feedback_paths import Paths, fit_path_codec
+from scenarios.elaa.feedback_path_fit import fit_path_codec
+from scenarios.elaa.feedback_paths import Paths
 from scenarios.elaa.feedback_transform import fit_dechirped_klt_feedback, fit_klt_feedback
 from scenarios.elaa.line_array import LineArray
 from semcom.rng import Streams

@@ -8,7 +8,8 @@ import torch
 
 from analysis.estimation import nmse_db
 from scenarios.elaa.feedback_codebook import BeamBits, BeamFeedback, fit_beam_feedback
-from scenarios.elaa.feedback_paths import Paths, fit_path_codec
+from scenarios.elaa.feedback_path_fit import fit_path_codec
+from scenarios.elaa.feedback_paths import Paths
 from scenarios.elaa.feedback_transform import fit_dechirped_klt_feedback, fit_klt_feedback
 from semcom.contracts import SemcomError
 
