@@ -1,4 +1,4 @@
-"""Classical estimators at one operating point: tuned on its validation channels, asked for its test channels."""
+"""Classical estimators at one operating point: tuned on validation channels, asked for test channels."""
 
 from __future__ import annotations
 
@@ -121,9 +121,7 @@ class Bench:
         return tune_shrink(self.nomp, self.known, self.validation.h)
 
     def _planar(self) -> Pursuit:
-        return tune_pursuit(
-            _dft(self.line), self.known, self.validation.h, _NUM_ATOMS, _STOPS, _RIDGES
-        )
+        return tune_pursuit(_dft(self.line), self.known, self.validation.h, _NUM_ATOMS, _STOPS, _RIDGES)
 
     def _masked(self, sample: Sample) -> Observed:
         observed = sample.observed

@@ -29,9 +29,10 @@ class EvaluationConfig(BaseModel):
         ("ls", "lmmse", "polar-omp", "nomp-shrink", "nomp-bound-shrink"),
         description="estimators compared where the mask is not known, and detected first",
     )
+    unknown_shares: tuple[Share, ...] = Field((0.5, 0.25), description="visible shares where it is not known")
     unknown_snr_db: Decibels = Field(10.0, description="SNR where the mask is not known")
     array_sizes: tuple[Annotated[int, Field(ge=16, le=4096)], ...] = Field(
-        (64, 128, 256, 512, 1024), description="elements of the arrays in the size result"
+        (64, 128, 256, 512), description="elements of the arrays in the size result"
     )
     size_methods: tuple[str, ...] = Field(
         ("ls", "lmmse", "nomp-shrink", "nomp-bound-shrink"), description="estimators of the size result"
@@ -46,7 +47,7 @@ class EvaluationConfig(BaseModel):
     ahead_shares: tuple[Share, ...] = Field((1.0, 0.5), description="visible shares in the look-ahead result")
     ahead_snr_db: Decibels = Field(10.0, description="SNR in the look-ahead result")
     feedback_bits: tuple[Annotated[int, Field(ge=24, le=65_536)], ...] = Field(
-        (32, 64, 128, 256, 512), description="coded bits of an estimate in the feedback result"
+        (32, 128, 512), description="coded bits of an estimate in the feedback result"
     )
     feedbacks: tuple[str, ...] = Field(tuple(FEEDBACKS), description="ways to code an estimate")
     feedback_share: Share = Field(1.0, description="visible share in the feedback result")
@@ -65,7 +66,7 @@ class ElaaConfig(BaseModel):
 
 
 def check(config: ElaaConfig) -> None:
-    """Raises SemcomError for what one field alone doesn't show: unknown names, arrays that don't go together."""
+    """Raises SemcomError for what one field alone doesn't show: unknown names, sizes that don't fit."""
     told = config.evaluation
     for key, values in told:
         for value in values if isinstance(values, tuple) else ():
@@ -99,7 +100,13 @@ def check(config: ElaaConfig) -> None:
                     f"visibility.subarray_size = {size} doesn't divide {elements} elements: change it, "
                     "array.num_elements or evaluation.array_sizes"
                 )
-        for share in (*told.shares, told.size_share, *told.ahead_shares, told.feedback_share):
+        for share in (
+            *told.shares,
+            *told.unknown_shares,
+            told.size_share,
+            *told.ahead_shares,
+            told.feedback_share,
+        ):
             fewest = min((config.array.num_elements, *told.array_sizes)) // size
             if round(share * fewest) == 0:
                 raise SemcomError(
@@ -125,6 +132,7 @@ TINY = ElaaConfig(
     evaluation=EvaluationConfig(
         shares=(1.0, 0.5), snrs_db=(10.0,), array_sizes=(32, 64), size_methods=("ls", "nomp-shrink"),
         look_aheads=(0, 1), ahead_shares=(0.5,), feedback_bits=(64,), unknown_methods=("ls", "nomp-shrink"),
+        unknown_shares=(0.5,),
     ),
 )  # fmt: skip
 PAPER = ElaaConfig(data=DataConfig(num_training=200_000, num_validation=2_000, num_test=2_000))

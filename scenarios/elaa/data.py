@@ -1,4 +1,4 @@
-"""The channels of one seed: those to train on, to tune on and to test on, and what the array receives of them."""
+"""The channels of one seed, to train, to tune and to test on, and what the array receives of them."""
 
 from __future__ import annotations
 
@@ -88,7 +88,9 @@ def draw_sample(
     generator = streams.torch_generator(f"elaa-visibility-{part}", step=step)
     visible = draw_visibility(chosen, array, num, generator) > VISIBLE_ABOVE
     noise = streams.torch_generator(
-        f"elaa-noise-{part}", device=step, step=round(_PER_STEP * cell.snr_db) if abs(cell.snr_db) < 1e6 else 0
+        f"elaa-noise-{part}",
+        device=step,
+        step=round(_PER_STEP * cell.snr_db) if abs(cell.snr_db) < 1e6 else 0,
     )
     hear = observe if cell.mask_known else unmask
     return Sample(h, visible, hear(h, visible, cell.snr_db, noise))

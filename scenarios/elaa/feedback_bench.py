@@ -6,9 +6,10 @@ import torch
 
 from scenarios.elaa.bench import Bench
 from scenarios.elaa.data import draw_part
-from scenarios.elaa.feedback_codebook import fit_beam_feedback
-from scenarios.elaa.feedback_paths import Paths, fit_path_codec
-from scenarios.elaa.feedback_transform import fit_dechirped_klt_feedback, fit_klt_feedback
+from scenarios.elaa.feedback_codebook import BeamFeedback, fit_beam_feedback
+from scenarios.elaa.feedback_path_fit import fit_path_codec
+from scenarios.elaa.feedback_paths import Paths
+from scenarios.elaa.feedback_transform import CsiFeedback, fit_dechirped_klt_feedback, fit_klt_feedback
 from scenarios.elaa.nomp import Paths as FoundPaths
 from semcom.contracts import SemcomError
 
@@ -27,6 +28,7 @@ def code(bench: Bench, method: str, bits: int) -> tuple[torch.Tensor, list[bytes
         return codec.decode(payloads), payloads
     num = min(bench.data.num_training, _MOST_TRAINING)
     training = draw_part(bench.array, "training", bench.data.num_training, bench.seed)[:num, -1]
+    feedback: CsiFeedback | BeamFeedback
     if method == "klt":
         feedback = fit_klt_feedback(training, bits)
     elif method == "klt-dechirped":

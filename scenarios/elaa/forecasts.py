@@ -1,9 +1,10 @@
-"""Channels of moving users some snapshots ahead, by classical methods, from what a part of the array receives."""
+"""Channels of moving users some snapshots ahead, predicted by classical methods."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -58,31 +59,38 @@ def forecast(
     config: ElaaConfig, methods: Sequence[str], share: float, look_ahead: int, seed: int
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """The test channels to come and each method's prediction of them, complex64 [N, M] each."""
-    known = draw_snapshots(config, "validation", share, look_ahead, seed)
-    asked = draw_snapshots(config, "test", share, look_ahead, seed)
-    last = Observed(known.y[:, -1], known.visible, known.noise_var)
-    now = draw_snapshots(config, "validation", share, 0, seed).goal
-    pursuit = tune_polar(LineArray.of(config.array), last, now)
-    return {method: (asked.goal, _predict(method, pursuit, known, asked, look_ahead)) for method in methods}
+    goal = draw_snapshots(config, "test", share, look_ahead, seed).goal
+    return {method: (goal, _predict(config, method, share, look_ahead, seed)) for method in methods}
 
 
-def _predict(
-    method: str, pursuit: Pursuit, known: Snapshots, asked: Snapshots, look_ahead: int
-) -> torch.Tensor:
+def _predict(config: ElaaConfig, method: str, share: float, look_ahead: int, seed: int) -> torch.Tensor:
     if method == "last-value":
-        return last_value(_each(pursuit, asked))
+        return last_value(_each(config, "test", share, seed))
     if method == "s-omp":
+        asked = draw_snapshots(config, "test", share, look_ahead, seed)
+        pursuit = _pursuit(config, share, seed)
         return predict_with_atoms(pursuit, asked.y, asked.visible, asked.noise_var, float(look_ahead))
     if method == "wiener":
-        tuned = _each(pursuit, known), known.goal
-        half = len(known.goal) // 2
-        parts = tuple(tuple(each[rows] for each in tuned) for rows in (slice(half), slice(half, None)))
-        return tune_linear_predictor(*parts).predict(_each(pursuit, asked))
+        known = _each(config, "validation", share, seed)
+        goal = draw_snapshots(config, "validation", share, look_ahead, seed).goal
+        half = len(goal) // 2
+        predictor = tune_linear_predictor((known[:half], goal[:half]), (known[half:], goal[half:]))
+        return predictor.predict(_each(config, "test", share, seed))
     raise SemcomError(f"no predictor is called {method}")
 
 
-def _each(pursuit: Pursuit, heard: Snapshots) -> torch.Tensor:
+@lru_cache(maxsize=4)
+def _pursuit(config: ElaaConfig, share: float, seed: int) -> Pursuit:
+    """Matching pursuit tuned on the last snapshot of validation users."""
+    known = draw_snapshots(config, "validation", share, 0, seed)
+    last = Observed(known.y[:, -1], known.visible, known.noise_var)
+    return tune_polar(LineArray.of(config.array), last, known.goal)
+
+
+@lru_cache(maxsize=4)
+def _each(config: ElaaConfig, part: Part, share: float, seed: int) -> torch.Tensor:
     """Estimates of every snapshot by itself, complex64 [N, T, M]."""
+    heard, pursuit = draw_snapshots(config, part, share, 0, seed), _pursuit(config, share, seed)
     estimates = [
         pursuit.estimate(Observed(heard.y[:, t], heard.visible, heard.noise_var))
         for t in range(heard.y.shape[1])

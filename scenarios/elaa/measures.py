@@ -1,4 +1,4 @@
-"""From estimates to records: errors, likeness, beams and rates, at one operating point for all its methods."""
+"""From estimates to records: errors, likeness, beams and rates, all methods of a point at once."""
 
 from __future__ import annotations
 
@@ -58,7 +58,11 @@ def _coded(question: Question, point: Point) -> list[Record]:
     config = question.config
     told = config.evaluation
     bench = Bench(
-        config.array, config.visibility, config.data, Cell(told.feedback_share, told.feedback_snr_db), point.seed
+        config.array,
+        config.visibility,
+        config.data,
+        Cell(told.feedback_share, told.feedback_snr_db),
+        point.seed,
     )
     h_hat, payloads = code(bench, point.method, int(point.axes["bits"]))
     spent = float(np.mean([8 * len(payload) for payload in payloads]))

@@ -6,9 +6,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from channels.near_field import NearFieldConfig
 from scenarios.elaa.features import NUM_CONDITIONS
-from scenarios.elaa.patches import Patches
 from semcom.vit import Positions, Transformer, gather_tokens, scatter_tokens, visible_first
 
 
@@ -42,9 +40,7 @@ class PatchEncoder(nn.Module):
         self.positions = Positions(coordinates, config.dim)
         self.body = Transformer(config.dim, config.depth, config.num_heads, config.mlp_ratio)
 
-    def forward(
-        self, observation: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-    ) -> torch.Tensor:
+    def forward(self, observation: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """Encodes (features, visible, condition): see the class."""
         features, visible, condition = observation
         index, present = visible_first(visible)

@@ -33,9 +33,7 @@ class Patches(nn.Module):
                 f"patches of {patch_size} elements don't fill an array of {num_rows} rows and {num_columns} "
                 "columns: choose another patch_size"
             )
-        grid = torch.arange(config.num_elements).view(
-            num_rows // height, height, num_columns // width, width
-        )
+        grid = torch.arange(config.num_elements).view(num_rows // height, height, num_columns // width, width)
         index = grid.permute(0, 2, 1, 3).reshape(-1, patch_size)
         row = (index // num_columns).float().mean(dim=1) / num_rows
         column = (index % num_columns).float().mean(dim=1) / num_columns

@@ -109,7 +109,7 @@ def _listed(config: ElaaConfig) -> list[tuple[str, str, Axes]]:
     ]
     listed += [
         ("unknown", method, {"visible_share": share, "snr_db": told.unknown_snr_db})
-        for share in told.shares
+        for share in told.unknown_shares
         for method in told.unknown_methods
     ]
     listed += [

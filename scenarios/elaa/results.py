@@ -1,0 +1,136 @@
+"""The ELAA scenario's results as figures and tables, drawn from records alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis.figures import add_legend, draw_lines, line_figure, new_figure, save
+from analysis.tables import pivot
+from scenarios.elaa.vocabulary import ESTIMATORS, FEEDBACKS, FORECASTERS
+
+_ORDER = [*reversed(ESTIMATORS), *FORECASTERS, *FEEDBACKS]
+_NMSE, _NMSE_LABEL = "nmse_db", "NMSE (dB)"
+_TITLES = {
+    _NMSE: "NMSE (dB)",
+    "median_nmse_db": "Median NMSE (dB)",
+    "sgcs": "SGCS",
+    "beamforming_gain_db": "Beamforming gain over perfect knowledge (dB)",
+    "spectral_efficiency": "Spectral efficiency (bit/s/Hz)",
+}
+
+
+def draw_figures(records: pd.DataFrame, folder: Path) -> list[Path]:
+    """Draws the figures of those results that the records hold; returns their paths."""
+    paths: list[Path] = []
+    estimate = _part(records, "estimate", "visible_share", "snr_db")
+    if len(estimate):
+        paths += _panels(estimate, "snr_db", "SNR of a visible element (dB)", folder, "nmse_vs_snr")
+        paths += _share_figure(estimate, folder)
+    for result, axis, label, name, scale in (
+        ("size", "num_elements", "Elements of the array", "nmse_vs_size", "log"),
+        ("feedback", "payload", "Coded bits of an estimate", "nmse_vs_bits", "log"),
+    ):
+        part = _part(records, result)
+        if result == "feedback":
+            part = _with_payload(records, part)
+        if len(part) and axis in part:
+            figure = line_figure(
+                part, axis, _NMSE, order=_order(part), x_label=label, y_label=_NMSE_LABEL, x_scale=scale
+            )
+            paths += save(figure, folder, name)
+    ahead = _part(records, "ahead", "look_ahead", "visible_share")
+    if len(ahead):
+        paths += _panels(ahead, "look_ahead", "Snapshots ahead", folder, "nmse_vs_look_ahead")
+    return paths
+
+
+def _part(records: pd.DataFrame, result: str, *axes: str) -> pd.DataFrame:
+    """The rows of one result that have these axes, methods in order."""
+    if any(axis not in records for axis in axes):
+        return records[:0]
+    part = records[records["result"] == result]
+    for axis in axes:
+        part = part[part[axis].notna()]
+    place = {name: number for number, name in enumerate(_ORDER)}
+    return part.sort_values("method", key=lambda m: m.map(lambda n: place.get(n, len(place))), kind="stable")
+
+
+def _order(part: pd.DataFrame) -> list[str]:
+    return [*_ORDER, *(name for name in dict.fromkeys(part["method"]) if name not in _ORDER)]
+
+
+def _with_payload(records: pd.DataFrame, part: pd.DataFrame) -> pd.DataFrame:
+    """Gives each row of the feedback result the bits that its payloads really take, a mean over the seeds."""
+    spent = part[part["metric"] == "payload_bits"]
+    if spent.empty or "bits" not in part:
+        return part[:0]
+    mean = spent.groupby(["method", "bits"])["value"].mean().rename("payload").reset_index()
+    return part.merge(mean, on=["method", "bits"], how="left")
+
+
+def _panels(part: pd.DataFrame, x: str, label: str, folder: Path, name: str) -> list[Path]:
+    """A panel for each visible share."""
+    shares = sorted(part["visible_share"].unique(), reverse=True)
+    figure, axes = new_figure("page", height_in=2.2, num_columns=len(shares))
+    for number, (panel, share) in enumerate(zip(axes, shares, strict=True)):
+        draw_lines(panel, part[part["visible_share"] == share], x, _NMSE, order=_order(part))
+        panel.set_title(f"{100 * share:g} % visible")
+        panel.set_xlabel(label)
+        panel.set_ylabel(_NMSE_LABEL if number == 0 else "")
+    add_legend(figure, axes)
+    return save(figure, folder, name)
+
+
+def _share_figure(part: pd.DataFrame, folder: Path) -> list[Path]:
+    """Errors against the visible share, at the SNR in the middle."""
+    levels = np.sort(part["snr_db"].unique())
+    level = levels[len(levels) // 2]
+    chosen = part[part["snr_db"] == level]
+    if chosen["visible_share"].nunique() < 2:
+        return []
+    figure = line_figure(
+        chosen,
+        "visible_share",
+        _NMSE,
+        order=_order(part),
+        x_label=f"Visible share of the array (SNR {level:g} dB)",
+        y_label=_NMSE_LABEL,
+    )
+    return save(figure, folder, "nmse_vs_share")
+
+
+def make_tables(records: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Makes the tables of those results that the records hold: means and 95 % intervals over seeds."""
+    tables: list[tuple[str, pd.DataFrame]] = []
+    for result, what in (("estimate", "mask known"), ("unknown", "mask unknown, detected first")):
+        part = _part(records, result, "visible_share", "snr_db")
+        for metric, title in _TITLES.items():
+            chosen = part[part["metric"] == metric]
+            if len(chosen) and (result == "estimate" or metric in (_NMSE, "median_nmse_db")):
+                shown = chosen.assign(at=_cells(chosen))
+                tables.append((f"{title}, {what}, by visible share and SNR", pivot(shown, ["method"], "at")))
+    for result, axes, title in (
+        ("size", ("num_elements",), "NMSE (dB) by the array's number of elements"),
+        ("ahead", ("visible_share", "look_ahead"), "NMSE (dB) by visible share and snapshots ahead"),
+    ):
+        part = _part(records, result, *axes)
+        part = part[part["metric"] == _NMSE]
+        if len(part):
+            tables.append((title, pivot(part.sort_values(list(axes), kind="stable"), _rows(axes), axes[-1])))
+    feedback = _part(records, "feedback", "bits")
+    feedback = feedback[feedback["metric"].isin([_NMSE, "median_nmse_db", "sgcs", "payload_bits"])]
+    if len(feedback):
+        tables.append(("Estimates sent in so many bits", pivot(feedback, ["method", "bits"])))
+    return tables
+
+
+def _rows(axes: Sequence[str]) -> list[str]:
+    return ["method", *axes[:-1]]
+
+
+def _cells(part: pd.DataFrame) -> pd.Series:
+    return part["visible_share"].map(lambda s: f"{s:g}") + " at " + part["snr_db"].map(lambda s: f"{s:g} dB")
