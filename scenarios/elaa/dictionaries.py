@@ -29,7 +29,7 @@ class Dictionary:
 
 
 def polar_dictionary(
-    array: LineArray, oversampling: float = 2.0, coherence_scale: float = 1.2, max_bytes: int = MAX_BYTES
+    array: LineArray, oversampling: float = 4.0, coherence_scale: float = 1.2, max_bytes: int = MAX_BYTES
 ) -> Dictionary:
     """Polar-domain dictionary: angles uniform in their sine, distances uniform in (1 - s^2)^-1 / r.
 
