@@ -1,0 +1,124 @@
+"""The strongest path in a residual: matched filters over all angles by FFT, on rings of distance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from scenarios.elaa.dictionaries import MAX_BYTES, check_size, ring_spacing_per_m
+from scenarios.elaa.line_array import LineArray, phasor
+from scenarios.elaa.path_refinement import PathSet
+from semcom.contracts import SemcomError
+
+_NUM_CANDIDATES = 8
+_CHUNK = 8
+"""Channels at a time: what is made for them stays in the cache."""
+
+
+@dataclass(frozen=True)
+class PathSearch:
+    """Matched filters to second order in the elements' places (Fresnel), exact enough to start from.
+
+    (r_n - r) is about -d s + d^2 c / 2 with c = (1 - s^2) / r: for each c (a ring) the correlation over all s
+    is an FFT. chirp: complex64 [R, M], exp(+j pi d^2 c / lambda); curvature: float32 [R]; sine: float32 [S];
+    allowed: float32 [R, S], 0 where the distance is below the array's smallest, else 1.
+    """
+
+    array: LineArray
+    chirp: torch.Tensor
+    curvature: torch.Tensor
+    sine: torch.Tensor
+    allowed: torch.Tensor
+
+    def strongest(self, residual: torch.Tensor, visible: torch.Tensor) -> tuple[PathSet, torch.Tensor]:
+        """The path of the largest |a^H residual|, and |a^H residual|^2 / visible elements, float32 [B].
+
+        residual: complex64 [B, M]; visible: bool [B, M].
+        """
+        seen = torch.where(visible, residual, 0)
+        padded = torch.zeros((_CHUNK, *self.allowed.shape), dtype=torch.complex64)
+        found = [self._peak(seen[i : i + _CHUNK], padded) for i in range(0, len(seen), _CHUNK)]
+        ring, number, peak = (torch.cat(part) for part in zip(*found, strict=True))
+        turns = torch.where(number < len(self.sine) / 2, number, number - len(self.sine)) / len(self.sine)
+        sine = (turns / self.array.spacing_wavelengths).clamp(-self.array.max_sine, self.array.max_sine)
+        inverse_m = (ring * self.curvature[1] / (1 - sine**2)).clamp(
+            1 / self.array.max_distance_m, 1 / self.array.min_distance_m
+        )
+        num_seen = visible.sum(dim=1)
+        unit = PathSet(torch.ones((len(seen), 1), dtype=torch.complex64), sine[:, None], inverse_m[:, None])
+        gain = (unit.waves(self.array).field[:, 0].conj() * seen).sum(dim=1) / num_seen
+        return PathSet(gain[:, None], unit.sine, unit.inverse_m), peak / num_seen
+
+    def _peak(self, seen: torch.Tensor, padded: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Ring, angle and height [B] of the largest peak, off the grid; padded is 0 beyond the elements."""
+        part = padded[: len(seen)]
+        torch.mul(seen[:, None], self.chirp, out=part[..., : seen.shape[1]])
+        parts = torch.view_as_real(torch.fft.fft(part))
+        match = parts[..., 0].square().addcmul_(parts[..., 1], parts[..., 1]).mul_(self.allowed)
+        by_angle = match.amax(dim=1)
+        is_peak = (by_angle >= by_angle.roll(1, dims=1)) & (by_angle >= by_angle.roll(-1, dims=1))
+        number = (by_angle * is_peak).topk(_NUM_CANDIDATES, dim=1).indices
+        ring = match.gather(2, number[:, None].expand(-1, match.shape[1], -1)).argmax(dim=1)
+        ring, number, height = self._between(match, ring, number)
+        best = height.argmax(dim=1, keepdim=True)
+        return tuple(each.gather(1, best)[:, 0] for each in (ring, number, height))
+
+    def _between(
+        self, match: torch.Tensor, ring: torch.Tensor, number: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Moves peaks [B, C] to where parabolas through their neighbours have them: rings, angles, heights.
+
+        Without it, the largest peak is often one that happens to lie on the grid: of an array that is visible
+        in two pieces the side lobes are nearly as high as the main one.
+        """
+        num_rings, num_angles = self.allowed.shape
+        flat = match.flatten(1)
+        rows = [part.clamp(0, num_rings - 1) * num_angles for part in (ring - 1, ring, ring + 1)]
+        columns = [part % num_angles for part in (number - 1, number, number + 1)]
+        at = [[flat.gather(1, row + column) for column in columns] for row in rows]
+        middle = at[1][1]
+        slope_x, slope_y = (at[1][2] - at[1][0]) / 2, (at[2][1] - at[0][1]) / 2
+        bend_x = at[1][2] + at[1][0] - 2 * middle
+        bend_y = at[2][1] + at[0][1] - 2 * middle
+        twist = (at[2][2] - at[2][0] - at[0][2] + at[0][0]) / 4
+        area = bend_x * bend_y - twist**2
+        # At an edge of what is allowed there is no neighbour, and no parabola where they don't bend down.
+        inside = torch.stack([each for row in at for each in row]).amin(dim=0) > 0
+        inside &= (ring > 0) & (ring < num_rings - 1) & (bend_x < 0) & (area > 1e-3 * bend_x * bend_y)
+        area = torch.where(inside, area, 1)
+        over = torch.where(inside, (twist * slope_y - bend_y * slope_x) / area, 0).clamp(-1, 1)
+        up = torch.where(inside, (twist * slope_x - bend_x * slope_y) / area, 0).clamp(-1, 1)
+        return ring + up, number + over, middle + (slope_x * over + slope_y * up) / 2
+
+
+@lru_cache(maxsize=8)
+def path_search(array: LineArray, oversampling: float, coherence_scale: float) -> PathSearch:
+    """Makes the matched filters of an array; rings as in `polar_dictionary`.
+
+    Raises SemcomError where elements are so far apart that angles are ambiguous, and for too large a search.
+    """
+    if array.spacing_wavelengths * array.max_sine > 0.5:
+        raise SemcomError(
+            f"spacing of {array.spacing_wavelengths} wavelengths: angles to {array.max_sine:.2f} in sine are "
+            "ambiguous, so take 0.5 or less"
+        )
+    if oversampling < 1 or coherence_scale <= 0:
+        raise SemcomError(
+            f"oversampling {oversampling} and coherence_scale {coherence_scale}: take 1 or more, and above 0"
+        )
+    step = ring_spacing_per_m(array, coherence_scale)
+    num_rings = int(1 / (array.min_distance_m * step)) + 2
+    num_angles = 1 << (round(oversampling * array.num_elements) - 1).bit_length()
+    check_size(num_rings, num_angles, MAX_BYTES, "a larger coherence_scale")
+    curvature = torch.arange(num_rings, dtype=torch.float64) * step
+    chirp = phasor(-curvature[:, None] * array.place_m**2 / (2 * array.wavelength_m))
+    number = torch.arange(num_angles, dtype=torch.float64)
+    turns = torch.where(number < num_angles / 2, number, number - num_angles) / num_angles
+    sine = turns / array.spacing_wavelengths
+    inside = sine.abs() <= array.max_sine + 1 / array.num_elements
+    # Half a ring more, for what lies between.
+    near = curvature[:, None] - step / 2 <= (1 - sine**2) / array.min_distance_m
+    allowed = (near & inside & (sine.abs() < 0.999)).float()
+    return PathSearch(array, chirp, curvature.float(), sine.float(), allowed)
