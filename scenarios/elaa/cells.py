@@ -1,0 +1,151 @@
+"""How an operating point of the fronthaul becomes a cell: sub-arrays that report to a central unit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from channels.catalogue import LinkConfig, make_link, shared_channel, uses_a_channel
+from channels.grid import ResourceGrid
+from channels.links.erasure import ErasureConfig
+from nodes.contracts import CellSpec, Receiver, Sender, Shared
+from nodes.schedulers import PeriodicConfig, RoundRobinConfig, SchedulerConfig
+from scenarios.contracts import Point
+from scenarios.elaa.bench import Bench
+from scenarios.elaa.config import ElaaConfig
+from scenarios.elaa.data import Cell
+from scenarios.elaa.methods import Embed, FusingReceiver, RawFusion, SubArraySender, raw_csi
+from scenarios.elaa.observations import Observed
+from scenarios.elaa.shrinking import ShrunkNomp
+from scenarios.elaa.world import SubArrayWorld
+from semcom.codecs.catalogue import AnyCodec, CodecConfig, make_codec
+from semcom.codecs.names import codec_config, codec_name
+from semcom.contracts import FittedCodec, Link
+from semcom.rng import Streams
+
+NUM_STEPS = 1
+_RAW_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An operating point over the fronthaul with everything filled in."""
+
+    method: str
+    seed: int
+    codec: CodecConfig
+    link: LinkConfig
+
+    @property
+    def key(self) -> str:
+        """Names what senders and receivers need, among the shared objects."""
+        return f"{self.method}/{self.seed}/{codec_name(self.codec)}"
+
+
+def resolve(config: ElaaConfig, point: Point) -> Setting:
+    """Fills in from the configuration what a point's axes leave open."""
+    link: LinkConfig = config.link
+    if "erasure_probability" in point.axes:
+        link = ErasureConfig(probability=float(point.axes["erasure_probability"]))
+    codec = codec_config(str(point.axes["codec"])) if "codec" in point.axes else config.codec
+    return Setting(point.method, point.seed, codec, link)
+
+
+def air_bench(config: ElaaConfig, seed: int) -> Bench:
+    """The channels that the fronthaul's users have."""
+    told = config.evaluation
+    return Bench(config.array, config.visibility, config.data, Cell(told.air_share, told.air_snr_db), seed)
+
+
+@dataclass(frozen=True)
+class NompAtTheCentre:
+    """Estimates from the patches that arrived, by shrunk NOMP: what a user of raw reports would take."""
+
+    shrunk: ShrunkNomp
+    noise_var: torch.Tensor
+
+    def __call__(self, y: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        """See methods.Estimate. Rows without anything known are 0."""
+        h_hat = torch.zeros_like(y)
+        some = known.any(dim=1)
+        if bool(some.any()):
+            h_hat[some] = self.shrunk.estimate(Observed(y[some], known[some], self.noise_var[some]))
+        return h_hat
+
+
+def make_shared(config: ElaaConfig, settings: list[Setting]) -> dict[str, Any]:
+    """Collects what the settings' senders, receivers and worlds need, by seed and codec.
+
+    Codecs are fitted to what the sub-arrays receive of validation channels.
+    """
+    shared: dict[str, Any] = {}
+    for setting in settings:
+        bench = air_bench(config, setting.seed)
+        if f"pilots/{setting.seed}" not in shared:
+            asked = bench.asked
+            shared[f"pilots/{setting.seed}"] = {
+                "y": asked.y[:, None], "visible": asked.visible[:, None], "noise_var": asked.noise_var[:, None],
+            }  # fmt: skip
+        if setting.key not in shared:
+            size = config.subarray_size
+            patches = bench.known.y.unflatten(1, (-1, size))[bench.known.visible.unflatten(1, (-1, size)).all(2)]
+            codec = make_codec(setting.codec, 2 * size)
+            if isinstance(codec, FittedCodec):
+                codec.fit(torch.view_as_real(patches).flatten(1))
+            codec = codec.eval()
+            shrunk = bench.shrunk("nomp-bound-shrink")
+            # Rounding is one more noise on every element that is reported.
+            rounded = codec(torch.view_as_real(patches).flatten(1)) - torch.view_as_real(patches).flatten(1)
+            extra = 2 * rounded.square().mean()
+            fuse = RawFusion(NompAtTheCentre(shrunk, bench.asked.noise_var + extra))
+            shared[setting.key] = {"codec": codec, "embed": raw_csi, "fuse": fuse, "version": _RAW_VERSION}
+    return shared
+
+
+def make_cell(config: ElaaConfig, setting: Setting) -> CellSpec:
+    """Describes the cell of one setting: the sub-arrays of all test users report at the same time."""
+    streams = Streams(setting.seed)
+    num_sub_arrays = config.array.num_elements // config.subarray_size
+    num_devices = config.data.num_test * num_sub_arrays
+    shares = uses_a_channel(setting.link)
+    scheduler: SchedulerConfig = RoundRobinConfig() if shares else PeriodicConfig(interval_steps=1)
+    radio = partial(
+        shared_channel, config.channel, config.grid, num_devices, NUM_STEPS, config.report_interval_s, streams
+    )
+    return CellSpec(
+        num_devices=num_devices,
+        group_size=config.evaluation.group_size,
+        streams=streams,
+        scheduler=scheduler,
+        make_world=partial(_make_world, setting, num_sub_arrays),
+        make_sender=partial(_make_sender, setting),
+        make_receiver=partial(_make_receiver, setting, config.data.num_test, num_sub_arrays),
+        make_link=partial(_make_link, setting.link, config),
+        make_channel=radio if shares else None,
+    )
+
+
+def _make_world(setting: Setting, num_sub_arrays: int, shared: Shared, devices: np.ndarray) -> SubArrayWorld:
+    pilots: Mapping[str, torch.Tensor] = shared[f"pilots/{setting.seed}"]
+    return SubArrayWorld(pilots["y"], pilots["visible"], pilots["noise_var"], devices, num_sub_arrays)
+
+
+def _make_sender(setting: Setting, shared: Shared, devices: np.ndarray) -> Sender:
+    parts = shared[setting.key]
+    embed: Embed = parts["embed"]
+    return SubArraySender(embed, parts["codec"], parts["version"])
+
+
+def _make_receiver(setting: Setting, num_users: int, num_sub_arrays: int, shared: Shared) -> Receiver:
+    parts = shared[setting.key]
+    codec: AnyCodec = parts["codec"]
+    return FusingReceiver(parts["fuse"], codec, parts["version"], num_users, num_sub_arrays)
+
+
+def _make_link(link: LinkConfig, config: ElaaConfig) -> Link:
+    return make_link(link, ResourceGrid(config.grid), config.report_interval_s, config.channel.tx_power_dbm)
