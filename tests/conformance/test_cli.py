@@ -164,7 +164,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     toy.trained, toy.simulated, toy.stop_before = [], [], 7
     text = refused(*RUN, "--seeds", "3", "--out", tmp_path / "parts", code=130)
     assert "the same command goes on" in text
-    assert len(pd.read_parquet(tmp_path / "parts" / "records.parquet")) == len(toy.simulated) == 9
+    assert len(pd.read_parquet(tmp_path / "parts" / "records.parquet")) == len(toy.simulated) == 12
     toy.stop_before = None
     semcom(*RUN, "--seeds", "3", "--out", tmp_path / "parts")
     assert len(toy.trained) == 3
