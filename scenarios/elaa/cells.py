@@ -78,6 +78,11 @@ class NompAtTheCentre:
         return h_hat
 
 
+def zero_fill(y: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """What arrived, and zeros for what did not: see methods.Estimate."""
+    return torch.where(known, y, 0)
+
+
 def make_shared(config: ElaaConfig, settings: list[Setting]) -> dict[str, Any]:
     """Collects what the settings' senders, receivers and worlds need, by seed and codec.
 
@@ -89,11 +94,15 @@ def make_shared(config: ElaaConfig, settings: list[Setting]) -> dict[str, Any]:
         if f"pilots/{setting.seed}" not in shared:
             asked = bench.asked
             shared[f"pilots/{setting.seed}"] = {
-                "y": asked.y[:, None], "visible": asked.visible[:, None], "noise_var": asked.noise_var[:, None],
-            }  # fmt: skip
+                "y": asked.y[:, None],
+                "visible": asked.visible[:, None],
+                "noise_var": asked.noise_var[:, None],
+            }
         if setting.key not in shared:
             size = config.subarray_size
-            patches = bench.known.y.unflatten(1, (-1, size))[bench.known.visible.unflatten(1, (-1, size)).all(2)]
+            patches = bench.known.y.unflatten(1, (-1, size))[
+                bench.known.visible.unflatten(1, (-1, size)).all(2)
+            ]
             codec = make_codec(setting.codec, 2 * size)
             if isinstance(codec, FittedCodec):
                 codec.fit(torch.view_as_real(patches).flatten(1))
@@ -102,7 +111,10 @@ def make_shared(config: ElaaConfig, settings: list[Setting]) -> dict[str, Any]:
             # Rounding is one more noise on every element that is reported.
             rounded = codec(torch.view_as_real(patches).flatten(1)) - torch.view_as_real(patches).flatten(1)
             extra = 2 * rounded.square().mean()
-            fuse = RawFusion(NompAtTheCentre(shrunk, bench.asked.noise_var + extra))
+            noise_var = bench.asked.noise_var + extra
+            fuse = RawFusion(
+                NompAtTheCentre(shrunk, noise_var) if setting.method == "raw-nomp" else zero_fill
+            )
             shared[setting.key] = {"codec": codec, "embed": raw_csi, "fuse": fuse, "version": _RAW_VERSION}
     return shared
 

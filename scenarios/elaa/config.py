@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from channels.catalogue import (
+    ChannelConfig,
+    LinkConfig,
+    check_channel,
+    check_link,
+    check_packet,
+    uses_a_channel,
+)
+from channels.grid import GridConfig, ResourceGrid
+from channels.indoor_factory import IndoorFactoryConfig
+from channels.links.analog import AnalogConfig
+from channels.links.erasure import ErasureConfig
 from channels.near_field import NearFieldConfig, check_near_field
 from channels.visibility import BlockVisibility, VisibilityConfig
 from scenarios.elaa.data import DataConfig
 from scenarios.elaa.line_array import LineArray
-from scenarios.elaa.vocabulary import ESTIMATORS, FEEDBACKS, FORECASTERS
+from scenarios.elaa.vocabulary import ESTIMATORS, FEEDBACKS, FORECASTERS, FRONTHAUL
+from semcom.codecs.catalogue import CodecConfig, make_codec
+from semcom.codecs.names import codec_config
 from semcom.contracts import SemcomError
+from semcom.packets import HEADER_BITS
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Decibels = Annotated[float, Field(ge=-40, le=60)]
@@ -52,6 +68,16 @@ class EvaluationConfig(BaseModel):
     feedbacks: tuple[str, ...] = Field(tuple(FEEDBACKS), description="ways to code an estimate")
     feedback_share: Share = Field(1.0, description="visible share in the feedback result")
     feedback_snr_db: Decibels = Field(20.0, description="SNR in the feedback result")
+    air_methods: tuple[str, ...] = Field(tuple(FRONTHAUL), description="reports over the fronthaul")
+    air_codecs: tuple[str, ...] = Field(
+        ("uniform-2", "uniform-4", "uniform-6"), description="codecs of the reports where no packet is lost"
+    )
+    erasures: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        (0.0, 0.1, 0.3), description="erasure probabilities of every report"
+    )
+    air_share: Share = Field(0.75, description="visible share over the fronthaul")
+    air_snr_db: Decibels = Field(10.0, description="SNR over the fronthaul")
+    group_size: int = Field(1024, ge=1, description="devices batched together; part of the result's identity")
 
 
 class ElaaConfig(BaseModel):
@@ -62,6 +88,12 @@ class ElaaConfig(BaseModel):
     array: NearFieldConfig = NearFieldConfig()
     visibility: VisibilityConfig = BlockVisibility()
     data: DataConfig = DataConfig()
+    subarray_size: int = Field(16, ge=1, le=4096, description="elements of a sub-array's processing unit")
+    report_interval_s: float = Field(5e-3, gt=0, le=10, description="time from report to report")
+    codec: CodecConfig = CodecConfig(kind="uniform", bits=4)
+    link: LinkConfig = ErasureConfig(probability=0.0)
+    channel: ChannelConfig = IndoorFactoryConfig()
+    grid: GridConfig = GridConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
 
@@ -78,6 +110,7 @@ def check(config: ElaaConfig) -> None:
         ("size_methods", told.size_methods, ESTIMATORS),
         ("forecasters", told.forecasters, FORECASTERS),
         ("feedbacks", told.feedbacks, FEEDBACKS),
+        ("air_methods", told.air_methods, FRONTHAUL),
     ):
         for name in names:
             if name not in known:
@@ -112,6 +145,43 @@ def check(config: ElaaConfig) -> None:
                 raise SemcomError(
                     f"a visible share of {share:g} of {fewest} sub-arrays leaves no visible element: raise it"
                 )
+    _check_fronthaul(config)
+
+
+def _check_fronthaul(config: ElaaConfig) -> None:
+    """Raises SemcomError for reports that can't be made or sent."""
+    told = config.evaluation
+    if config.array.num_elements % config.subarray_size:
+        raise SemcomError(
+            f"subarray_size = {config.subarray_size} doesn't divide array.num_elements = "
+            f"{config.array.num_elements}: take a divisor"
+        )
+    if isinstance(config.link, AnalogConfig) or config.codec.kind == "analog":
+        raise SemcomError("link analog and codec analog are not offered by elaa: reports are packets of bits")
+    for key, codec in (
+        ("codec", config.codec),
+        *(("evaluation.air_codecs", _named(n)) for n in told.air_codecs),
+    ):
+        if codec.weighting != "none" or codec.kind == "analog":
+            raise SemcomError(f"{key}: errors weighted by a task and analog symbols are not offered by elaa")
+    if not uses_a_channel(config.link):
+        return
+    grid, step_s = ResourceGrid(config.grid), config.report_interval_s
+    check_link(config.link, grid, step_s)
+    bits = 0
+    with suppress(SemcomError):
+        # Some codecs know it only when they are fitted.
+        bits = make_codec(config.codec, 2 * config.subarray_size).max_payload_bits()
+    if bits:
+        check_packet(config.link, grid, step_s, HEADER_BITS + 8 * -(-bits // 8), "a sub-array")
+    check_channel(config.channel, grid, 1, step_s)
+
+
+def _named(name: str) -> CodecConfig:
+    try:
+        return codec_config(name)
+    except SemcomError as error:
+        raise SemcomError(f"evaluation.air_codecs: {error}") from None
 
 
 def sized(array: NearFieldConfig, num_elements: int) -> NearFieldConfig:
@@ -128,11 +198,12 @@ def moving(config: ElaaConfig) -> NearFieldConfig:
 
 TINY = ElaaConfig(
     array=NearFieldConfig(num_elements=64),
+    subarray_size=16,
     data=DataConfig(num_training=256, num_validation=16, num_test=8),
     evaluation=EvaluationConfig(
         shares=(1.0, 0.5), snrs_db=(10.0,), array_sizes=(32, 64), size_methods=("ls", "nomp-shrink"),
         look_aheads=(0, 1), ahead_shares=(0.5,), feedback_bits=(64,), unknown_methods=("ls", "nomp-shrink"),
-        unknown_shares=(0.5,),
+        unknown_shares=(0.5,), air_codecs=("uniform-4",), erasures=(0.3,),
     ),
 )  # fmt: skip
 PAPER = ElaaConfig(data=DataConfig(num_training=200_000, num_validation=2_000, num_test=2_000))

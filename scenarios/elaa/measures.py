@@ -15,12 +15,16 @@ from analysis.estimation import (
     spectral_efficiency,
     squared_cosines,
 )
+from channels.catalogue import uses_a_channel
+from nodes.contracts import CellOutcome
 from scenarios.contracts import Point
 from scenarios.elaa.bench import Bench
+from scenarios.elaa.cells import air_bench
 from scenarios.elaa.config import ElaaConfig, sized
 from scenarios.elaa.data import Cell
 from scenarios.elaa.feedback_bench import code
 from scenarios.elaa.forecasts import forecast
+from scenarios.elaa.methods import channels_of
 from semcom.contracts import Record
 
 
@@ -68,6 +72,24 @@ def _coded(question: Question, point: Point) -> list[Record]:
     spent = float(np.mean([8 * len(payload) for payload in payloads]))
     rows = _records(point, bench.test.h, h_hat, told.feedback_snr_db)
     return [*rows, _record(point, "payload_bits", spent, "bit", len(payloads))]
+
+
+def air_records(config: ElaaConfig, point: Point, outcome: CellOutcome) -> list[Record]:
+    """Compares what the central unit believed with the channels, and counts what reports cost a user."""
+    bench = air_bench(config, point.seed)
+    num_sub_arrays = config.array.num_elements // config.subarray_size
+    # A copy: what a worker is handed can't be written.
+    h_hat = channels_of(torch.tensor(outcome.world["belief"]), num_sub_arrays)[:, -1]
+    num, count = len(h_hat), outcome.counters
+    rows = _records(point, bench.test.h, h_hat, config.evaluation.air_snr_db)
+    for name in ("payload", "header", "padding"):
+        rows.append(_record(point, f"{name}_bits", count[f"{name}_bits"].sum() / num, "bit", num))
+    if uses_a_channel(config.link) and point.result == "air":
+        rows += [
+            _record(point, name, count[name].sum() / num, unit, num)
+            for name, unit in (("channel_uses", "1"), ("airtime_s", "s"), ("energy_j", "J"))
+        ]
+    return rows
 
 
 def _records(point: Point, h: torch.Tensor, h_hat: torch.Tensor, snr_db: float) -> list[Record]:

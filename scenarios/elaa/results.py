@@ -10,9 +10,9 @@ import pandas as pd
 
 from analysis.figures import add_legend, draw_lines, line_figure, new_figure, save
 from analysis.tables import pivot
-from scenarios.elaa.vocabulary import ESTIMATORS, FEEDBACKS, FORECASTERS
+from scenarios.elaa.vocabulary import ESTIMATORS, FEEDBACKS, FORECASTERS, FRONTHAUL
 
-_ORDER = [*reversed(ESTIMATORS), *FORECASTERS, *FEEDBACKS]
+_ORDER = [*reversed(ESTIMATORS), *FORECASTERS, *FRONTHAUL, *FEEDBACKS]
 _NMSE, _NMSE_LABEL = "nmse_db", "NMSE (dB)"
 _TITLES = {
     _NMSE: "NMSE (dB)",
@@ -21,6 +21,10 @@ _TITLES = {
     "beamforming_gain_db": "Beamforming gain over perfect knowledge (dB)",
     "spectral_efficiency": "Spectral efficiency (bit/s/Hz)",
 }
+_AIR_METRICS = (
+    "nmse_db", "median_nmse_db", "sgcs", "payload_bits", "header_bits", "padding_bits", "channel_uses",
+    "airtime_s", "energy_j",
+)  # fmt: skip
 
 
 def draw_figures(records: pd.DataFrame, folder: Path) -> list[Path]:
@@ -42,6 +46,13 @@ def draw_figures(records: pd.DataFrame, folder: Path) -> list[Path]:
                 part, axis, _NMSE, order=_order(part), x_label=label, y_label=_NMSE_LABEL, x_scale=scale
             )
             paths += save(figure, folder, name)
+    loss = _part(records, "loss", "erasure_probability")
+    if len(loss):
+        figure = line_figure(
+            loss, "erasure_probability", _NMSE, order=_order(loss), x_label="Probability that a report is lost",
+            y_label=_NMSE_LABEL,
+        )  # fmt: skip
+        paths += save(figure, folder, "nmse_vs_loss")
     ahead = _part(records, "ahead", "look_ahead", "visible_share")
     if len(ahead):
         paths += _panels(ahead, "look_ahead", "Snapshots ahead", folder, "nmse_vs_look_ahead")
@@ -121,6 +132,15 @@ def make_tables(records: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
         part = part[part["metric"] == _NMSE]
         if len(part):
             tables.append((title, pivot(part.sort_values(list(axes), kind="stable"), _rows(axes), axes[-1])))
+    for result, axis, title in (
+        ("rate", "codec", "Reports of sub-arrays over the fronthaul, by codec"),
+        ("loss", "erasure_probability", "The same by the probability that a report is lost"),
+        ("air", "codec", "The same over the configured link"),
+    ):
+        part = _part(records, result, axis)
+        part = part[part["metric"].isin(_AIR_METRICS)]
+        if len(part):
+            tables.append((title, pivot(part, ["method", axis])))
     feedback = _part(records, "feedback", "bits")
     feedback = feedback[feedback["metric"].isin([_NMSE, "median_nmse_db", "sgcs", "payload_bits"])]
     if len(feedback):

@@ -9,9 +9,14 @@ from typing import TYPE_CHECKING
 import torch
 from pydantic import BaseModel
 
+from channels.catalogue import uses_a_channel
+from nodes.process import one_thread
+from nodes.simulation import simulate
 from scenarios.contracts import Point, Trained, TrainingJob
+from scenarios.elaa.cells import NUM_STEPS, make_cell, make_shared, resolve
 from scenarios.elaa.config import PAPER, TINY, ElaaConfig, check
-from scenarios.elaa.measures import Question, answer, group
+from scenarios.elaa.measures import Question, air_records, answer, group
+from semcom.codecs.names import codec_name
 from semcom.contracts import Record, SemcomError
 
 if TYPE_CHECKING:
@@ -20,6 +25,7 @@ if TYPE_CHECKING:
     from nodes.cluster import Cluster
 
 Axes = Mapping[str, float | int | str]
+ON_THE_AIR = ("rate", "loss", "air")
 _NOTHING = "evaluation asks for nothing: name methods in it, and what they are to meet"
 
 
@@ -77,13 +83,33 @@ class ElaaScenario:
         models: Mapping[str, Mapping[str, torch.Tensor]],
         cluster: Cluster,
     ) -> list[list[Record]]:
-        """Estimates and measures, the methods of one operating point together, spread over the workers."""
-        groups = group(points)
-        questions = [Question(config, tuple(points[number] for number in numbers), {}) for numbers in groups]
+        """Estimates and measures, the methods of one operating point together; reports go through cells."""
         found: dict[int, list[Record]] = {}
+        sent = [number for number, point in enumerate(points) if point.result in ON_THE_AIR]
+        if sent:
+            some = [points[number] for number in sent]
+            found |= dict(zip(sent, self._over_the_air(config, some, cluster), strict=True))
+        rest = [number for number in range(len(points)) if number not in found]
+        groups = [[rest[each] for each in numbers] for numbers in group([points[n] for n in rest])]
+        questions = [Question(config, tuple(points[number] for number in numbers), {}) for numbers in groups]
         for numbers, records in zip(groups, cluster.map(answer, questions), strict=True):
             found |= dict(zip(numbers, records, strict=True))
         return [found[number] for number in range(len(points))]
+
+    def _over_the_air(
+        self, config: ElaaConfig, points: Sequence[Point], cluster: Cluster
+    ) -> list[list[Record]]:
+        settings = [resolve(config, point) for point in points]
+        distinct = list(dict.fromkeys(settings))
+        with one_thread():
+            shared = make_shared(config, distinct)
+        cells = [make_cell(config, setting) for setting in distinct]
+        outcomes = simulate(cells, NUM_STEPS, cluster, shared=shared)
+        outcome_of = dict(zip(distinct, outcomes, strict=True))
+        return [
+            air_records(config, point, outcome_of[setting])
+            for point, setting in zip(points, settings, strict=True)
+        ]
 
     def figures(self, records: pd.DataFrame, folder: Path) -> list[Path]:
         """Draws the figures of those results that the records hold."""
@@ -127,6 +153,29 @@ def _listed(config: ElaaConfig) -> list[tuple[str, str, Axes]]:
         for ahead in told.look_aheads
         for method in told.forecasters
     ]
+    codec = codec_name(config.codec)
+    listed += [
+        ("rate", method, {"codec": name, "visible_share": told.air_share, "snr_db": told.air_snr_db})
+        for name in told.air_codecs
+        for method in told.air_methods
+    ]
+    listed += [
+        (
+            "loss",
+            method,
+            {
+                "codec": codec,
+                "erasure_probability": share,
+                "visible_share": told.air_share,
+                "snr_db": told.air_snr_db,
+            },
+        )
+        for share in told.erasures
+        for method in told.air_methods
+    ]
+    if uses_a_channel(config.link):
+        at: Axes = {"codec": codec, "link": config.link.kind, "channel": config.channel.model}
+        listed += [("air", method, at) for method in told.air_methods]
     listed += [
         (
             "feedback",

@@ -34,6 +34,12 @@ FORECASTERS: dict[str, str] = {
     "s-omp": "atoms common to all snapshots, whose phases go on turning",
 }
 
+FRONTHAUL: dict[str, str] = {
+    "raw-nomp": "what sub-arrays receive itself, and shrunk NOMP at the central unit",
+    "raw-ls": "the same, and zeros for what is missing",
+}
+"""What sub-arrays report over the fronthaul, and what the central unit makes of it."""
+
 FEEDBACKS: dict[str, str] = {
     "klt": "transform coding of the channel",
     "klt-dechirped": "the strongest direction, and transform coding of what it leaves",
