@@ -48,9 +48,14 @@ class Setting:
 
 
 def resolve(config: ElaaConfig, point: Point) -> Setting:
-    """Fills in from the configuration what a point's axes leave open."""
+    """Fills in from the configuration what a point's axes leave open.
+
+    The rate result is about bits alone, and its link loses none; the loss result's erases.
+    """
     link: LinkConfig = config.link
-    if "erasure_probability" in point.axes:
+    if point.result == "rate":
+        link = ErasureConfig(probability=0.0)
+    elif point.result == "loss":
         link = ErasureConfig(probability=float(point.axes["erasure_probability"]))
     codec = codec_config(str(point.axes["codec"])) if "codec" in point.axes else config.codec
     return Setting(point.method, point.seed, codec, link)

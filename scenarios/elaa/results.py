@@ -49,9 +49,13 @@ def draw_figures(records: pd.DataFrame, folder: Path) -> list[Path]:
     loss = _part(records, "loss", "erasure_probability")
     if len(loss):
         figure = line_figure(
-            loss, "erasure_probability", _NMSE, order=_order(loss), x_label="Probability that a report is lost",
+            loss,
+            "erasure_probability",
+            _NMSE,
+            order=_order(loss),
+            x_label="Probability that a report is lost",
             y_label=_NMSE_LABEL,
-        )  # fmt: skip
+        )
         paths += save(figure, folder, "nmse_vs_loss")
     ahead = _part(records, "ahead", "look_ahead", "visible_share")
     if len(ahead):
