@@ -1,4 +1,4 @@
-"""Operating points of the array scenario: which there are, and that their numbers are those of plain calls."""
+"""Operating points of the array scenario: which there are, and that they say what plain calls say."""
 
 import numpy as np
 import pytest
@@ -98,7 +98,8 @@ def test_every_result_has_every_method_that_it_is_asked_for(result):
     told = TINY.evaluation
     asked = {
         "estimate": told.methods, "unknown": told.unknown_methods, "size": told.size_methods,
-        "ahead": told.forecasters, "feedback": told.feedbacks, "rate": told.air_methods, "loss": told.air_methods,
+        "ahead": told.forecasters, "feedback": told.feedbacks, "rate": told.air_methods,
+        "loss": told.air_methods,
     }  # fmt: skip
     assert {point.method for point in SCENARIO.points(TINY, (0,)) if point.result == result} == set(
         asked[result]
