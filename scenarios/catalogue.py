@@ -22,6 +22,10 @@ SCENARIOS: dict[str, tuple[str, str]] = {
         "scenarios.isac.scenario",
         "cross-modal sensing: cameras and CSI receivers in a room; missing embeddings are inpainted",
     ),
+    "elaa": (
+        "scenarios.elaa.scenario",
+        "near-field CSI of an extremely large array of which a part sees nothing",
+    ),
     "links": (
         "scenarios.links.scenario",
         "no model: error rates and goodput of the links by SNR, closed forms beside them",

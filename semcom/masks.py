@@ -1,4 +1,4 @@
-"""Masks for training: which sensors are hidden from the predictor, and which patches from an encoder."""
+"""Masks for training: which sensors are hidden from a predictor, and which patches from an encoder."""
 
 from __future__ import annotations
 
@@ -43,3 +43,37 @@ def mask_patches(
     hidden = torch.rand(num_rows, rows, columns, generator=generator) < share
     whole = hidden.repeat_interleave(patch, dim=1).repeat_interleave(patch, dim=2)
     return whole[:, :height, :width]
+
+
+def mask_runs(
+    num_rows: int, num_patches: int, num_runs: int, share: tuple[float, float], generator: torch.Generator
+) -> torch.Tensor:
+    """Hides `num_runs` runs of neighbouring patches, each anywhere and of a share of all: bool [N, L].
+
+    In one dimension what I-JEPA's multi-block masks are (Assran et al. 2023): runs may overlap, their length
+    is uniform between the two shares, at least one patch. A row with everything hidden keeps its first patch.
+    """
+    low, high = (max(1, round(each * num_patches)) for each in share)
+    length = torch.randint(low, high + 1, (num_rows, num_runs, 1), generator=generator)
+    chance = torch.rand(num_rows, num_runs, 1, generator=generator)
+    begin = (chance * (num_patches - length + 1)).long()
+    patch = torch.arange(num_patches)
+    hidden = ((patch >= begin) & (patch < begin + length)).any(dim=1)
+    return _with_one_left(hidden)
+
+
+def mask_tokens(
+    num_rows: int, num_patches: int, share: tuple[float, float], generator: torch.Generator
+) -> torch.Tensor:
+    """Hides patches at random, in each row a share uniform between the two: bool [N, L].
+
+    A row with everything hidden keeps its first patch.
+    """
+    low, high = share
+    wanted = low + (high - low) * torch.rand(num_rows, 1, generator=generator)
+    return _with_one_left(torch.rand(num_rows, num_patches, generator=generator) < wanted)
+
+
+def _with_one_left(hidden: torch.Tensor) -> torch.Tensor:
+    hidden[:, 0] &= ~hidden.all(dim=1)
+    return hidden

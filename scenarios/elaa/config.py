@@ -23,6 +23,9 @@ from channels.near_field import NearFieldConfig, check_near_field
 from channels.visibility import BlockVisibility, VisibilityConfig
 from scenarios.elaa.data import DataConfig
 from scenarios.elaa.line_array import LineArray
+from scenarios.elaa.models import ModelConfig
+from scenarios.elaa.patches import Patches
+from scenarios.elaa.task import TrainingConfig
 from scenarios.elaa.vocabulary import ESTIMATORS, FEEDBACKS, FORECASTERS, FRONTHAUL
 from semcom.codecs.catalogue import CodecConfig, make_codec
 from semcom.codecs.names import codec_config
@@ -42,11 +45,17 @@ class EvaluationConfig(BaseModel):
     snrs_db: tuple[Decibels, ...] = Field((0.0, 10.0, 20.0), description="SNRs of a visible element's pilot")
     methods: tuple[str, ...] = Field(tuple(ESTIMATORS), description="estimators compared at each of these")
     unknown_methods: tuple[str, ...] = Field(
-        ("ls", "lmmse", "polar-omp", "nomp-shrink", "nomp-bound-shrink"),
+        ("lmmse", "polar-omp", "nomp-shrink", "nomp-bound-shrink", "elaa-jepa", "hybrid"),
         description="estimators compared where the mask is not known, and detected first",
     )
     unknown_shares: tuple[Share, ...] = Field((0.5, 0.25), description="visible shares where it is not known")
     unknown_snr_db: Decibels = Field(10.0, description="SNR where the mask is not known")
+    noisy_targets_snr_db: Decibels | None = Field(
+        None, description="SNR of training channels in the result `noisy`; without it there is none"
+    )
+    noisy_methods: tuple[str, ...] = Field(
+        ("elaa-jepa", "hybrid"), description="learned estimators that are trained on noisy channels too"
+    )
     array_sizes: tuple[Annotated[int, Field(ge=16, le=4096)], ...] = Field(
         (64, 128, 256, 512), description="elements of the arrays in the size result"
     )
@@ -88,6 +97,8 @@ class ElaaConfig(BaseModel):
     array: NearFieldConfig = NearFieldConfig()
     visibility: VisibilityConfig = BlockVisibility()
     data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
     subarray_size: int = Field(16, ge=1, le=4096, description="elements of a sub-array's processing unit")
     report_interval_s: float = Field(5e-3, gt=0, le=10, description="time from report to report")
     codec: CodecConfig = CodecConfig(kind="uniform", bits=4)
@@ -107,7 +118,8 @@ def check(config: ElaaConfig) -> None:
     for key, names, known in (
         ("methods", told.methods, ESTIMATORS),
         ("unknown_methods", told.unknown_methods, ESTIMATORS),
-        ("size_methods", told.size_methods, ESTIMATORS),
+        ("size_methods", told.size_methods, _classical()),
+        ("noisy_methods", told.noisy_methods, _learned()),
         ("forecasters", told.forecasters, FORECASTERS),
         ("feedbacks", told.feedbacks, FEEDBACKS),
         ("air_methods", told.air_methods, FRONTHAUL),
@@ -125,6 +137,17 @@ def check(config: ElaaConfig) -> None:
     for size in told.array_sizes:
         check_near_field(sized(config.array, size))
     check_near_field(moving(config))
+    Patches(config.array, config.model.patch_size)
+    if config.training.min_snr_db > config.training.max_snr_db:
+        raise SemcomError(
+            f"training.min_snr_db = {config.training.min_snr_db:g} is above training.max_snr_db = "
+            f"{config.training.max_snr_db:g}: lower it"
+        )
+    if config.model.dim % config.model.num_heads or config.model.predictor_dim % config.model.num_heads:
+        raise SemcomError(
+            f"model.num_heads = {config.model.num_heads} divides not both model.dim = {config.model.dim} and "
+            f"model.predictor_dim = {config.model.predictor_dim}: take a divisor"
+        )
     if isinstance(config.visibility, BlockVisibility):
         size = config.visibility.subarray_size
         for elements in (config.array.num_elements, *told.array_sizes):
@@ -146,6 +169,14 @@ def check(config: ElaaConfig) -> None:
                     f"a visible share of {share:g} of {fewest} sub-arrays leaves no visible element: raise it"
                 )
     _check_fronthaul(config)
+
+
+def _classical() -> list[str]:
+    return [name for name, method in ESTIMATORS.items() if method.kind != "learned"]
+
+
+def _learned() -> list[str]:
+    return [name for name, method in ESTIMATORS.items() if method.kind == "learned"]
 
 
 def _check_fronthaul(config: ElaaConfig) -> None:
@@ -200,9 +231,13 @@ TINY = ElaaConfig(
     array=NearFieldConfig(num_elements=64),
     subarray_size=16,
     data=DataConfig(num_training=256, num_validation=16, num_test=8),
+    model=ModelConfig(dim=16, depth=1, num_heads=2, predictor_dim=16, predictor_depth=1, decoder_depth=1),
+    training=TrainingConfig(
+        num_steps_pretraining=10, num_steps_decoder=10, num_steps=10, batch_size=16, shares=(1.0, 0.5)
+    ),
     evaluation=EvaluationConfig(
         shares=(1.0, 0.5), snrs_db=(10.0,), array_sizes=(32, 64), size_methods=("ls", "nomp-shrink"),
-        look_aheads=(0, 1), ahead_shares=(0.5,), feedback_bits=(64,), unknown_methods=("ls", "nomp-shrink"),
+        look_aheads=(0, 1), ahead_shares=(0.5,), feedback_bits=(64,), unknown_methods=("ls", "nomp-shrink", "hybrid"),
         unknown_shares=(0.5,), air_codecs=("uniform-4",), erasures=(0.3,),
     ),
 )  # fmt: skip

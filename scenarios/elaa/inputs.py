@@ -75,9 +75,15 @@ class Inputs:
             for at in range(PATH_NUMBERS, about.shape[2], num_patches):
                 about[:, :, at : at + num_patches] = about[:, :, at : at + num_patches].flip(2)
             paths = PathInputs(paths.field.flip(2, 3), paths.variance.flip(2), about, paths.present)
-        return Inputs(
-            mirror_patches(self.y), self.there.flip(1, 2), self.visible.flip(1), condition, paths
-        )
+        return Inputs(mirror_patches(self.y), self.there.flip(1, 2), self.visible.flip(1), condition, paths)
+
+    def hiding(self, hidden: torch.Tensor) -> Inputs:
+        """The same channels with more patches hidden, bool [N, L]; without paths, which knew of them."""
+        visible = self.visible & ~hidden
+        there = self.there * visible[..., None]
+        condition = self.condition.clone()
+        condition[:, -1] = there.mean(dim=(1, 2))
+        return Inputs(self.y * visible[..., None], there, visible, condition)
 
     def whole(self, h: torch.Tensor) -> Inputs:
         """What a target encoder sees: all of the clean channels h [N, L, 2 S], no noise, no paths."""
@@ -135,7 +141,9 @@ def _path_inputs(observed: Observed, frame: Frame, patches: Patches, paths: Path
             covariance=paths.covariance[rows],
         )
         parts.append(_path_inputs_of(observed[rows], frame[rows], patches, some))
-    return PathInputs(*(torch.cat([getattr(part, each.name) for part in parts]) for each in fields(PathInputs)))
+    return PathInputs(
+        *(torch.cat([getattr(part, each.name) for part in parts]) for each in fields(PathInputs))
+    )
 
 
 def _path_inputs_of(observed: Observed, frame: Frame, patches: Patches, paths: Paths) -> PathInputs:

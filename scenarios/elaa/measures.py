@@ -24,7 +24,9 @@ from scenarios.elaa.config import ElaaConfig, sized
 from scenarios.elaa.data import Cell
 from scenarios.elaa.feedback_bench import code
 from scenarios.elaa.forecasts import forecast
+from scenarios.elaa.learned import load_estimator
 from scenarios.elaa.methods import channels_of
+from scenarios.elaa.vocabulary import ESTIMATORS
 from semcom.contracts import Record
 
 
@@ -54,8 +56,24 @@ def answer(question: Question) -> list[list[Record]]:
     cell = Cell(float(at["visible_share"]), float(at["snr_db"]), mask_known=first.result != "unknown")
     bench = Bench(array, config.visibility, config.data, cell, seed)
     return [
-        _records(point, bench.test.h, bench.estimate(point.method), cell.snr_db) for point in question.points
+        _records(point, bench.test.h, _estimate(question, bench, point), cell.snr_db)
+        for point in question.points
     ]
+
+
+def _estimate(question: Question, bench: Bench, point: Point) -> torch.Tensor:
+    method = ESTIMATORS[point.method]
+    if method.kind != "learned":
+        return bench.estimate(point.method)
+    estimator = load_estimator(
+        question.config.model,
+        bench.array,
+        method.model,
+        question.weights[method.model],
+        method.prefix,
+        f"the checkpoint of {method.model}, seed {point.seed}",
+    )
+    return estimator.estimate(bench.asked, bench.paths if estimator.model.with_paths else None)
 
 
 def _coded(question: Question, point: Point) -> list[Record]:

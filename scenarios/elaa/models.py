@@ -160,7 +160,7 @@ class CsiModel(nn.Module):
 
     def __init__(self, config: ModelConfig, patches: Patches, *, with_paths: bool) -> None:
         super().__init__()
-        self.with_paths = with_paths
+        self.config, self.with_paths, self.patches = config, with_paths, patches
         self.encoder = PatchEncoder(config, patches, with_paths)
         self.predictor = PatchPredictor(config, patches, with_paths)
         self.decoder = CsiDecoder(config, patches, with_paths)

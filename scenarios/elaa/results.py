@@ -121,7 +121,11 @@ def _share_figure(part: pd.DataFrame, folder: Path) -> list[Path]:
 def make_tables(records: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """Makes the tables of those results that the records hold: means and 95 % intervals over seeds."""
     tables: list[tuple[str, pd.DataFrame]] = []
-    for result, what in (("estimate", "mask known"), ("unknown", "mask unknown, detected first")):
+    for result, what in (
+        ("estimate", "mask known"),
+        ("unknown", "mask unknown, detected first"),
+        ("noisy", "trained on noisy channels"),
+    ):
         part = _part(records, result, "visible_share", "snr_db")
         for metric, title in _TITLES.items():
             chosen = part[part["metric"] == metric]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +18,8 @@ from scenarios.contracts import Point, Trained, TrainingJob
 from scenarios.elaa.cells import NUM_STEPS, make_cell, make_shared, resolve
 from scenarios.elaa.config import PAPER, TINY, ElaaConfig, check
 from scenarios.elaa.measures import Question, air_records, answer, group
+from scenarios.elaa.training import MODELS, train_model
+from scenarios.elaa.vocabulary import ESTIMATORS
 from semcom.codecs.names import codec_name
 from semcom.contracts import Record, SemcomError
 
@@ -51,14 +55,35 @@ class ElaaScenario:
         if mode != "central":
             raise SemcomError(f"mode = {mode!r}: the elaa scenario trains in mode central only, so far")
         check(config)
-        return []
+        listed = _listed(config)
+        if not listed:
+            raise SemcomError(_NOTHING)
+        needed = {(result == "noisy", ESTIMATORS[m].model) for result, m, _ in listed if m in ESTIMATORS}
+        return [
+            training_job(trained_on(config, noisy=noisy), name, seed)
+            for noisy in (False, True)
+            for name in MODELS
+            if (noisy, name) in needed
+        ]
 
     def train(self, job: TrainingJob, scratch: Path | None = None) -> Trained:
         """Trains one model on one thread, and goes on from what an earlier attempt left in `scratch`."""
-        raise NotImplementedError
+        config = job.config
+        assert isinstance(config, ElaaConfig)
+        tensors, log = train_model(
+            job.model,
+            job.seed,
+            config.array,
+            config.visibility,
+            config.data,
+            config.model,
+            config.training,
+            scratch,
+        )
+        return Trained(tensors, log)
 
     def points(self, config: ElaaConfig, seeds: Sequence[int]) -> list[Point]:
-        """Lists the points of the results: estimate, unknown, size, ahead, feedback.
+        """Lists the points of the results: estimate, unknown, noisy, size, ahead, rate, loss, air, feedback.
 
         Raises SemcomError for a configuration that asks for none of them.
         """
@@ -91,7 +116,7 @@ class ElaaScenario:
             found |= dict(zip(sent, self._over_the_air(config, some, cluster), strict=True))
         rest = [number for number in range(len(points)) if number not in found]
         groups = [[rest[each] for each in numbers] for numbers in group([points[n] for n in rest])]
-        questions = [Question(config, tuple(points[number] for number in numbers), {}) for numbers in groups]
+        questions = [_question(config, [points[number] for number in numbers], models) for numbers in groups]
         for numbers, records in zip(groups, cluster.map(answer, questions), strict=True):
             found |= dict(zip(numbers, records, strict=True))
         return [found[number] for number in range(len(points))]
@@ -124,6 +149,35 @@ class ElaaScenario:
         return make_tables(records)
 
 
+def trained_on(config: ElaaConfig, *, noisy: bool) -> ElaaConfig:
+    """The configuration that models are trained with: as it is, or on noisy channels."""
+    if not noisy:
+        return config
+    told = config.training.model_copy(update={"target_snr_db": config.evaluation.noisy_targets_snr_db})
+    return config.model_copy(update={"training": told})
+
+
+def training_job(config: ElaaConfig, model: str, seed: int) -> TrainingJob:
+    """Makes the job that trains a model; its key hashes all that the weights depend on."""
+    told = {
+        part: getattr(config, part).model_dump(mode="json")
+        for part in ("array", "visibility", "model", "training")
+    }
+    num = config.data.num_training
+    name = json.dumps({"trains": model, "seed": seed, "num": num, "version": 1, **told}, sort_keys=True)
+    return TrainingJob(model, seed, hashlib.sha256(name.encode()).hexdigest()[:16], config)
+
+
+def _question(
+    config: ElaaConfig, points: Sequence[Point], models: Mapping[str, Mapping[str, torch.Tensor]]
+) -> Question:
+    first = points[0]
+    told = trained_on(config, noisy=first.result == "noisy")
+    needed = {ESTIMATORS[point.method].model for point in points if point.method in ESTIMATORS} - {""}
+    weights = {name: models[training_job(told, name, first.seed).key] for name in sorted(needed)}
+    return Question(config, tuple(points), weights)
+
+
 def _listed(config: ElaaConfig) -> list[tuple[str, str, Axes]]:
     """Result, method and axes of each point; the methods of an operating point follow one another."""
     told = config.evaluation
@@ -138,6 +192,13 @@ def _listed(config: ElaaConfig) -> list[tuple[str, str, Axes]]:
         for share in told.unknown_shares
         for method in told.unknown_methods
     ]
+    if told.noisy_targets_snr_db is not None:
+        listed += [
+            ("noisy", method, {"visible_share": share, "snr_db": snr_db})
+            for share in told.shares
+            for snr_db in told.snrs_db
+            for method in told.noisy_methods
+        ]
     listed += [
         (
             "size",

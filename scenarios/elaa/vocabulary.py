@@ -10,11 +10,12 @@ Kind = Literal["linear", "pursuit", "paths", "learned"]
 
 @dataclass(frozen=True)
 class Method:
-    """One estimator: its kind, what it does in a few words, and of a learned one the model trained for it."""
+    """One estimator: its kind and what it does; of a learned one the model, and which of its tensors."""
 
     kind: Kind
     summary: str
     model: str = ""
+    prefix: str = ""
 
 
 ESTIMATORS: dict[str, Method] = {
@@ -25,8 +26,14 @@ ESTIMATORS: dict[str, Method] = {
     "nomp": Method("paths", "paths off the grid, refined together"),
     "nomp-shrink": Method("paths", "the same, hidden elements shrunk by one factor"),
     "nomp-bound-shrink": Method("paths", "the same, shrunk by what the Cramer-Rao bound says of the phases"),
+    "supervised": Method("learned", "a transformer trained on the error alone", "supervised", "tuned."),
+    "mae-frozen": Method("learned", "a masked autoencoder as it is, and a decoder", "mae", "frozen."),
+    "mae": Method("learned", "the same, trained on end to end", "mae", "tuned."),
+    "elaa-jepa-frozen": Method("learned", "the JEPA as it is, and a decoder", "elaa-jepa", "frozen."),
+    "elaa-jepa": Method("learned", "the same, trained on end to end", "elaa-jepa", "tuned."),
+    "hybrid": Method("learned", "a transformer that is shown NOMP's paths too", "hybrid", "tuned."),
 }
-"""Classical estimators of the whole array from what its visible elements receive."""
+"""Estimators of the whole array from what its visible elements receive."""
 
 FORECASTERS: dict[str, str] = {
     "last-value": "the last snapshot's estimate",
