@@ -95,7 +95,9 @@ def test_the_same_seed_gives_the_same_records_and_a_new_one_others(scenario, sim
         for seed in (0, 1)
     ]  # fmt: skip
     assert of_seed[0].keys() == of_seed[1].keys()
-    assert all(of_seed[0][key] != of_seed[1][key] for key in of_seed[0])
+    # Scores that count steps of a tiny run may be the same by chance, and are on some processors.
+    same = [key for key in of_seed[0] if of_seed[0][key] == of_seed[1][key]]
+    assert len(same) <= len(of_seed[0]) // 10, same
 
 
 def test_points_simulated_alone_give_what_they_give_together(scenario, simulated):
