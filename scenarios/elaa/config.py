@@ -96,6 +96,8 @@ class ElaaConfig(BaseModel):
 
     array: NearFieldConfig = NearFieldConfig()
     visibility: VisibilityConfig = BlockVisibility()
+    visible_share: Share = Field(0.5, description="visible share of the array in a sweep")
+    snr_db: Decibels = Field(10.0, description="SNR of a visible element's pilot in a sweep")
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()

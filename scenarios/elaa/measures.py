@@ -53,7 +53,8 @@ def answer(question: Question) -> list[list[Record]]:
     if first.result == "feedback":
         return [_coded(question, point) for point in question.points]
     array = sized(config.array, int(at["num_elements"])) if first.result == "size" else config.array
-    cell = Cell(float(at["visible_share"]), float(at["snr_db"]), mask_known=first.result != "unknown")
+    share, snr_db = at.get("visible_share", config.visible_share), at.get("snr_db", config.snr_db)
+    cell = Cell(float(share), float(snr_db), mask_known=first.result != "unknown")
     bench = Bench(array, config.visibility, config.data, cell, seed)
     return [
         _records(point, bench.test.h, _estimate(question, bench, point), cell.snr_db)

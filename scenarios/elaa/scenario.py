@@ -94,12 +94,11 @@ class ElaaScenario:
         return [Point(result, method, seed, at) for result, method, at in listed for seed in seeds]
 
     def sweep_points(self, config: ElaaConfig, seeds: Sequence[int]) -> list[Point]:
-        """Lists one point for each estimator, share and SNR."""
+        """Lists one point for each estimator, at the configuration's own share and SNR."""
         check(config)
-        listed = [each for each in _listed(config) if each[0] == "estimate"]
-        if not listed:
+        if not config.evaluation.methods:
             raise SemcomError("evaluation.methods is empty: a sweep compares these, name one")
-        return [Point("sweep", method, seed, at) for _, method, at in listed for seed in seeds]
+        return [Point("sweep", method, seed) for method in config.evaluation.methods for seed in seeds]
 
     def simulate(
         self,
