@@ -159,6 +159,7 @@ def check(config: ElaaConfig) -> None:
                     "array.num_elements or evaluation.array_sizes"
                 )
         for share in (
+            config.visible_share,
             *told.shares,
             *told.unknown_shares,
             told.size_share,
