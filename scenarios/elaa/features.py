@@ -65,9 +65,7 @@ class Dechirper:
         elevation = torch.zeros(1, dtype=torch.float64)
         if config.num_rows > 1:
             top = math.sin(math.radians(config.max_elevation_deg))
-            num_up = max(
-                2, math.ceil(oversampling * config.num_rows * config.spacing_wavelengths * 2 * top)
-            )
+            num_up = max(2, math.ceil(oversampling * config.num_rows * config.spacing_wavelengths * 2 * top))
             elevation = torch.asin(torch.linspace(-top, top, num_up, dtype=torch.float64))
         sines, rings, elevations = (
             part.flatten() for part in torch.meshgrid(sine, ring, elevation, indexing="ij")
@@ -94,9 +92,7 @@ class Dechirper:
         ]
         rotation, scale, condition = (torch.cat(part) for part in zip(*parts, strict=True))
         noise_var = observed.noise_var / scale.square()
-        return Frame(
-            rotation, scale, noise_var, torch.cat((_level(noise_var)[:, None], condition), dim=1)
-        )
+        return Frame(rotation, scale, noise_var, torch.cat((_level(noise_var)[:, None], condition), dim=1))
 
     def _find(self, observed: Observed) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         y, num_visible = observed.y, observed.visible.sum(dim=1)
@@ -137,9 +133,13 @@ class Dechirper:
             damping = 1e-3 * m0.abs().square() + 1e-12
             ww, kk = ww - damping, kk - damping
             determinant = ww * kk - wk * wk
-            step = -torch.stack(
-                (kk * gradient[:, 0] - wk * gradient[:, 1], ww * gradient[:, 1] - wk * gradient[:, 0]), dim=1
-            ) / determinant[:, None]
+            step = (
+                -torch.stack(
+                    (kk * gradient[:, 0] - wk * gradient[:, 1], ww * gradient[:, 1] - wk * gradient[:, 0]),
+                    dim=1,
+                )
+                / determinant[:, None]
+            )
             uphill = (determinant > 0) & (ww < 0)
             moved = torch.maximum(torch.minimum(found + step, limit), -limit)
             found = torch.where(uphill[:, None], moved, found)
