@@ -1,4 +1,4 @@
-"""What the hybrid's network is shown of the paths that NOMP found, and of how a learned estimate sees them."""
+"""What the hybrid's network is shown of the paths that NOMP found, and of a learned estimate."""
 
 from __future__ import annotations
 

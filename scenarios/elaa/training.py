@@ -85,7 +85,7 @@ def train_combiner(
     inputs: TrainingInputs,
     scratch: Path | None = None,
 ) -> tuple[PathCombiner, Log]:
-    """Trains the hybrid's network on a finished model's estimates and the paths NOMP found of the examples."""
+    """Trains the hybrid's network on a finished model's estimates and the paths found of the examples."""
     streams, config = Streams(seed), inputs.training
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(streams.seed("weights elaa combiner"))
@@ -155,7 +155,7 @@ def _pretrain_jepa(task: Task, model: CsiModel) -> Log:
 
 
 def _pretrain_mae(task: Task, model: CsiModel, head: nn.Linear) -> Log:
-    """The same encoder and predictor, but patches themselves are predicted (He et al. 2022), by a linear map."""
+    """The same, but patches themselves are predicted (He et al. 2022), by a linear map of the tokens."""
     levels = CellLevels()
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
