@@ -1,4 +1,4 @@
-"""Masks for training: which sensors are hidden from a predictor, and which patches from an encoder."""
+"""Masks for training: which sensors are hidden from the predictor, and which patches from an encoder."""
 
 from __future__ import annotations
 
@@ -45,35 +45,45 @@ def mask_patches(
     return whole[:, :height, :width]
 
 
-def mask_runs(
-    num_rows: int, num_patches: int, num_runs: int, share: tuple[float, float], generator: torch.Generator
-) -> torch.Tensor:
-    """Hides `num_runs` runs of neighbouring patches, each anywhere and of a share of all: bool [N, L].
-
-    In one dimension what I-JEPA's multi-block masks are (Assran et al. 2023): runs may overlap, their length
-    is uniform between the two shares, at least one patch. A row with everything hidden keeps its first patch.
-    """
-    low, high = (max(1, round(each * num_patches)) for each in share)
-    length = torch.randint(low, high + 1, (num_rows, num_runs, 1), generator=generator)
-    chance = torch.rand(num_rows, num_runs, 1, generator=generator)
-    begin = (chance * (num_patches - length + 1)).long()
-    patch = torch.arange(num_patches)
-    hidden = ((patch >= begin) & (patch < begin + length)).any(dim=1)
-    return _with_one_left(hidden)
-
-
 def mask_tokens(
-    num_rows: int, num_patches: int, share: tuple[float, float], generator: torch.Generator
+    num_rows: int, num_tokens: int, smallest_share: float, largest_share: float, generator: torch.Generator
 ) -> torch.Tensor:
-    """Hides patches at random, in each row a share uniform between the two: bool [N, L].
+    """Hides single tokens anywhere: bool [N, L], True where hidden; one of each row at least is left.
 
-    A row with everything hidden keeps its first patch.
+    Each row has its own share of hidden tokens, uniform on [smallest_share, largest_share].
     """
-    low, high = share
-    wanted = low + (high - low) * torch.rand(num_rows, 1, generator=generator)
-    return _with_one_left(torch.rand(num_rows, num_patches, generator=generator) < wanted)
+    share = smallest_share + (largest_share - smallest_share) * torch.rand(num_rows, 1, generator=generator)
+    num_hidden = (share * num_tokens).round().clamp_max(num_tokens - 1)
+    rank = torch.rand(num_rows, num_tokens, generator=generator).argsort(dim=1).argsort(dim=1)
+    return rank < num_hidden
 
 
-def _with_one_left(hidden: torch.Tensor) -> torch.Tensor:
-    hidden[:, 0] &= ~hidden.all(dim=1)
-    return hidden
+def mask_token_blocks(
+    num_rows: int,
+    height: int,
+    width: int,
+    num_blocks: int,
+    smallest_share: float,
+    largest_share: float,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """Hides blocks of a grid of tokens (Assran et al. 2023, I-JEPA): bool [N, height * width].
+
+    Each of num_blocks rectangles, which may overlap, covers a share of the grid that is uniform on
+    [smallest_share, largest_share], in a shape like the grid's. A token of each row is left at least.
+    """
+    drawn = torch.rand(num_rows, num_blocks, 3, generator=generator)
+    side = (smallest_share + (largest_share - smallest_share) * drawn[..., 0]).sqrt()
+    line = height == 1 or width == 1
+    share = (side.square() if line else side)[..., None]
+    hidden = torch.ones(num_rows, num_blocks, 1, 1, dtype=torch.bool)
+    for axis, size in enumerate((height, width)):
+        length = (share[..., 0] * size).round().clamp(1, size)
+        first = (drawn[..., 1 + axis] * (size - length + 1)).floor()
+        at = torch.arange(size)
+        inside = (at >= first[..., None]) & (at < (first + length)[..., None])
+        hidden = hidden & (inside[..., :, None] if axis == 0 else inside[..., None, :])
+    flat = hidden.any(dim=1).flatten(1)
+    kept = torch.randint(0, height * width, (num_rows, 1), generator=generator)
+    spared = torch.zeros_like(flat).scatter(1, kept, True)
+    return flat & ~(spared & flat.all(dim=1, keepdim=True))

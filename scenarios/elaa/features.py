@@ -11,6 +11,8 @@ from channels.near_field import NearFieldConfig, response
 from scenarios.elaa.observations import Observed
 
 NUM_CONDITIONS = 6
+NOISE_LEVEL, ATOMS_SINE, VISIBLE_SHARE = 0, 1, 5
+"""Where some of a frame's conditions stand."""
 _ROWS_AT_ONCE = 1024
 _NEWTON_STEPS = 3
 
@@ -52,7 +54,7 @@ class Dechirper:
     the array from -1 to 1. Arrays of several rows keep to the grid.
     """
 
-    def __init__(self, config: NearFieldConfig, oversampling: float = 2.0, num_rings: int = 6) -> None:
+    def __init__(self, config: NearFieldConfig, oversampling: float = 2.0, num_rings: int = 10) -> None:
         num_columns = config.num_elements // config.num_rows
         largest = math.sin(math.radians(config.max_angle_deg))
         num_beams = max(2, math.ceil(oversampling * num_columns * config.spacing_wavelengths * 2 * largest))

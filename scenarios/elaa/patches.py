@@ -12,11 +12,12 @@ from semcom.contracts import SemcomError
 class Patches(nn.Module):
     """Divides M elements into L patches of S neighbouring ones: runs of a row, or squares of several rows.
 
-    index: int64 [L, S], the elements of each patch. coordinates: float32 [L, 2], its centre's column and row
-    as shares of the array, from 0 to 1.
+    index: int64 [L, S], the elements of each patch. position: float32 [L, 2], its centre's column and row
+    as shares of the array, from 0 to 1. grid: its rows and columns of patches.
     """
 
     index: torch.Tensor
+    inverse: torch.Tensor
     position: torch.Tensor
 
     def __init__(self, config: NearFieldConfig, patch_size: int) -> None:
@@ -34,6 +35,7 @@ class Patches(nn.Module):
                 "columns: choose another patch_size"
             )
         grid = torch.arange(config.num_elements).view(num_rows // height, height, num_columns // width, width)
+        self.grid = (num_rows // height, num_columns // width)
         index = grid.permute(0, 2, 1, 3).reshape(-1, patch_size)
         row = (index // num_columns).float().mean(dim=1) / num_rows
         column = (index % num_columns).float().mean(dim=1) / num_columns
@@ -41,8 +43,6 @@ class Patches(nn.Module):
         self.register_buffer("index", index, persistent=False)
         self.register_buffer("position", torch.stack((column, row), dim=1), persistent=False)
         self.register_buffer("inverse", index.flatten().argsort(), persistent=False)
-
-    inverse: torch.Tensor
 
     def split(self, elements: torch.Tensor) -> torch.Tensor:
         """Cuts values of elements [..., M] into patches [..., L, S]."""

@@ -1,19 +1,22 @@
-"""The trainings of the ELAA scenario: JEPA, masked autoencoder, supervised transformer and the hybrid."""
+"""The trainings of the ELAA scenario: JEPA, masked autoencoder, supervised transformer, the hybrid."""
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from channels.near_field import NearFieldConfig
-from channels.visibility import VisibilityConfig
-from scenarios.elaa.data import DataConfig
-from scenarios.elaa.inputs import Inputs, to_numbers
-from scenarios.elaa.models import CsiModel, ModelConfig
+from scenarios.elaa.examples import Examples
+from scenarios.elaa.hybrid import PathCombiner
+from scenarios.elaa.inputs import mirror_patches
+from scenarios.elaa.models import CsiModel
+from scenarios.elaa.nomp import Paths
 from scenarios.elaa.patches import Patches
-from scenarios.elaa.task import Batch, Log, Task, TrainingConfig
+from scenarios.elaa.path_inputs import make_path_inputs
+from scenarios.elaa.task import CellLevels, Log, Task, TrainingInputs, cell_means, nmse
 from semcom.diagnostics import rank_me
 from semcom.distances import DISTANCES
 from semcom.patch_jepa import PatchJepa
@@ -21,159 +24,156 @@ from semcom.regularizers import VicReg
 from semcom.rng import Streams
 from semcom.targets import EmaTarget
 
-MODELS = ("hybrid", "elaa-jepa", "mae", "supervised")
-"""All that are trained; the longest come first, so that workers end together."""
-FROZEN, TUNED = "frozen.", "tuned."
-"""Prefixes of a training's tensors: with a decoder on a finished encoder, and trained on end to end."""
-_SHOWN = 1024
-_FOLLOWING = 0.95
+MODELS = ("jepa", "mae", "supervised")
+_ROWS_AT_ONCE = 512
+_NUM_DIAGNOSED = 1024
 
 
-def make_model(config: ModelConfig, array: NearFieldConfig, *, with_paths: bool) -> CsiModel:
-    """Builds an estimator with PyTorch's starting weights. Raises SemcomError for patches that don't fit."""
-    return CsiModel(config, Patches(array, config.patch_size), with_paths=with_paths)
+@dataclass(frozen=True)
+class Trained:
+    """What a training leaves: `frozen` with a decoder on pretrained weights, `tuned` end to end on NMSE.
+
+    A supervised model has no frozen form.
+    """
+
+    frozen: CsiModel | None
+    tuned: CsiModel
+    log: Log
 
 
 def train_model(
     name: str,
     seed: int,
-    array: NearFieldConfig,
-    visibility: VisibilityConfig,
-    data: DataConfig,
-    model_config: ModelConfig,
-    config: TrainingConfig,
+    examples: Examples,
+    patches: Patches,
+    inputs: TrainingInputs,
     scratch: Path | None = None,
-) -> tuple[dict[str, torch.Tensor], Log]:
-    """Trains one of MODELS from scratch; returns its tensors by FROZEN and TUNED, and its log.
+) -> Trained:
+    """Trains one of MODELS from scratch; all see as many examples until they are tuned.
 
-    elaa-jepa and mae learn to predict what is hidden, in latent space or as CSI; then a decoder learns on
-    encoder and predictor as they are (frozen), then all goes on from there (tuned). supervised and hybrid
-    learn end to end from the start, for as many steps as these in all.
+    jepa, mae: pretraining, a decoder for the frozen form, and fine-tuning of the whole from there.
+    supervised: the steps of pretraining and of fine-tuning together, on NMSE.
     """
-    streams = Streams(seed)
+    streams, config = Streams(seed), inputs.training
     with torch.random.fork_rng(devices=[]):
-        # torch.nn draws its starting weights from the process-wide generator.
-        torch.manual_seed(streams.seed(f"weights-{name}"))
-        model = make_model(model_config, array, with_paths=name == "hybrid")
-        head = nn.Linear(model_config.dim, 2 * model_config.patch_size)
-        generator = streams.torch_generator(f"train-{name}")
-        task = Task(model, config, array, visibility, data, streams, generator, scratch)
-        if name in ("supervised", "hybrid"):
-            num_steps = config.num_steps_pretraining + config.num_steps_decoder + config.num_steps
-            log = _train_whole(task, "whole", num_steps)
-            return _tensors(TUNED, model), log
-        log = _pretrain_jepa(task) if name == "elaa-jepa" else _pretrain_mae(task, head)
-        log += _diagnostics(task)
-        _freeze(model, frozen=True)
-        log += _train_whole(task, "decoder", config.num_steps_decoder)
-        tensors = {key: tensor.clone() for key, tensor in _tensors(FROZEN, model).items()}
-        _freeze(model, frozen=False)
-        log += _train_whole(task, "whole", config.num_steps)
-    return tensors | _tensors(TUNED, model), log
+        # torch.nn draws its starting weights from the process-wide generator: all models start alike.
+        torch.manual_seed(streams.seed("weights elaa"))
+        model = CsiModel(inputs.model, patches)
+        head = nn.Linear(inputs.model.dim, 2 * patches.patch_size)
+    generator = streams.torch_generator(f"train elaa {name}")
+    task = Task(inputs, examples, generator, scratch, may_mirror=patches.grid[0] == 1)
+    if name == "supervised":
+        num_steps = config.num_steps_pretraining + config.num_steps_tuning
+        log = _fit_nmse(task, "supervised", model, num_steps)
+        return Trained(None, model.eval().requires_grad_(False), log)
+    log = _pretrain_jepa(task, model) if name == "jepa" else _pretrain_mae(task, model, head)
+    model.encoder.requires_grad_(False)
+    model.predictor.requires_grad_(False)
+    log += _fit_nmse(task, "decoder", model, config.num_steps_decoder)
+    frozen = copy.deepcopy(model).eval().requires_grad_(False)
+    model.requires_grad_(True)
+    log += _fit_nmse(task, "tuning", model, config.num_steps_tuning)
+    return Trained(frozen, model.eval().requires_grad_(False), log)
 
 
-def _freeze(model: CsiModel, *, frozen: bool) -> None:
-    model.encoder.requires_grad_(not frozen)
-    model.predictor.requires_grad_(not frozen)
-
-
-def _tensors(prefix: str, model: CsiModel) -> dict[str, torch.Tensor]:
-    return {prefix + key: tensor.detach() for key, tensor in model.state_dict().items()}
-
-
-def _pretrain_jepa(task: Task) -> Log:
-    """Predicts the tokens that the target encoder makes of the whole clean channel from what is seen."""
-    model, config = task.model, task.config
-    regularizer = (
-        VicReg(config.variance_weight, config.covariance_weight)
-        if config.variance_weight or config.covariance_weight
-        else None
+def train_combiner(
+    seed: int,
+    model: CsiModel,
+    paths: Paths,
+    examples: Examples,
+    patches: Patches,
+    inputs: TrainingInputs,
+    scratch: Path | None = None,
+) -> tuple[PathCombiner, Log]:
+    """Trains the hybrid's network on a finished model's estimates and the paths found of the examples."""
+    streams, config = Streams(seed), inputs.training
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(streams.seed("weights elaa combiner"))
+        combiner = PathCombiner(inputs.model, patches.num_patches)
+    learned = estimate_all(model, examples)
+    described = make_path_inputs(examples.observed, examples.frame, examples.inputs, learned, patches, paths)
+    task = Task(
+        inputs,
+        examples,
+        streams.torch_generator("train elaa combiner"),
+        scratch,
+        may_mirror=patches.grid[0] == 1,
     )
-    target = EmaTarget(model.encoder, config.ema_momentum, 1.0, num_steps=config.num_steps_pretraining)
+    level, met = cell_means(nmse(described.faded(), examples.clean), examples.cell)
+    levels = CellLevels(torch.where(met, level, 1.0))
+
+    def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        rows = torch.randint(0, len(examples), (config.combiner_batch_size,), generator=generator)
+        batch, clean = described[rows], examples.clean[rows]
+        if task.may_mirror and bool(torch.rand((), generator=generator) < 0.5):
+            batch, clean = batch.mirrored(), mirror_patches(clean)
+        errors = nmse(combiner(batch), clean)
+        return {"nmse": errors.mean(), "total": levels(errors, examples.cell[rows])}
+
+    module = nn.ModuleList((combiner, levels))
+    log = task.fit(
+        "combiner", module, batch_loss, config.num_steps_combiner, rate=config.combiner_learning_rate
+    )
+    return combiner.eval().requires_grad_(False), log
+
+
+@torch.no_grad()
+def estimate_all(model: CsiModel, examples: Examples) -> torch.Tensor:
+    """Estimates the patches of all examples, float32 [N, L, 2 S], in their order."""
+    estimates = torch.empty_like(examples.clean)
+    for rows in examples.order.split(_ROWS_AT_ONCE):
+        estimates[rows] = model(examples.inputs[rows])
+    return estimates
+
+
+def _pretrain_jepa(task: Task, model: CsiModel) -> Log:
+    """The EMA target encoder sees the whole and clean channel; its tokens of all patches are predicted."""
+    config = task.inputs.training
+    target = EmaTarget(model.encoder, config.ema_momentum, 1.0, config.num_steps_pretraining)
+    regularizer = (
+        VicReg(config.variance_weight, config.covariance_weight) if config.regularizer == "vicreg" else None
+    )
     jepa = PatchJepa(model.encoder, model.predictor, regularizer, DISTANCES[config.distance], target=target)
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        batch = task.draw_masked()
-        inputs = batch.inputs
+        inputs, clean, _ = task.draw(generator)
+        # Visible patches count too: what the array received of them is noisy, and the target is clean.
         wanted = torch.ones_like(inputs.visible)
-        return jepa.loss(inputs, inputs.whole(batch.h), inputs.visible, wanted, generator)
+        return jepa.loss(inputs, inputs.whole(clean), inputs.visible, wanted, generator)
 
-    return task.fit("pretraining", jepa, batch_loss, config.num_steps_pretraining, jepa.update_target)
-
-
-def _pretrain_mae(task: Task, head: nn.Module) -> Log:
-    """Predicts the CSI itself by a linear map of the predictor's tokens: a masked autoencoder's task."""
-    model, config = task.model, task.config
-    errors = _Errors(task)
-
-    def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        batch = task.draw_masked()
-        context = model.encoder(batch.inputs)
-        guess = head(model.predictor(context, batch.inputs)[:, : batch.h.shape[1]])
-        return {"total": errors(batch, guess)}
-
-    module = nn.ModuleList((model.encoder, model.predictor, head))
-    return task.fit("pretraining", module, batch_loss, config.num_steps_pretraining)
-
-
-def _train_whole(task: Task, stage: str, num_steps: int) -> Log:
-    """Trains what isn't frozen on the NMSE, each class of share and SNR by its own usual error."""
-    model, errors = task.model, _Errors(task)
-
-    def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        batch = task.draw()
-        return {"total": errors(batch, model(batch.inputs))}
-
-    return task.fit(stage, nn.ModuleList((model, errors)), batch_loss, num_steps)
-
-
-class _Errors(nn.Module):
-    """NMSE over what is usual of a channel's share and SNR, so that easy classes count as hard ones do."""
-
-    usual: torch.Tensor
-
-    def __init__(self, task: Task) -> None:
-        super().__init__()
-        samples = task.samples
-        num = int(samples.level.max()) + 1
-        errors = torch.ones(len(samples.h))
-        if task.model.with_paths:
-            # A hybrid starts from its paths.
-            rows = torch.arange(len(errors)).split(_SHOWN)
-            errors = torch.cat([_nmse(_field(samples.inputs[some]), samples.h[some]) for some in rows])
-        count = torch.bincount(samples.level, minlength=num).clamp_min(1)
-        self.register_buffer("usual", torch.zeros(num).index_add(0, samples.level, errors) / count)
-
-    def forward(self, batch: Batch, guess: torch.Tensor) -> torch.Tensor:
-        errors = _nmse(guess, batch.h)
-        with torch.no_grad():
-            count = torch.bincount(batch.level, minlength=len(self.usual))
-            mean = torch.zeros_like(self.usual).index_add(0, batch.level, errors.detach())
-            mean = mean / count.clamp_min(1)
-            moved = _FOLLOWING * self.usual + (1 - _FOLLOWING) * mean
-            self.usual.copy_(torch.where(count > 0, moved, self.usual))
-        return (errors / self.usual[batch.level].clamp_min(1e-6)).mean()
-
-
-def _field(inputs: Inputs) -> torch.Tensor:
-    """What the paths make of the patches, float32 [N, L, 2 S]."""
-    assert inputs.paths is not None
-    return to_numbers(inputs.paths.total())
-
-
-def _nmse(guess: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
-    return (guess - h).square().sum(dim=(1, 2)) / h.square().sum(dim=(1, 2))
-
-
-def _diagnostics(task: Task) -> Log:
-    """How many dimensions the tokens really use, of the context and of what is predicted."""
-    inputs: Inputs = task.samples.inputs[:_SHOWN]
+    log = task.fit("jepa", jepa, batch_loss, config.num_steps_pretraining, jepa.update_target)
+    rows = torch.arange(min(_NUM_DIAGNOSED, len(task.examples)))
+    inputs = task.examples.inputs[rows]
     with torch.no_grad():
-        context = task.model.encoder(inputs)
-        predicted = task.model.predictor(context, inputs)[:, : inputs.visible.shape[1]]
-    seen = context[:, : inputs.visible.shape[1]][inputs.visible]
-    row = {
-        "rank_me_context": rank_me(seen - seen.mean(dim=0)),
-        "rank_me_predicted": rank_me(predicted.flatten(0, 1) - predicted.flatten(0, 1).mean(dim=0)),
+        z = model.encoder(inputs)[:, :-1][inputs.visible]
+        goal = target(inputs.whole(task.examples.clean[rows]))[:, :-1].flatten(0, 1)
+    ranks = {
+        "rank_me_context": rank_me(z - z.mean(dim=0)),
+        "rank_me_target": rank_me(goal - goal.mean(dim=0)),
     }
-    return [{"stage": "diagnostics", "step": 0, **row}]
+    return [*log, {"stage": "diagnosis", "step": config.num_steps_pretraining, **ranks}]
+
+
+def _pretrain_mae(task: Task, model: CsiModel, head: nn.Linear) -> Log:
+    """The same, but patches themselves are predicted (He et al. 2022), by a linear map of the tokens."""
+    levels = CellLevels()
+
+    def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        inputs, clean, cell = task.draw(generator)
+        predicted = head(model.predictor(model.encoder(inputs), inputs)[:, :-1])
+        errors = nmse(predicted, clean)
+        return {"nmse": errors.mean(), "total": levels(errors, cell)}
+
+    module = nn.ModuleList((model.encoder, model.predictor, head, levels))
+    return task.fit("mae", module, batch_loss, task.inputs.training.num_steps_pretraining)
+
+
+def _fit_nmse(task: Task, stage: str, model: CsiModel, num_steps: int) -> Log:
+    levels = CellLevels()
+
+    def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        inputs, clean, cell = task.draw(generator)
+        errors = nmse(model(inputs), clean)
+        return {"nmse": errors.mean(), "total": levels(errors, cell)}
+
+    return task.fit(stage, nn.ModuleList((model, levels)), batch_loss, num_steps)

@@ -1,0 +1,111 @@
+"""Trainings of learned ELAA estimates: resumed equals uninterrupted, the target follows, frozen is frozen."""
+
+import pytest
+import torch
+from elaa_setups import ARRAY, PATCH_SIZE, PATCHES, draw_some, small_inputs
+
+import semcom.train
+from scenarios.elaa.hybrid import HybridEstimator
+from scenarios.elaa.line_array import LineArray
+from scenarios.elaa.nomp import Nomp, nomp_prior
+from scenarios.elaa.task import CellLevels
+from scenarios.elaa.training import MODELS, train_combiner, train_model
+from semcom.distances import DISTANCES
+from semcom.patch_jepa import PatchJepa
+from semcom.regularizers import VicReg
+from semcom.targets import EmaTarget
+
+
+def _same(first, second):
+    return all(torch.equal(a, b) for a, b in zip(first.values(), second.values(), strict=True))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_resumed_training_equals_an_uninterrupted_one(name, tmp_path, monkeypatch):
+    examples = draw_some()
+    whole = train_model(name, 0, examples, PATCHES, small_inputs())
+    again = train_model(name, 1, examples, PATCHES, small_inputs())
+    assert not _same(whole.tuned.state_dict(), again.tuned.state_dict())
+
+    class StopError(Exception):
+        pass
+
+    save = semcom.train.save_state
+
+    def save_and_stop(path, model, optimizer, generator, step, log):
+        save(path, model, optimizer, generator, step, log)
+        if path.stem in ("tuning", "supervised"):
+            raise StopError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(semcom.train, "save_state", save_and_stop)
+        with pytest.raises(StopError):
+            train_model(name, 0, examples, PATCHES, small_inputs(), tmp_path)
+    resumed = train_model(name, 0, examples, PATCHES, small_inputs(), tmp_path)
+    assert _same(whole.tuned.state_dict(), resumed.tuned.state_dict())
+    assert [row["stage"] for row in whole.log] == [row["stage"] for row in resumed.log]
+
+
+def test_a_frozen_models_encoder_is_the_pretrained_one_and_tuning_moves_it():
+    trained = train_model("jepa", 0, draw_some(), PATCHES, small_inputs())
+    longer = train_model("jepa", 0, draw_some(), PATCHES, small_inputs(num_steps_decoder=20))
+    assert trained.frozen is not None
+    assert longer.frozen is not None
+    assert _same(trained.frozen.encoder.state_dict(), longer.frozen.encoder.state_dict())
+    assert not _same(trained.frozen.decoder.state_dict(), longer.frozen.decoder.state_dict())
+    assert not _same(trained.frozen.encoder.state_dict(), trained.tuned.encoder.state_dict())
+    diagnosis = next(row for row in trained.log if row["stage"] == "diagnosis")
+    assert 1 <= diagnosis["rank_me_context"] <= 16
+
+
+def test_the_loss_is_that_of_the_wanted_tokens_and_the_target_follows_the_encoder():
+    torch.manual_seed(0)
+    encoder = torch.nn.Linear(3, 4)
+    target = EmaTarget(encoder, 0.5, 0.5)
+    jepa = PatchJepa(
+        encoder, lambda context, _: context + 1, VicReg(2.0, 0.1), DISTANCES["l2"], target=target
+    )
+    generator = torch.Generator().manual_seed(1)
+    observed, whole = torch.randn(2, 6, 5, 3, generator=generator)
+    visible = torch.rand(6, 4, generator=generator) < 0.7
+    wanted = ~visible
+    terms = jepa.loss(observed, whole, visible, wanted, generator)
+    error = (encoder(observed)[:, :4] + 1 - encoder(whole)[:, :4]).square().mean(dim=2)
+    torch.testing.assert_close(terms["prediction"], error[wanted].mean())
+    regulariser = VicReg(2.0, 0.1)(encoder(observed)[:, :4][visible])["total"]
+    torch.testing.assert_close(terms["total"], error[wanted].mean() + regulariser)
+    before = target.encoder.weight.clone()
+    with torch.no_grad():
+        encoder.weight.add_(1.0)
+    jepa.update_target(0)
+    torch.testing.assert_close(target.encoder.weight, before + 0.5)
+    terms["total"].backward()
+    assert all(parameter.grad is None for parameter in target.parameters())
+
+
+def test_the_combiner_resumes_and_starts_from_the_faded_field(tmp_path):
+    examples = draw_some()
+    line = LineArray.of(ARRAY)
+    nomp = Nomp(line, nomp_prior(line), max_paths=3)
+    paths = nomp.paths(examples.observed)
+    model = train_model("supervised", 0, examples, PATCHES, small_inputs()).tuned
+    combiner, log = train_combiner(0, model, paths, examples, PATCHES, small_inputs(), tmp_path)
+    resumed, _ = train_combiner(0, model, paths, examples, PATCHES, small_inputs(), tmp_path)
+    assert _same(combiner.state_dict(), resumed.state_dict())
+    assert log[-1]["stage"] == "combiner"
+    estimator = HybridEstimator(model, combiner, nomp, ARRAY, PATCH_SIZE)
+    # After so few steps it is still near the field of the paths, each faded as it is uncertain.
+    estimate = estimator.estimate(examples.observed)
+    faded = paths.field(1.0)
+    assert float((estimate - faded).abs().square().mean() / faded.abs().square().mean()) < 0.05
+    assert torch.equal(estimate, estimator.estimate(examples.observed, paths))
+
+
+def test_levels_bring_errors_of_all_cells_to_one():
+    levels = CellLevels(momentum=0.5)
+    cell = torch.tensor([0, 0, 3])
+    for _ in range(40):
+        loss = levels(torch.tensor([1e-3, 3e-3, 0.5]), cell)
+    torch.testing.assert_close(levels.level[[0, 3]], torch.tensor([2e-3, 0.5]))
+    assert float(levels.level[1]) == 1.0
+    torch.testing.assert_close(loss, torch.tensor(1.0))
