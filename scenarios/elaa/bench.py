@@ -11,9 +11,10 @@ from channels.near_field import NearFieldConfig
 from channels.visibility import VisibilityConfig
 from scenarios.elaa.data import Cell, DataConfig, Sample, draw_part, draw_sample
 from scenarios.elaa.dictionaries import Dictionary, dft_dictionary, polar_dictionary
+from scenarios.elaa.jobs import default_nomp
 from scenarios.elaa.line_array import LineArray
 from scenarios.elaa.linear import least_squares, tune_lmmse
-from scenarios.elaa.nomp import Nomp, Paths, nomp_prior
+from scenarios.elaa.nomp import Nomp, Paths
 from scenarios.elaa.observations import Observed
 from scenarios.elaa.pursuit import Pursuit, tune_pursuit
 from scenarios.elaa.region_detection import RegionDetector, fit_region_detector
@@ -77,8 +78,8 @@ class Bench:
 
     @cached_property
     def nomp(self) -> Nomp:
-        """NOMP as its own defaults have it: they hold in units of the noise, and so at every point."""
-        return Nomp(self.line, nomp_prior(self.line))
+        """NOMP as its own defaults have it."""
+        return default_nomp(self.array)
 
     @cached_property
     def paths(self) -> Paths:

@@ -22,6 +22,7 @@ from channels.links.erasure import ErasureConfig
 from channels.near_field import NearFieldConfig, check_near_field
 from channels.visibility import BlockVisibility, VisibilityConfig
 from scenarios.elaa.data import DataConfig
+from scenarios.elaa.examples import SHARES, ExampleConfig
 from scenarios.elaa.line_array import LineArray
 from scenarios.elaa.models import ModelConfig
 from scenarios.elaa.patches import Patches
@@ -99,8 +100,12 @@ class ElaaConfig(BaseModel):
     visible_share: Share = Field(0.5, description="visible share of the array in a sweep")
     snr_db: Decibels = Field(10.0, description="SNR of a visible element's pilot in a sweep")
     data: DataConfig = DataConfig()
+    examples: ExampleConfig = ExampleConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+    training_shares: tuple[Share, ...] = Field(
+        SHARES, min_length=1, description="visible shares of training channels, each as often"
+    )
     subarray_size: int = Field(16, ge=1, le=4096, description="elements of a sub-array's processing unit")
     report_interval_s: float = Field(5e-3, gt=0, le=10, description="time from report to report")
     codec: CodecConfig = CodecConfig(kind="uniform", bits=4)
@@ -140,16 +145,17 @@ def check(config: ElaaConfig) -> None:
         check_near_field(sized(config.array, size))
     check_near_field(moving(config))
     Patches(config.array, config.model.patch_size)
-    if config.training.min_snr_db > config.training.max_snr_db:
+    if config.examples.min_snr_db > config.examples.max_snr_db:
         raise SemcomError(
-            f"training.min_snr_db = {config.training.min_snr_db:g} is above training.max_snr_db = "
-            f"{config.training.max_snr_db:g}: lower it"
+            f"examples.min_snr_db = {config.examples.min_snr_db:g} is above examples.max_snr_db = "
+            f"{config.examples.max_snr_db:g}: lower it"
         )
-    if config.model.dim % config.model.num_heads or config.model.predictor_dim % config.model.num_heads:
-        raise SemcomError(
-            f"model.num_heads = {config.model.num_heads} divides not both model.dim = {config.model.dim} and "
-            f"model.predictor_dim = {config.model.predictor_dim}: take a divisor"
-        )
+    for key in ("dim", "predictor_dim", "combiner_dim"):
+        if (width := getattr(config.model, key)) % config.model.num_heads:
+            raise SemcomError(
+                f"model.{key} = {width} can't be divided among model.num_heads = {config.model.num_heads}: "
+                "take a multiple"
+            )
     if isinstance(config.visibility, BlockVisibility):
         size = config.visibility.subarray_size
         for elements in (config.array.num_elements, *told.array_sizes):
@@ -234,9 +240,11 @@ TINY = ElaaConfig(
     array=NearFieldConfig(num_elements=64),
     subarray_size=16,
     data=DataConfig(num_training=256, num_validation=16, num_test=8),
-    model=ModelConfig(dim=16, depth=1, num_heads=2, predictor_dim=16, predictor_depth=1, decoder_depth=1),
+    model=ModelConfig(dim=16, depth=1, num_heads=2, predictor_dim=16, predictor_depth=1, combiner_dim=16),
+    examples=ExampleConfig(num_examples=128),
     training=TrainingConfig(
-        num_steps_pretraining=10, num_steps_decoder=10, num_steps=10, batch_size=16, shares=(1.0, 0.5)
+        num_steps_pretraining=10, num_steps_decoder=10, num_steps_tuning=10, num_steps_combiner=10,
+        batch_size=16, combiner_batch_size=16,
     ),
     evaluation=EvaluationConfig(
         shares=(1.0, 0.5), snrs_db=(10.0,), array_sizes=(32, 64), size_methods=("ls", "nomp-shrink"),

@@ -27,7 +27,9 @@ class DataConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    num_training: int = Field(16_000, ge=16, le=10_000_000, description="channels to train on")
+    num_training: int = Field(
+        4000, ge=16, le=10_000_000, description="channels that covariances and codecs are fitted to"
+    )
     num_validation: int = Field(200, ge=8, le=1_000_000, description="channels that methods are tuned on")
     num_test: int = Field(200, ge=2, le=1_000_000, description="channels that methods are measured on")
 

@@ -24,7 +24,7 @@ from scenarios.elaa.config import ElaaConfig, sized
 from scenarios.elaa.data import Cell
 from scenarios.elaa.feedback_bench import code
 from scenarios.elaa.forecasts import forecast
-from scenarios.elaa.learned import load_estimator
+from scenarios.elaa.jobs import COMBINER, Trained
 from scenarios.elaa.methods import channels_of
 from scenarios.elaa.vocabulary import ESTIMATORS
 from semcom.contracts import Record
@@ -66,15 +66,9 @@ def _estimate(question: Question, bench: Bench, point: Point) -> torch.Tensor:
     method = ESTIMATORS[point.method]
     if method.kind != "learned":
         return bench.estimate(point.method)
-    estimator = load_estimator(
-        question.config.model,
-        bench.array,
-        method.model,
-        question.weights[method.model],
-        method.prefix,
-        f"the checkpoint of {method.model}, seed {point.seed}",
-    )
-    return estimator.estimate(bench.asked, bench.paths if estimator.model.with_paths else None)
+    where = f"the checkpoint of {method.model}, seed {point.seed}"
+    trained = Trained(question.config.model, bench.array, question.weights[method.model], where)
+    return trained.estimate(method.prefix, bench.asked, bench.paths if method.prefix == COMBINER else None)
 
 
 def _coded(question: Question, point: Point) -> list[Record]:

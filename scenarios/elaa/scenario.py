@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import BaseModel
@@ -17,8 +17,9 @@ from nodes.simulation import simulate
 from scenarios.contracts import Point, Trained, TrainingJob
 from scenarios.elaa.cells import NUM_STEPS, make_cell, make_shared, resolve
 from scenarios.elaa.config import PAPER, TINY, ElaaConfig, check
+from scenarios.elaa.jobs import JOBS, train_job
 from scenarios.elaa.measures import Question, air_records, answer, group
-from scenarios.elaa.training import MODELS, train_model
+from scenarios.elaa.task import TrainingInputs
 from scenarios.elaa.vocabulary import ESTIMATORS
 from semcom.codecs.names import codec_name
 from semcom.contracts import Record, SemcomError
@@ -62,7 +63,7 @@ class ElaaScenario:
         return [
             training_job(trained_on(config, noisy=noisy), name, seed)
             for noisy in (False, True)
-            for name in MODELS
+            for name in JOBS
             if (noisy, name) in needed
         ]
 
@@ -70,14 +71,14 @@ class ElaaScenario:
         """Trains one model on one thread, and goes on from what an earlier attempt left in `scratch`."""
         config = job.config
         assert isinstance(config, ElaaConfig)
-        tensors, log = train_model(
+        tensors, log = train_job(
             job.model,
             job.seed,
             config.array,
             config.visibility,
-            config.data,
-            config.model,
-            config.training,
+            config.examples,
+            config.training_shares,
+            TrainingInputs(config.model, config.training),
             scratch,
         )
         return Trained(tensors, log)
@@ -152,18 +153,18 @@ def trained_on(config: ElaaConfig, *, noisy: bool) -> ElaaConfig:
     """The configuration that models are trained with: as it is, or on noisy channels."""
     if not noisy:
         return config
-    told = config.training.model_copy(update={"target_snr_db": config.evaluation.noisy_targets_snr_db})
-    return config.model_copy(update={"training": told})
+    told = config.examples.model_copy(update={"target_snr_db": config.evaluation.noisy_targets_snr_db})
+    return config.model_copy(update={"examples": told})
 
 
 def training_job(config: ElaaConfig, model: str, seed: int) -> TrainingJob:
     """Makes the job that trains a model; its key hashes all that the weights depend on."""
-    told = {
+    told: dict[str, Any] = {
         part: getattr(config, part).model_dump(mode="json")
-        for part in ("array", "visibility", "model", "training")
+        for part in ("array", "visibility", "examples", "model", "training")
     }
-    num = config.data.num_training
-    name = json.dumps({"trains": model, "seed": seed, "num": num, "version": 1, **told}, sort_keys=True)
+    told["shares"] = config.training_shares
+    name = json.dumps({"trains": model, "seed": seed, "version": 1, **told}, sort_keys=True)
     return TrainingJob(model, seed, hashlib.sha256(name.encode()).hexdigest()[:16], config)
 
 

@@ -31,7 +31,9 @@ ESTIMATORS: dict[str, Method] = {
     "mae": Method("learned", "the same, trained on end to end", "mae", "tuned."),
     "elaa-jepa-frozen": Method("learned", "the JEPA as it is, and a decoder", "elaa-jepa", "frozen."),
     "elaa-jepa": Method("learned", "the same, trained on end to end", "elaa-jepa", "tuned."),
-    "hybrid": Method("learned", "a transformer that is shown NOMP's paths too", "hybrid", "tuned."),
+    "hybrid": Method(
+        "learned", "NOMP's paths and the JEPA's estimate, weighed patch by patch", "elaa-jepa", "combiner."
+    ),
 }
 """Estimators of the whole array from what its visible elements receive."""
 

@@ -1,0 +1,109 @@
+"""The ELAA scenario's training jobs: what each trains, and its estimators made again from their tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from channels.near_field import NearFieldConfig
+from channels.visibility import VisibilityConfig
+from scenarios.elaa.data import visibility_of
+from scenarios.elaa.examples import ExampleConfig, draw_examples
+from scenarios.elaa.features import Dechirper
+from scenarios.elaa.hybrid import HybridEstimator, PathCombiner
+from scenarios.elaa.line_array import LineArray
+from scenarios.elaa.models import CsiModel, LearnedEstimator, ModelConfig
+from scenarios.elaa.nomp import Nomp, Paths, nomp_prior
+from scenarios.elaa.observations import Observed
+from scenarios.elaa.patches import Patches
+from scenarios.elaa.task import Log, TrainingInputs
+from scenarios.elaa.training import train_combiner, train_model
+from semcom.records import load_into
+from semcom.rng import Streams
+
+JOBS = ("elaa-jepa", "mae", "supervised")
+"""All that are trained, the longest first: elaa-jepa brings the hybrid's network with it."""
+FROZEN, TUNED, COMBINER = "frozen.", "tuned.", "combiner."
+"""Prefixes of a job's tensors."""
+_NAMES = {"elaa-jepa": "jepa"}
+
+
+def train_job(
+    name: str,
+    seed: int,
+    array: NearFieldConfig,
+    visibility: VisibilityConfig,
+    examples: ExampleConfig,
+    shares: tuple[float, ...],
+    inputs: TrainingInputs,
+    scratch: Path | None = None,
+    *,
+    with_hybrid: bool = True,
+) -> tuple[dict[str, torch.Tensor], Log]:
+    """Trains one of JOBS from scratch; returns its tensors by FROZEN, TUNED and COMBINER, and its log."""
+    patches = Patches(array, inputs.model.patch_size)
+    size = getattr(visibility, "subarray_size", 16)
+    visibilities = [visibility_of(visibility, share, size) for share in shares]
+    shown = draw_examples(array, examples, visibilities, patches, Dechirper(array), Streams(seed))
+    trained = train_model(_NAMES.get(name, name), seed, shown, patches, inputs, scratch)
+    tensors = _tensors(TUNED, trained.tuned)
+    log = list(trained.log)
+    if trained.frozen is not None:
+        tensors |= _tensors(FROZEN, trained.frozen)
+    if name == "elaa-jepa" and with_hybrid:
+        paths = default_nomp(array).paths(shown.observed)
+        combiner, rows = train_combiner(seed, trained.tuned, paths, shown, patches, inputs, scratch)
+        tensors |= _tensors(COMBINER, combiner)
+        log += rows
+    return tensors, log
+
+
+def default_nomp(array: NearFieldConfig) -> Nomp:
+    """NOMP as its own defaults have it: they hold in units of the noise, and so at every point."""
+    line = LineArray.of(array)
+    return Nomp(line, nomp_prior(line))
+
+
+def _tensors(prefix: str, module: nn.Module) -> dict[str, torch.Tensor]:
+    return {prefix + key: tensor.detach().clone() for key, tensor in module.state_dict().items()}
+
+
+class Trained:
+    """The estimators of one job's tensors. Raises SemcomError, naming `where`, for tensors that don't fit."""
+
+    def __init__(
+        self, config: ModelConfig, array: NearFieldConfig, tensors: Mapping[str, torch.Tensor], where: str
+    ) -> None:
+        self.config, self.array, self.tensors, self.where = config, array, tensors, where
+        self.patches = Patches(array, config.patch_size)
+
+    def estimate(self, prefix: str, observed: Observed, paths: Paths | None = None) -> torch.Tensor:
+        """Estimates channels complex64 [N, M] by a prefix's part; paths: what NOMP found, for COMBINER."""
+        if prefix != COMBINER:
+            return LearnedEstimator(self._model(prefix), self.array, self.config.patch_size).estimate(
+                observed
+            )
+        with torch.random.fork_rng(devices=[]):
+            combiner = PathCombiner(self.config, self.patches.num_patches)
+        self._fill(combiner, COMBINER)
+        hybrid = HybridEstimator(
+            self._model(TUNED), combiner, default_nomp(self.array), self.array, self.config.patch_size
+        )
+        return hybrid.estimate(observed, paths)
+
+    def _model(self, prefix: str) -> CsiModel:
+        with torch.random.fork_rng(devices=[]):
+            # torch.nn draws starting weights from the process-wide generator, which stays where it was.
+            model = CsiModel(self.config, self.patches)
+        self._fill(model, prefix)
+        return model
+
+    def _fill(self, module: nn.Module, prefix: str) -> None:
+        chosen = {
+            key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)
+        }
+        load_into(module, chosen, self.where)
+        module.eval().requires_grad_(False)
