@@ -75,7 +75,9 @@ class EvaluationConfig(BaseModel):
     feedback_bits: tuple[Annotated[int, Field(ge=24, le=65_536)], ...] = Field(
         (32, 128, 512), description="coded bits of an estimate in the feedback result"
     )
-    feedbacks: tuple[str, ...] = Field(tuple(FEEDBACKS), description="ways to code an estimate")
+    feedbacks: tuple[str, ...] = Field(
+        ("klt-dechirped", "dft-codebook", "nomp-parameters"), description="ways to code an estimate"
+    )
     feedback_share: Share = Field(1.0, description="visible share in the feedback result")
     feedback_snr_db: Decibels = Field(20.0, description="SNR in the feedback result")
     air_methods: tuple[str, ...] = Field(tuple(FRONTHAUL), description="reports over the fronthaul")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
 from analysis.figures import add_legend, draw_lines, line_figure, new_figure, save
 from analysis.tables import pivot
@@ -21,6 +22,7 @@ _TITLES = {
     "beamforming_gain_db": "Beamforming gain over perfect knowledge (dB)",
     "spectral_efficiency": "Spectral efficiency (bit/s/Hz)",
 }
+_WHOLE = ("num_elements",)
 _AIR_METRICS = (
     "nmse_db", "median_nmse_db", "sgcs", "payload_bits", "header_bits", "padding_bits", "channel_uses",
     "airtime_s", "energy_j",
@@ -45,6 +47,7 @@ def draw_figures(records: pd.DataFrame, folder: Path) -> list[Path]:
             figure = line_figure(
                 part, axis, _NMSE, order=_order(part), x_label=label, y_label=_NMSE_LABEL, x_scale=scale
             )
+            _name_ticks(figure.axes[0], part[axis if axis in _WHOLE else "bits"])
             paths += save(figure, folder, name)
     loss = _part(records, "loss", "erasure_probability")
     if len(loss):
@@ -71,6 +74,9 @@ def _part(records: pd.DataFrame, result: str, *axes: str) -> pd.DataFrame:
     for axis in axes:
         part = part[part[axis].notna()]
     place = {name: number for number, name in enumerate(_ORDER)}
+    if axes:
+        rising = [axis != "visible_share" for axis in axes]
+        part = part.sort_values(list(axes), ascending=rising, kind="stable")
     return part.sort_values("method", key=lambda m: m.map(lambda n: place.get(n, len(place))), kind="stable")
 
 
@@ -93,11 +99,18 @@ def _panels(part: pd.DataFrame, x: str, label: str, folder: Path, name: str) -> 
     figure, axes = new_figure("page", height_in=2.2, num_columns=len(shares))
     for number, (panel, share) in enumerate(zip(axes, shares, strict=True)):
         draw_lines(panel, part[part["visible_share"] == share], x, _NMSE, order=_order(part))
-        panel.set_title(f"{100 * share:g} % visible")
+        panel.set_title(f"{100 * share:g} % visible", fontsize=panel.xaxis.label.get_fontsize())
         panel.set_xlabel(label)
         panel.set_ylabel(_NMSE_LABEL if number == 0 else "")
     add_legend(figure, axes)
     return save(figure, folder, name)
+
+
+def _name_ticks(panel: Axes, values: pd.Series) -> None:
+    """Names the values that there are on a logarithmic axis, in plain numbers."""
+    known = sorted(values.dropna().unique())
+    panel.set_xticks(known, [f"{value:g}" for value in known])
+    panel.set_xticks([], minor=True)
 
 
 def _share_figure(part: pd.DataFrame, folder: Path) -> list[Path]:
@@ -114,6 +127,7 @@ def _share_figure(part: pd.DataFrame, folder: Path) -> list[Path]:
         order=_order(part),
         x_label=f"Visible share of the array (SNR {level:g} dB)",
         y_label=_NMSE_LABEL,
+        width="page",
     )
     return save(figure, folder, "nmse_vs_share")
 
