@@ -17,6 +17,26 @@ MODEL = ModelConfig(
     patch_size=PATCH_SIZE, dim=16, depth=1, predictor_dim=8, predictor_depth=1, combiner_dim=16
 )
 
+SHORT = ("--preset", "tiny", "--seeds", "1", "--workers", "0")
+NOTHING = tuple(
+    f"evaluation.{name}=[]"
+    for name in (
+        "methods",
+        "unknown_methods",
+        "noisy_methods",
+        "size_methods",
+        "forecasters",
+        "feedbacks",
+        "air_methods",
+    )
+)
+
+
+def only(*settings: str) -> list[str]:
+    """Settings of a command that asks for these results and no others."""
+    keys = {setting.partition("=")[0] for setting in settings}
+    return [*(each for each in NOTHING if each.partition("=")[0] not in keys), *settings]
+
 
 def small_inputs(**training):
     steps = {

@@ -17,13 +17,12 @@ from scenarios.elaa.linear import least_squares, tune_lmmse
 from scenarios.elaa.nomp import Nomp, Paths
 from scenarios.elaa.observations import Observed
 from scenarios.elaa.pursuit import Pursuit, tune_pursuit
-from scenarios.elaa.region_detection import RegionDetector, fit_region_detector
+from scenarios.elaa.region_detection import DETECTED_SIZE, RegionDetector, fit_region_detector
 from scenarios.elaa.shrinking import ShrunkNomp, tune_shrink
 from semcom.contracts import SemcomError
 
 # Coarser than tune_pursuit's own grid: in the setting of targets.md it chose among these.
 _NUM_ATOMS, _STOPS, _RIDGES = (3, 4, 6, 8, 12, 24), (0.0, 1.0), (1.0, 10.0, 30.0, 100.0)
-_MOST_COVARIANCE = 4000
 
 
 @lru_cache(maxsize=4)
@@ -94,7 +93,7 @@ class Bench:
             torch.where(sample.visible, sample.observed.y, 0), sample.visible, sample.observed.noise_var
         )
         pursuit = tune_polar(self.line, everything, sample.h)
-        size = getattr(self.visibility, "subarray_size", 16)
+        size = getattr(self.visibility, "subarray_size", DETECTED_SIZE)
         return fit_region_detector(pursuit, sample.observed, sample.visible, sample.h, size)
 
     def estimate(self, method: str) -> torch.Tensor:
@@ -102,8 +101,7 @@ class Bench:
         if method == "ls":
             return least_squares(self.asked)
         if method == "lmmse":
-            num = min(self.data.num_training, _MOST_COVARIANCE)
-            training = draw_part(self.array, "training", self.data.num_training, self.seed)[:num, -1]
+            training = draw_part(self.array, "training", self.data.num_training, self.seed)[:, -1]
             return tune_lmmse(training, self.known, self.validation.h).estimate(self.asked)
         if method == "dft-omp":
             return self._planar().estimate(self.asked)

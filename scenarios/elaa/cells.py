@@ -19,7 +19,7 @@ from scenarios.contracts import Point
 from scenarios.elaa.bench import Bench
 from scenarios.elaa.config import ElaaConfig
 from scenarios.elaa.data import Cell
-from scenarios.elaa.methods import Embed, FusingReceiver, RawFusion, SubArraySender, raw_csi
+from scenarios.elaa.methods import Embed, Estimate, FusingReceiver, RawFusion, SubArraySender, raw_csi
 from scenarios.elaa.observations import Observed
 from scenarios.elaa.shrinking import ShrunkNomp
 from scenarios.elaa.world import SubArrayWorld
@@ -69,17 +69,25 @@ def air_bench(config: ElaaConfig, seed: int) -> Bench:
 
 @dataclass(frozen=True)
 class NompAtTheCentre:
-    """Estimates from the patches that arrived, by shrunk NOMP: what a user of raw reports would take."""
+    """Estimates from the patches that arrived, by shrunk NOMP: what a user of raw reports would take.
+
+    visible: bool [B, M], the mask, which the central unit knows as estimators elsewhere do: what a sub-array
+    sends of hidden elements is no observation of zeros. noise_var: float32 [B].
+    """
 
     shrunk: ShrunkNomp
+    visible: torch.Tensor
     noise_var: torch.Tensor
 
     def __call__(self, y: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
         """See methods.Estimate. Rows without anything known are 0."""
+        known = known & self.visible
         h_hat = torch.zeros_like(y)
         some = known.any(dim=1)
         if bool(some.any()):
-            h_hat[some] = self.shrunk.estimate(Observed(y[some], known[some], self.noise_var[some]))
+            h_hat[some] = self.shrunk.estimate(
+                Observed(torch.where(known, y, 0)[some], known[some], self.noise_var[some])
+            )
         return h_hat
 
 
@@ -105,21 +113,21 @@ def make_shared(config: ElaaConfig, settings: list[Setting]) -> dict[str, Any]:
             }
         if setting.key not in shared:
             size = config.subarray_size
-            patches = bench.known.y.unflatten(1, (-1, size))[
-                bench.known.visible.unflatten(1, (-1, size)).all(2)
-            ]
+            seen = bench.known.visible.unflatten(1, (-1, size))
+            sends = seen.any(dim=2)
+            patches = torch.view_as_real(bench.known.y.unflatten(1, (-1, size))[sends]).flatten(1)
             codec = make_codec(setting.codec, 2 * size)
             if isinstance(codec, FittedCodec):
-                codec.fit(torch.view_as_real(patches).flatten(1))
+                codec.fit(patches)
             codec = codec.eval()
-            shrunk = bench.shrunk("nomp-bound-shrink")
-            # Rounding is one more noise on every element that is reported.
-            rounded = codec(torch.view_as_real(patches).flatten(1)) - torch.view_as_real(patches).flatten(1)
-            extra = 2 * rounded.square().mean()
-            noise_var = bench.asked.noise_var + extra
-            fuse = RawFusion(
-                NompAtTheCentre(shrunk, noise_var) if setting.method == "raw-nomp" else zero_fill
-            )
+            estimate: Estimate = zero_fill
+            if setting.method == "raw-nomp":
+                # Rounding is one more noise on every element that is reported.
+                rounded = (codec(patches) - patches).unflatten(1, (-1, 2)).square().sum(dim=2)
+                noise_var = bench.asked.noise_var + rounded[seen[sends]].mean()
+                shrunk = bench.shrunk("nomp-bound-shrink")
+                estimate = NompAtTheCentre(shrunk, bench.asked.visible, noise_var)
+            fuse = RawFusion(estimate)
             shared[setting.key] = {"codec": codec, "embed": raw_csi, "fuse": fuse, "version": _RAW_VERSION}
     return shared
 

@@ -20,18 +20,21 @@ from channels.indoor_factory import IndoorFactoryConfig
 from channels.links.analog import AnalogConfig
 from channels.links.erasure import ErasureConfig
 from channels.near_field import NearFieldConfig, check_near_field
-from channels.visibility import BlockVisibility, VisibilityConfig
-from scenarios.elaa.data import DataConfig
+from channels.visibility import BlockVisibility, VisibilityConfig, draw_visibility
+from scenarios.elaa.data import DataConfig, visibility_of
 from scenarios.elaa.examples import SHARES, ExampleConfig
+from scenarios.elaa.limits import check_paths, check_polar, check_shares
 from scenarios.elaa.line_array import LineArray
 from scenarios.elaa.models import ModelConfig
 from scenarios.elaa.patches import Patches
+from scenarios.elaa.region_detection import DETECTED_SIZE
 from scenarios.elaa.task import TrainingConfig
 from scenarios.elaa.vocabulary import ESTIMATORS, FEEDBACKS, FORECASTERS, FRONTHAUL
 from semcom.codecs.catalogue import CodecConfig, make_codec
 from semcom.codecs.names import codec_config
 from semcom.contracts import SemcomError
 from semcom.packets import HEADER_BITS
+from semcom.rng import Streams
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Decibels = Annotated[float, Field(ge=-40, le=60)]
@@ -166,20 +169,43 @@ def check(config: ElaaConfig) -> None:
                     f"visibility.subarray_size = {size} doesn't divide {elements} elements: change it, "
                     "array.num_elements or evaluation.array_sizes"
                 )
-        for share in (
-            config.visible_share,
-            *told.shares,
-            *told.unknown_shares,
-            told.size_share,
-            *told.ahead_shares,
-            told.feedback_share,
-        ):
-            fewest = min((config.array.num_elements, *told.array_sizes)) // size
-            if round(share * fewest) == 0:
-                raise SemcomError(
-                    f"a visible share of {share:g} of {fewest} sub-arrays leaves no visible element: raise it"
-                )
+    for elements in (config.array.num_elements, *told.array_sizes):
+        check_paths(sized(config.array, elements))
+    if "polar-omp" in told.methods:
+        check_polar("polar-omp in evaluation.methods", config.array)
+    # Nothing is named by the shares of training, so that they may be any.
+    for share in config.training_shares:
+        at_share = visibility_of(config.visibility, share)
+        draw_visibility(at_share, config.array, 1, Streams(0).torch_generator("elaa-check"))
     _check_fronthaul(config)
+
+
+def check_results(config: ElaaConfig) -> None:
+    """Raises SemcomError for what the results of a run ask for, and a sweep does not: shares, searches."""
+    told, visibility, array = config.evaluation, config.visibility, config.array
+    for key, shares, methods in (
+        ("shares", told.shares, told.methods),
+        ("unknown_shares", told.unknown_shares, told.unknown_methods),
+        ("ahead_shares", told.ahead_shares, told.forecasters),
+        ("air_share", (told.air_share,), told.air_methods),
+        ("feedback_share", (told.feedback_share,), told.feedbacks),
+    ):
+        if methods:
+            check_shares(visibility, config.array, f"evaluation.{key}", shares)
+    for size in told.array_sizes if told.size_methods else ():
+        check_shares(visibility, sized(config.array, size), "evaluation.size_share", (told.size_share,))
+    if told.unknown_methods and told.unknown_shares:
+        check_polar("evaluation.unknown_shares, whose mask is detected,", array)
+        if array.num_elements % (size := getattr(config.visibility, "subarray_size", DETECTED_SIZE)):
+            raise SemcomError(
+                f"evaluation.unknown_shares: masks are detected by sub-arrays of {size}, which don't divide "
+                f"array.num_elements = {array.num_elements}: change it, or set evaluation.unknown_methods=[]"
+            )
+    if told.forecasters and told.look_aheads and told.ahead_shares:
+        check_polar("evaluation.forecasters", array)
+    if "polar-omp" in told.size_methods:
+        for elements in told.array_sizes:
+            check_polar("polar-omp in evaluation.size_methods", sized(array, elements))
 
 
 def _classical() -> list[str]:

@@ -62,10 +62,11 @@ def draw_part(array: NearFieldConfig, part: Part, num: int, seed: int) -> torch.
     return draw_channels(array, num, generator).h[:, :, 0]
 
 
-def visibility_of(config: VisibilityConfig, share: float, subarray_size: int) -> VisibilityConfig:
+def visibility_of(config: VisibilityConfig, share: float) -> VisibilityConfig:
     """The visibility model at a share: blocks and Markov chains have one, others are as they are."""
     if share == 1:
-        return BlockVisibility(share=1.0, subarray_size=subarray_size)
+        # Not FullVisibility, which draws nothing: examples of other shares draw from the same stream.
+        return BlockVisibility(share=1.0, subarray_size=1)
     if config.kind in ("blocks", "markov"):
         return config.model_copy(update={"share": share})
     return config
@@ -86,7 +87,7 @@ def draw_sample(
             "0 and up to 1"
         )
     streams, step = Streams(seed), round(_PER_STEP * cell.visible_share)
-    chosen = visibility_of(visibility, cell.visible_share, getattr(visibility, "subarray_size", 16))
+    chosen = visibility_of(visibility, cell.visible_share)
     generator = streams.torch_generator(f"elaa-visibility-{part}", step=step)
     visible = draw_visibility(chosen, array, num, generator) > VISIBLE_ABOVE
     noise = streams.torch_generator(

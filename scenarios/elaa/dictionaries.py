@@ -43,12 +43,8 @@ def polar_dictionary(
         raise SemcomError(
             f"oversampling {oversampling} and coherence_scale {coherence_scale}: both have to be above 0"
         )
-    num_angles = round(oversampling * array.num_elements)
-    step = ring_spacing_per_m(array, coherence_scale)
-    sines = (2 * torch.arange(num_angles, dtype=torch.float64) + 1 - num_angles) / num_angles
-    sines = sines[sines.abs() <= array.max_sine + 1 / num_angles]
-    num_rings = ((1 - sines**2) / (array.min_distance_m * step)).long() + 2
-    num_atoms = int(num_rings.sum())
+    sines, num_rings = _polar_grid(array, oversampling, coherence_scale)
+    step, num_atoms = ring_spacing_per_m(array, coherence_scale), int(num_rings.sum())
     check_size(num_atoms, array.num_elements, max_bytes, "a smaller oversampling, a larger coherence_scale")
     sine = sines.repeat_interleave(num_rings)
     ring = torch.arange(num_atoms) - (num_rings.cumsum(0) - num_rings).repeat_interleave(num_rings)
@@ -57,6 +53,22 @@ def polar_dictionary(
     # In parts, since the phases take several times what the atoms do.
     parts = zip(sine.split(4096), inverse_m.split(4096), strict=True)
     return Dictionary(torch.cat([array.response(s, k) for s, k in parts]), sine, inverse_m)
+
+
+def polar_bytes(array: LineArray, oversampling: float = 4.0, coherence_scale: float = 1.2) -> int:
+    """How many bytes the atoms of `polar_dictionary` take, which need not be made for it."""
+    return 8 * int(_polar_grid(array, oversampling, coherence_scale)[1].sum()) * array.num_elements
+
+
+def _polar_grid(
+    array: LineArray, oversampling: float, coherence_scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sines of the angles, float64 [S], and how many rings each has, int64 [S]."""
+    num_angles = round(oversampling * array.num_elements)
+    step = ring_spacing_per_m(array, coherence_scale)
+    sines = (2 * torch.arange(num_angles, dtype=torch.float64) + 1 - num_angles) / num_angles
+    sines = sines[sines.abs() <= array.max_sine + 1 / num_angles]
+    return sines, ((1 - sines**2) / (array.min_distance_m * step)).long() + 2
 
 
 def dft_dictionary(array: LineArray, oversampling: float = 1.0, max_bytes: int = MAX_BYTES) -> Dictionary:

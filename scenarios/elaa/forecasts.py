@@ -42,7 +42,7 @@ def draw_snapshots(config: ElaaConfig, part: Part, share: float, look_ahead: int
     num = config.data.num_test if part == "test" else config.data.num_validation
     h = draw_part(array, part, num, seed)
     streams, step = Streams(seed), round(_PER_STEP * share)
-    chosen = visibility_of(config.visibility, share, getattr(config.visibility, "subarray_size", 16))
+    chosen = visibility_of(config.visibility, share)
     generator = streams.torch_generator(f"elaa-visibility-{part}", step=step)
     visible = draw_visibility(chosen, array, num, generator) > VISIBLE_ABOVE
     heard = [

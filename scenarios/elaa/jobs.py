@@ -45,8 +45,7 @@ def train_job(
 ) -> tuple[dict[str, torch.Tensor], Log]:
     """Trains one of JOBS from scratch; returns its tensors by FROZEN, TUNED and COMBINER, and its log."""
     patches = Patches(array, inputs.model.patch_size)
-    size = getattr(visibility, "subarray_size", 16)
-    visibilities = [visibility_of(visibility, share, size) for share in shares]
+    visibilities = [visibility_of(visibility, share) for share in shares]
     shown = draw_examples(array, examples, visibilities, patches, Dechirper(array), Streams(seed))
     trained = train_model(_NAMES.get(name, name), seed, shown, patches, inputs, scratch)
     tensors = _tensors(TUNED, trained.tuned)

@@ -44,7 +44,8 @@ def raw_csi(patch: Patch) -> torch.Tensor:
 class RawFusion:
     """The baseline's fusion: puts the patches that arrived side by side and estimates from them.
 
-    Of a sub-array that sent, every element counts as known: hidden ones within it are sent as zeros.
+    Of a sub-array that sent, every element counts as known: hidden ones within it are sent as zeros, and an
+    estimate that knows better has to leave them out.
     """
 
     estimate: Estimate

@@ -97,6 +97,25 @@ class PathSearch:
 def path_search(array: LineArray, oversampling: float, coherence_scale: float) -> PathSearch:
     """Makes the matched filters of an array; rings as in `polar_dictionary`.
 
+    Raises SemcomError as `check_search`.
+    """
+    num_rings, num_angles = check_search(array, oversampling, coherence_scale)
+    step = ring_spacing_per_m(array, coherence_scale)
+    curvature = torch.arange(num_rings, dtype=torch.float64) * step
+    chirp = phasor(-curvature[:, None] * array.place_m**2 / (2 * array.wavelength_m))
+    number = torch.arange(num_angles, dtype=torch.float64)
+    turns = torch.where(number < num_angles / 2, number, number - num_angles) / num_angles
+    sine = turns / array.spacing_wavelengths
+    inside = sine.abs() <= array.max_sine + 1 / array.num_elements
+    # Half a ring more, for what lies between.
+    near = curvature[:, None] - step / 2 <= (1 - sine**2) / array.min_distance_m
+    allowed = (near & inside & (sine.abs() < 0.999)).float()
+    return PathSearch(array, chirp, curvature.float(), sine.float(), allowed)
+
+
+def check_search(array: LineArray, oversampling: float, coherence_scale: float) -> tuple[int, int]:
+    """How many rings and angles a search has.
+
     Raises SemcomError where elements are so far apart that angles are ambiguous, and for too large a search.
     """
     if array.spacing_wavelengths * array.max_sine > 0.5:
@@ -112,13 +131,4 @@ def path_search(array: LineArray, oversampling: float, coherence_scale: float) -
     num_rings = int(1 / (array.min_distance_m * step)) + 2
     num_angles = 1 << (round(oversampling * array.num_elements) - 1).bit_length()
     check_size(num_rings, num_angles, MAX_BYTES, "a larger coherence_scale")
-    curvature = torch.arange(num_rings, dtype=torch.float64) * step
-    chirp = phasor(-curvature[:, None] * array.place_m**2 / (2 * array.wavelength_m))
-    number = torch.arange(num_angles, dtype=torch.float64)
-    turns = torch.where(number < num_angles / 2, number, number - num_angles) / num_angles
-    sine = turns / array.spacing_wavelengths
-    inside = sine.abs() <= array.max_sine + 1 / array.num_elements
-    # Half a ring more, for what lies between.
-    near = curvature[:, None] - step / 2 <= (1 - sine**2) / array.min_distance_m
-    allowed = (near & inside & (sine.abs() < 0.999)).float()
-    return PathSearch(array, chirp, curvature.float(), sine.float(), allowed)
+    return num_rings, num_angles

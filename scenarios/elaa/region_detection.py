@@ -15,6 +15,9 @@ import torch
 from scenarios.elaa.observations import Observed, check_visible, observe
 from semcom.contracts import SemcomError
 
+DETECTED_SIZE = 16
+"""Elements of the sub-arrays that are detected where the visibility itself has none."""
+
 
 class Estimator(Protocol):
     """Anything that estimates whole channels, complex64 [N, M], from what is visible: a pursuit, NOMP."""

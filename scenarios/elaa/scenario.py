@@ -16,8 +16,9 @@ from nodes.process import one_thread
 from nodes.simulation import simulate
 from scenarios.contracts import Point, Trained, TrainingJob
 from scenarios.elaa.cells import NUM_STEPS, make_cell, make_shared, resolve
-from scenarios.elaa.config import PAPER, TINY, ElaaConfig, check
+from scenarios.elaa.config import PAPER, TINY, ElaaConfig, check, check_results
 from scenarios.elaa.jobs import JOBS, train_job
+from scenarios.elaa.limits import check_shares
 from scenarios.elaa.measures import Question, air_records, answer, group
 from scenarios.elaa.task import TrainingInputs
 from scenarios.elaa.vocabulary import ESTIMATORS
@@ -89,6 +90,7 @@ class ElaaScenario:
         Raises SemcomError for a configuration that asks for none of them.
         """
         check(config)
+        check_results(config)
         listed = _listed(config)
         if not listed:
             raise SemcomError(_NOTHING)
@@ -99,6 +101,7 @@ class ElaaScenario:
         check(config)
         if not config.evaluation.methods:
             raise SemcomError("evaluation.methods is empty: a sweep compares these, name one")
+        check_shares(config.visibility, config.array, "visible_share", (config.visible_share,))
         return [Point("sweep", method, seed) for method in config.evaluation.methods for seed in seeds]
 
     def simulate(
