@@ -17,8 +17,10 @@ NOISE_LEVEL, ATOMS_SINE, VISIBLE_SHARE = 0, 1, 5
 """Where some of a frame's conditions stand."""
 _ROWS_AT_ONCE = 128
 """What is made for so many channels stays in the cache."""
-_NEWTON_STEPS = 3
+_NEWTON_STEPS = 2
 _NUM_BLOCKS = 32
+_OTHER_PATHS = 0.3
+"""Share of what isn't noise that no single wave explains: the other paths."""
 _MOST_RINGS = 10
 
 
@@ -51,7 +53,7 @@ class Frame:
 
 
 class Dechirper:
-    """Finds the strongest path on what is visible: the best place of a grid, then Newton's method.
+    """Finds the strongest path on what is visible: the likeliest place of a grid, then Newton's method.
 
     The grid is WaveSearch's, or AtomSearch's for arrays of several rows, or ambiguous angles: `oversampling`
     places to a beam width, and num_rings distances. From the best place, of wave a, the phase polynomial that
@@ -92,9 +94,12 @@ class Dechirper:
 
     def _find(self, observed: Observed) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         y, num_visible = observed.y, observed.visible.sum(dim=1)
-        atom, about = self._search(y)
+        energy = torch.view_as_real(y).square().sum(dim=(1, 2)).clamp_min(1e-12)
+        noise = num_visible * observed.noise_var
+        rest = noise + _OTHER_PATHS * (energy - noise).clamp_min(0)
+        atom, about = self._search(y, rest)
         if self._search.cell is not None:
-            fine = self._refine(y * atom.conj(), self._search.cell)
+            fine = self._refine(y * atom.conj(), self._search.cell, about, rest)
             phase = fine @ self._phases
             atom = atom * torch.complex(phase.cos(), phase.sin())
             sine = about[:, 0] + fine[:, 0] / self._slope
@@ -102,19 +107,25 @@ class Dechirper:
             ring = about[:, 1] - fine[:, 1] / (self._bend * self._largest_ring * (1 - sine.square()))
             about = torch.stack((sine, ring, about[:, 2]), dim=1)
         peak = (y * atom.conj()).sum(dim=1)
-        energy = y.abs().square().sum(dim=1).clamp_min(1e-12)
         rotation = atom * torch.polar(torch.ones_like(peak.abs()), peak.angle())[:, None]
         share = peak.abs().square() / (num_visible * energy)
         visible_share = num_visible / y.shape[1]
         condition = torch.cat((about, share[:, None], visible_share[:, None]), dim=1)
         return rotation, (energy / num_visible).sqrt(), condition
 
-    def _refine(self, turned: torch.Tensor, cell: tuple[float, float]) -> torch.Tensor:
+    def _refine(
+        self, turned: torch.Tensor, cell: tuple[float, float], about: torch.Tensor, rest: torch.Tensor
+    ) -> torch.Tensor:
         """The phase polynomial's (w, k), float32 [N, 2], that brings turned [N, M] most into step.
 
         Newton's method on log |s|^2, s = sum_n exp(-j (w x_n + k x_n^2)) turned_n, with s expanded about the
         last polynomial; steps that aren't uphill are left out, and none leaves the grid's cell.
+        about: float32 [N, 3], where the grid's wave comes from; rest: float32 [N], the energy of all else.
         """
+        # A prior of the curvature: of few visible elements it can hardly be told.
+        across = self._bend * (1 - about[:, 0].square())
+        likely = across * (about[:, 1] * self._largest_ring - self._search.prior_mean)
+        tightness = rest / (self._search.prior_var * across.square())
         sums = functional.pad(turned, (0, self._padding)).unflatten(1, (-1, self._block)).sum(dim=2)
         found = torch.zeros(len(turned), 2)
         limit = torch.tensor(cell)
@@ -133,6 +144,8 @@ class Dechirper:
             ww = ww - gradient[:, 0].square() / power - 1e-3 * power
             kk = kk - gradient[:, 1].square() / power - 1e-3 * power
             wk = wk - gradient[:, 0] * gradient[:, 1] / power
+            gradient[:, 1] -= tightness * (found[:, 1] - likely)
+            kk = kk - tightness
             determinant = ww * kk - wk * wk
             step = (
                 -torch.stack(

@@ -8,8 +8,9 @@ import torch
 
 from channels.near_field import NearFieldConfig, response
 from scenarios.elaa.line_array import LineArray
+from scenarios.elaa.nomp import nomp_prior
 
-_RING_RAD = 2.5
+_RING_RAD = 2.0
 """Phase at the array's end from one ring to the next: half of it lies between a wave and its nearest ring."""
 _CHUNK = 16
 """Channels at a time: what is made for them stays in the cache."""
@@ -19,8 +20,9 @@ class WaveSearch:
     """Matched filters to second order in an element's place d, over a grid of angles and distances.
 
     To second order the phase of a wave is 2 pi (d s - d^2 c / 2) / lambda with s the sine of its angle and
-    c = (1 - s^2) / r: for each c (a ring) the correlations with all s are an FFT. Rings of c are `ring_rad` of
-    phase apart at the array's end, the grid has `oversampling` angles or more to a beam width.
+    c = (1 - s^2) / r: for each c (a ring) the correlations with all s are an FFT. Rings of c are `ring_rad`
+    of phase apart at the array's end, the grid has `oversampling` angles or more to a beam. The largest of
+    |correlation|^2 + rest log p(1 / r) is taken, p Gaussian with the moments of distances that are uniform.
     """
 
     def __init__(
@@ -46,8 +48,13 @@ class WaveSearch:
         self._chirp = torch.polar(torch.ones_like(curved), start + curved).to(torch.complex64)
         # Half a ring more, for what lies between.
         least = self._curvature[:, None] - step_curvature / 2
-        self._allowed = (least <= (1 - self._sine.square()) / config.min_distance_m).float()
+        allowed = least <= (1 - self._sine.square()) / config.min_distance_m
         self._line = LineArray.of(config)
+        prior = nomp_prior(self._line)
+        across = 1 - self._sine.square()
+        away = (self._curvature[:, None] - prior.inverse_mean * across) / across
+        self._log_prior = torch.where(allowed, -away.square() / (2 * prior.inverse_var), -1e6).float()
+        self.prior_mean, self.prior_var = prior.inverse_mean, prior.inverse_var
         self.cell = (2 * math.pi / config.wavelength_m() * half_m * step, bend * step_curvature)
 
     @staticmethod
@@ -56,15 +63,15 @@ class WaveSearch:
         largest = math.sin(math.radians(config.max_angle_deg))
         return config.num_rows == 1 and config.spacing_wavelengths * largest < 0.5
 
-    def __call__(self, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Finds the strongest waves in y, complex64 [N, M]: what they are at the elements, complex64 [N, M].
+    def __call__(self, y: torch.Tensor, rest: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Finds the likeliest waves in y, complex64 [N, M]: what they are at the elements, complex64 [N, M].
 
         And where they come from, float32 [N, 3]: the angle's sine, the inverse of the distance in units of
-        its largest, the elevation's sine.
+        its largest, the elevation's sine. rest: float32 [N], the energy in y of what is not that wave.
         """
-        num_rings, num_sines = self._allowed.shape
+        num_rings, num_sines = self._log_prior.shape
         shape = (min(_CHUNK, len(y)), num_rings, self._length)
-        padded, match = torch.zeros(shape, dtype=torch.complex64), torch.zeros_like(self._allowed)
+        padded, match = torch.zeros(shape, dtype=torch.complex64), torch.zeros_like(self._log_prior)
         match = match.expand(shape[0], -1, -1).contiguous()
         spectrum = torch.empty_like(padded)
         best_ring, best_sine = [], []
@@ -74,8 +81,9 @@ class WaveSearch:
             torch.mul(part, self._chirp, out=padded[:num, :, : y.shape[1]])
             torch.fft.fft(padded[:num], out=spectrum[:num])
             squares = torch.view_as_real(spectrum[:num]).square_()[:, :, :num_sines]
-            power = torch.add(squares[..., 0], squares[..., 1], out=match[:num]).mul_(self._allowed)
-            number = power.amax(dim=1).argmax(dim=1)
+            power = torch.add(squares[..., 0], squares[..., 1], out=match[:num])
+            power.addcmul_(rest[at : at + _CHUNK, None, None], self._log_prior)
+            number = _between(power.amax(dim=1)).argmax(dim=1)
             best_sine.append(number)
             along = power.gather(2, number[:, None, None].expand(-1, num_rings, 1))[:, :, 0]
             best_ring.append(along.argmax(dim=1))
@@ -83,6 +91,20 @@ class WaveSearch:
         inverse_m = curvature / (1 - sine.square())
         about = torch.stack((sine, inverse_m * self._line.min_distance_m, torch.zeros_like(sine)), dim=1)
         return self._line.response(sine, inverse_m), about.float()
+
+
+def _between(power: torch.Tensor) -> torch.Tensor:
+    """Heights [N, S] of parabolas through each number and its neighbours where it is larger than both.
+
+    Without them the largest peak is often one that happens to lie on the grid: of an array that is visible
+    in two pieces the side lobes are nearly as high as the main one.
+    """
+    left, middle, right = power[:, :-2], power[:, 1:-1], power[:, 2:]
+    fall = (2 * middle - left - right).clamp_min(1e-12)
+    more = (right - left).square_().div_(fall).mul_(0.125)
+    height = power.clone()
+    height[:, 1:-1] += more * ((middle >= left) & (middle >= right))
+    return height
 
 
 class AtomSearch:
@@ -112,13 +134,15 @@ class AtomSearch:
         self._about = torch.stack((sines, rings * config.min_distance_m, elevations.sin()), dim=1).float()
         half_m = (num_columns - 1) / 2 * config.spacing_wavelengths * config.wavelength_m()
         wave = 2 * math.pi / config.wavelength_m()
+        # No prior beyond the grid's range.
+        self.prior_mean, self.prior_var = 0.0, math.inf
         # Several rows keep to the grid.
         self.cell: tuple[float, float] | None = None
         if config.num_rows == 1:
             between = float(ring[1] - ring[0] if num_rings > 1 else ring[0])
             self.cell = (wave * half_m * float(sine[1] - sine[0]), wave * half_m**2 / 2 * between)
 
-    def __call__(self, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Finds the strongest waves in y: see WaveSearch."""
+    def __call__(self, y: torch.Tensor, rest: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Finds the strongest waves in y: see WaveSearch; rest doesn't matter."""
         best = torch.view_as_real(y @ self._atoms.mH).square().sum(dim=2).argmax(dim=1)
         return self._atoms[best], self._about[best]
