@@ -6,15 +6,22 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional
 
-from channels.near_field import NearFieldConfig, response
+from channels.near_field import NearFieldConfig
 from scenarios.elaa.observations import Observed
+from scenarios.elaa.wave_search import AtomSearch, WaveSearch
 
 NUM_CONDITIONS = 6
 NOISE_LEVEL, ATOMS_SINE, VISIBLE_SHARE = 0, 1, 5
 """Where some of a frame's conditions stand."""
-_ROWS_AT_ONCE = 1024
-_NEWTON_STEPS = 3
+_ROWS_AT_ONCE = 128
+"""What is made for so many channels stays in the cache."""
+_NEWTON_STEPS = 2
+_NUM_BLOCKS = 32
+_OTHER_PATHS = 0.3
+"""Share of what isn't noise that no single wave explains: the other paths."""
+_MOST_RINGS = 10
 
 
 @dataclass(frozen=True)
@@ -46,44 +53,35 @@ class Frame:
 
 
 class Dechirper:
-    """Finds the strongest path on what is visible: the best atom of a polar grid, then Newton's method.
+    """Finds the strongest path on what is visible: the likeliest place of a grid, then Newton's method.
 
-    The grid is uniform in the sine of the angle, `oversampling` atoms to a beam width, and in the inverse of
-    the distance (Cui and Dai 2022). From the best atom a the phase polynomial that makes |sum_n conj(a_n)
-    exp(-j (w x_n + k x_n^2)) y_n| largest is found within the grid's cell; x_n is the element's place along
-    the array from -1 to 1. Arrays of several rows keep to the grid.
+    The grid is WaveSearch's, or AtomSearch's for arrays of several rows, or ambiguous angles: `oversampling`
+    places to a beam width, and num_rings distances. From the best place, of wave a, the phase polynomial that
+    makes |sum_n conj(a_n) exp(-j (w x_n + k x_n^2)) y_n| largest is found within the grid's cell; x_n is the
+    element's place along the array from -1 to 1. Arrays of several rows keep to the grid.
     """
 
-    def __init__(self, config: NearFieldConfig, oversampling: float = 2.0, num_rings: int = 10) -> None:
+    def __init__(
+        self, config: NearFieldConfig, oversampling: float = 2.0, num_rings: int | None = None
+    ) -> None:
+        self._search: WaveSearch | AtomSearch
+        if WaveSearch.suits(config):
+            self._search = WaveSearch(config, oversampling, num_rings)
+        else:
+            self._search = AtomSearch(config, oversampling, _MOST_RINGS if num_rings is None else num_rings)
         num_columns = config.num_elements // config.num_rows
-        largest = math.sin(math.radians(config.max_angle_deg))
-        num_beams = max(2, math.ceil(oversampling * num_columns * config.spacing_wavelengths * 2 * largest))
-        sine = torch.linspace(-largest, largest, num_beams, dtype=torch.float64)
-        ring = torch.linspace(
-            1 / config.max_distance_m, 1 / config.min_distance_m, num_rings, dtype=torch.float64
-        )
-        elevation = torch.zeros(1, dtype=torch.float64)
-        if config.num_rows > 1:
-            top = math.sin(math.radians(config.max_elevation_deg))
-            num_up = max(2, math.ceil(oversampling * config.num_rows * config.spacing_wavelengths * 2 * top))
-            elevation = torch.asin(torch.linspace(-top, top, num_up, dtype=torch.float64))
-        sines, rings, elevations = (
-            part.flatten() for part in torch.meshgrid(sine, ring, elevation, indexing="ij")
-        )
-        self.atoms = response(config, 1 / rings, torch.asin(sines), elevations)
-        self._about = torch.stack((sines, rings / rings.max(), elevations.sin()), dim=1).float()
-        self._refines = config.num_rows == 1
-        place = torch.linspace(-1, 1, num_columns).repeat(config.num_rows)
-        self._powers = torch.stack([place**power for power in range(5)], dim=1)
         half_m = (num_columns - 1) / 2 * config.spacing_wavelengths * config.wavelength_m()
         wave = 2 * math.pi / config.wavelength_m()
         # Phase at the array's end for a unit of the sine, and of the inverse distance at broadside.
         self._slope, self._bend = wave * half_m, wave * half_m**2 / 2
-        self._largest_ring = float(ring[-1])
-        self._cell = (
-            self._slope * float(sine[1] - sine[0]),
-            self._bend * float(ring[1] - ring[0] if num_rings > 1 else ring[0]),
-        )
+        self._largest_ring = 1 / config.min_distance_m
+        place = torch.linspace(-1, 1, num_columns)
+        self._phases = torch.stack((place, place.square()))
+        # Within the grid's cell the phase hardly turns over a few elements: they are summed first.
+        self._block = math.ceil(num_columns / _NUM_BLOCKS)
+        self._padding = -num_columns % self._block
+        middle = torch.stack([part.mean() for part in place.split(self._block)])
+        self._powers = torch.stack([middle**power for power in range(5)], dim=1)
 
     def __call__(self, observed: Observed) -> Frame:
         """Finds the frames of N observed channels."""
@@ -96,42 +94,58 @@ class Dechirper:
 
     def _find(self, observed: Observed) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         y, num_visible = observed.y, observed.visible.sum(dim=1)
-        best = (y @ self.atoms.mH).abs().argmax(dim=1)
-        atom, about = self.atoms[best], self._about[best]
-        if self._refines:
-            fine = self._refine(y * atom.conj())
-            atom = atom * torch.polar(torch.ones_like(y.real), fine @ self._powers[:, 1:3].T)
+        energy = torch.view_as_real(y).square().sum(dim=(1, 2)).clamp_min(1e-12)
+        noise = num_visible * observed.noise_var
+        rest = noise + _OTHER_PATHS * (energy - noise).clamp_min(0)
+        atom, about = self._search(y, rest)
+        if self._search.cell is not None:
+            fine = self._refine(y * atom.conj(), self._search.cell, about, rest)
+            phase = fine @ self._phases
+            atom = atom * torch.complex(phase.cos(), phase.sin())
             sine = about[:, 0] + fine[:, 0] / self._slope
             # The wave's front bends the phase backwards.
             ring = about[:, 1] - fine[:, 1] / (self._bend * self._largest_ring * (1 - sine.square()))
             about = torch.stack((sine, ring, about[:, 2]), dim=1)
         peak = (y * atom.conj()).sum(dim=1)
-        energy = y.abs().square().sum(dim=1).clamp_min(1e-12)
         rotation = atom * torch.polar(torch.ones_like(peak.abs()), peak.angle())[:, None]
         share = peak.abs().square() / (num_visible * energy)
         visible_share = num_visible / y.shape[1]
         condition = torch.cat((about, share[:, None], visible_share[:, None]), dim=1)
         return rotation, (energy / num_visible).sqrt(), condition
 
-    def _refine(self, turned: torch.Tensor) -> torch.Tensor:
+    def _refine(
+        self, turned: torch.Tensor, cell: tuple[float, float], about: torch.Tensor, rest: torch.Tensor
+    ) -> torch.Tensor:
         """The phase polynomial's (w, k), float32 [N, 2], that brings turned [N, M] most into step.
 
-        Newton's method on |s|^2, s = sum_n exp(-j (w x_n + k x_n^2)) turned_n, with s expanded about the
+        Newton's method on log |s|^2, s = sum_n exp(-j (w x_n + k x_n^2)) turned_n, with s expanded about the
         last polynomial; steps that aren't uphill are left out, and none leaves the grid's cell.
+        about: float32 [N, 3], where the grid's wave comes from; rest: float32 [N], the energy of all else.
         """
+        # A prior of the curvature: of few visible elements it can hardly be told.
+        across = self._bend * (1 - about[:, 0].square())
+        likely = across * (about[:, 1] * self._largest_ring - self._search.prior_mean)
+        tightness = rest / (self._search.prior_var * across.square())
+        sums = functional.pad(turned, (0, self._padding)).unflatten(1, (-1, self._block)).sum(dim=2)
         found = torch.zeros(len(turned), 2)
-        limit = torch.tensor(self._cell)
+        limit = torch.tensor(cell)
+        powers = self._powers.to(turned.dtype)
         for _ in range(_NEWTON_STEPS):
             phase = found @ self._powers[:, 1:3].T
-            m = (turned * torch.polar(torch.ones_like(phase), -phase)) @ self._powers.to(turned.dtype)
+            m = (sums * torch.complex(phase.cos(), -phase.sin())) @ powers
             m0, m1, m2, m3, m4 = m.unbind(dim=1)
             gradient = 2 * torch.stack(((m0.conj() * m1).imag, (m0.conj() * m2).imag), dim=1)
             ww = 2 * (m1.abs().square() - (m0.conj() * m2).real)
             wk = 2 * ((m1.conj() * m2).real - (m0.conj() * m3).real)
             kk = 2 * (m2.abs().square() - (m0.conj() * m4).real)
-            # Damped, so that a direction in which the sum hardly changes takes no large step.
-            damping = 1e-3 * m0.abs().square() + 1e-12
-            ww, kk = ww - damping, kk - damping
+            power = m0.abs().square() + 1e-12
+            # Of the logarithm, which bends down further out; damped, so that a direction in which the sum
+            # hardly changes takes no large step.
+            ww = ww - gradient[:, 0].square() / power - 1e-3 * power
+            kk = kk - gradient[:, 1].square() / power - 1e-3 * power
+            wk = wk - gradient[:, 0] * gradient[:, 1] / power
+            gradient[:, 1] -= tightness * (found[:, 1] - likely)
+            kk = kk - tightness
             determinant = ww * kk - wk * wk
             step = (
                 -torch.stack(
