@@ -13,6 +13,7 @@ from scenarios.elaa.bench import Bench
 from scenarios.elaa.cells import air_bench, resolve
 from scenarios.elaa.config import TINY
 from scenarios.elaa.data import Cell, draw_part, draw_sample
+from scenarios.elaa.linear import tune_lmmse
 from scenarios.elaa.scenario import SCENARIO
 from semcom.contracts import Record, SemcomError
 
@@ -127,3 +128,24 @@ def test_a_feedback_s_bits_are_those_of_its_payloads():
 def test_an_unknown_estimator_is_refused():
     with pytest.raises(SemcomError, match="no estimator is called kalman"):
         Bench(TINY.array, TINY.visibility, TINY.data, Cell(0.5, 10.0), 0).estimate("kalman")
+
+
+def test_the_central_unit_takes_no_hidden_element_for_an_observation_of_zero():
+    """A report of the whole array, a quarter of it hidden, is worth what four of its parts are."""
+    point = Point("rate", "raw-nomp", 0, {"codec": "uniform-6", **CELL})
+    whole = TINY.model_copy(update={"subarray_size": 64})
+    parts, at_once = (
+        {row.metric: row.value for row in SCENARIO.simulate(told, [point], {}, Cluster())[0]}
+        for told in (TINY, whole)
+    )
+    # Of zeros that count it would be some -5 dB.
+    assert at_once["nmse_db"] == pytest.approx(parts["nmse_db"], abs=1.5)
+    assert at_once["header_bits"] == 64
+
+
+def test_the_covariance_is_that_of_all_training_channels():
+    told = TINY.data.model_copy(update={"num_training": 5000})
+    bench = Bench(TINY.array, TINY.visibility, told, Cell(0.5, 10.0), 0)
+    training = draw_part(TINY.array, "training", 5000, 0)[:, -1]
+    expected = tune_lmmse(training, bench.known, bench.validation.h).estimate(bench.asked)
+    assert torch.equal(bench.estimate("lmmse"), expected)
