@@ -17,11 +17,11 @@ from scenarios.elaa.linear import least_squares, tune_lmmse
 from scenarios.elaa.nomp import Nomp, Paths
 from scenarios.elaa.observations import Observed
 from scenarios.elaa.pursuit import Pursuit, tune_pursuit
-from scenarios.elaa.region_detection import DETECTED_SIZE, RegionDetector, fit_region_detector
+from scenarios.elaa.region_detection import DETECTED_SIZE, RegionDetector, fit_region_detector, restrict
 from scenarios.elaa.shrinking import ShrunkNomp, tune_shrink
 from semcom.contracts import SemcomError
 
-# Coarser than tune_pursuit's own grid: in the setting of targets.md it chose among these.
+# Coarser than tune_pursuit's own grid, which takes several times as long.
 _NUM_ATOMS, _STOPS, _RIDGES = (3, 4, 6, 8, 12, 24), (0.0, 1.0), (1.0, 10.0, 30.0, 100.0)
 
 
@@ -89,10 +89,7 @@ class Bench:
     def detector(self) -> RegionDetector:
         """What finds the visible region where nobody tells it."""
         sample = self.validation
-        everything = Observed(
-            torch.where(sample.visible, sample.observed.y, 0), sample.visible, sample.observed.noise_var
-        )
-        pursuit = tune_polar(self.line, everything, sample.h)
+        pursuit = tune_polar(self.line, restrict(sample.observed, sample.visible), sample.h)
         size = getattr(self.visibility, "subarray_size", DETECTED_SIZE)
         return fit_region_detector(pursuit, sample.observed, sample.visible, sample.h, size)
 
@@ -126,5 +123,4 @@ class Bench:
         observed = sample.observed
         if self.cell.mask_known:
             return observed
-        visible = self.detector.detect(observed)
-        return Observed(torch.where(visible, observed.y, 0), visible, observed.noise_var)
+        return restrict(observed, self.detector.detect(observed))

@@ -40,8 +40,6 @@ def train_job(
     shares: tuple[float, ...],
     inputs: TrainingInputs,
     scratch: Path | None = None,
-    *,
-    with_hybrid: bool = True,
 ) -> tuple[dict[str, torch.Tensor], Log]:
     """Trains one of JOBS from scratch; returns its tensors by FROZEN, TUNED and COMBINER, and its log."""
     patches = Patches(array, inputs.model.patch_size)
@@ -52,7 +50,7 @@ def train_job(
     log = list(trained.log)
     if trained.frozen is not None:
         tensors |= _tensors(FROZEN, trained.frozen)
-    if name == "elaa-jepa" and with_hybrid:
+    if name == "elaa-jepa":
         paths = default_nomp(array).paths(shown.observed)
         combiner, rows = train_combiner(seed, trained.tuned, paths, shown, patches, inputs, scratch)
         tensors |= _tensors(COMBINER, combiner)
