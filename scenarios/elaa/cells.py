@@ -28,6 +28,7 @@ from semcom.codecs.names import codec_config, codec_name
 from semcom.contracts import FittedCodec, Link
 from semcom.rng import Streams
 
+Weights = Mapping[str, Mapping[str, torch.Tensor]]
 NUM_STEPS = 1
 _RAW_VERSION = 1
 
@@ -96,10 +97,13 @@ def zero_fill(y: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
     return torch.where(known, y, 0)
 
 
-def make_shared(config: ElaaConfig, settings: list[Setting]) -> dict[str, Any]:
+def make_shared(
+    config: ElaaConfig, settings: list[Setting], weights: Mapping[Setting, Weights]
+) -> dict[str, Any]:
     """Collects what the settings' senders, receivers and worlds need, by seed and codec.
 
-    Codecs are fitted to what the sub-arrays receive of validation channels.
+    Codecs are fitted to what the sub-arrays receive of validation channels. weights: of each setting, the
+    tensors of the models that its method needs, by their names.
     """
     shared: dict[str, Any] = {}
     for setting in settings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated
 
@@ -29,7 +30,7 @@ from scenarios.elaa.models import ModelConfig
 from scenarios.elaa.patches import Patches
 from scenarios.elaa.region_detection import DETECTED_SIZE
 from scenarios.elaa.task import TrainingConfig
-from scenarios.elaa.vocabulary import ESTIMATORS, FEEDBACKS, FORECASTERS, FRONTHAUL
+from scenarios.elaa.vocabulary import ESTIMATORS, FEEDBACKS, FORECASTERS, FRONTHAUL, Method
 from semcom.codecs.catalogue import CodecConfig, make_codec
 from semcom.codecs.names import codec_config
 from semcom.contracts import SemcomError
@@ -38,6 +39,10 @@ from semcom.rng import Streams
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Decibels = Annotated[float, Field(ge=-40, le=60)]
+
+
+def _classical(methods: Mapping[str, Method]) -> tuple[str, ...]:
+    return tuple(name for name, method in methods.items() if not method.is_learned)
 
 
 class EvaluationConfig(BaseModel):
@@ -72,7 +77,7 @@ class EvaluationConfig(BaseModel):
         (0, 1, 2, 4, 8), description="snapshots ahead that are predicted"
     )
     num_history: int = Field(3, ge=2, le=100, description="snapshots that predictions look at")
-    forecasters: tuple[str, ...] = Field(tuple(FORECASTERS), description="predictors over time")
+    forecasters: tuple[str, ...] = Field(_classical(FORECASTERS), description="predictors over time")
     ahead_shares: tuple[Share, ...] = Field((1.0, 0.5), description="visible shares in the look-ahead result")
     ahead_snr_db: Decibels = Field(10.0, description="SNR in the look-ahead result")
     feedback_bits: tuple[Annotated[int, Field(ge=24, le=65_536)], ...] = Field(
@@ -83,7 +88,7 @@ class EvaluationConfig(BaseModel):
     )
     feedback_share: Share = Field(1.0, description="visible share in the feedback result")
     feedback_snr_db: Decibels = Field(20.0, description="SNR in the feedback result")
-    air_methods: tuple[str, ...] = Field(tuple(FRONTHAUL), description="reports over the fronthaul")
+    air_methods: tuple[str, ...] = Field(_classical(FRONTHAUL), description="reports over the fronthaul")
     air_codecs: tuple[str, ...] = Field(
         ("uniform-2", "uniform-4", "uniform-6"), description="codecs of the reports where no packet is lost"
     )
@@ -130,7 +135,7 @@ def check(config: ElaaConfig) -> None:
     for key, names, known in (
         ("methods", told.methods, ESTIMATORS),
         ("unknown_methods", told.unknown_methods, ESTIMATORS),
-        ("size_methods", told.size_methods, _classical()),
+        ("size_methods", told.size_methods, ESTIMATORS),
         ("noisy_methods", told.noisy_methods, _learned()),
         ("forecasters", told.forecasters, FORECASTERS),
         ("feedbacks", told.feedbacks, FEEDBACKS),
@@ -148,6 +153,8 @@ def check(config: ElaaConfig) -> None:
         )
     for size in told.array_sizes:
         check_near_field(sized(config.array, size))
+        if any(ESTIMATORS[name].is_learned for name in told.size_methods):
+            Patches(sized(config.array, size), config.model.patch_size)
     check_near_field(moving(config))
     Patches(config.array, config.model.patch_size)
     if config.examples.min_snr_db > config.examples.max_snr_db:
@@ -208,12 +215,8 @@ def check_results(config: ElaaConfig) -> None:
             check_polar("polar-omp in evaluation.size_methods", sized(array, elements))
 
 
-def _classical() -> list[str]:
-    return [name for name, method in ESTIMATORS.items() if method.kind != "learned"]
-
-
 def _learned() -> list[str]:
-    return [name for name, method in ESTIMATORS.items() if method.kind == "learned"]
+    return [name for name, method in ESTIMATORS.items() if method.is_learned]
 
 
 def _check_fronthaul(config: ElaaConfig) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from channels.near_field import NearFieldConfig
-from channels.visibility import VisibilityConfig
+from scenarios.elaa.config import ElaaConfig
 from scenarios.elaa.data import visibility_of
-from scenarios.elaa.examples import ExampleConfig, draw_examples
+from scenarios.elaa.examples import draw_examples
 from scenarios.elaa.features import Dechirper
 from scenarios.elaa.hybrid import HybridEstimator, PathCombiner
 from scenarios.elaa.line_array import LineArray
@@ -32,19 +33,13 @@ _NAMES = {"elaa-jepa": "jepa"}
 
 
 def train_job(
-    name: str,
-    seed: int,
-    array: NearFieldConfig,
-    visibility: VisibilityConfig,
-    examples: ExampleConfig,
-    shares: tuple[float, ...],
-    inputs: TrainingInputs,
-    scratch: Path | None = None,
+    name: str, seed: int, config: ElaaConfig, scratch: Path | None = None
 ) -> tuple[dict[str, torch.Tensor], Log]:
     """Trains one of JOBS from scratch; returns its tensors by FROZEN, TUNED and COMBINER, and its log."""
+    array, inputs = config.array, TrainingInputs(config.model, config.training)
     patches = Patches(array, inputs.model.patch_size)
-    visibilities = [visibility_of(visibility, share) for share in shares]
-    shown = draw_examples(array, examples, visibilities, patches, Dechirper(array), Streams(seed))
+    visibilities = [visibility_of(config.visibility, share) for share in config.training_shares]
+    shown = draw_examples(array, config.examples, visibilities, patches, Dechirper(array), Streams(seed))
     trained = train_model(_NAMES.get(name, name), seed, shown, patches, inputs, scratch)
     tensors = _tensors(TUNED, trained.tuned)
     log = list(trained.log)
@@ -56,6 +51,13 @@ def train_job(
         tensors |= _tensors(COMBINER, combiner)
         log += rows
     return tensors, log
+
+
+def job_settings(name: str, config: ElaaConfig) -> dict[str, Any]:
+    """All that the weights of a job depend on besides its seed, as it is written down."""
+    parts = ("array", "visibility", "examples", "model", "training")
+    told: dict[str, Any] = {part: getattr(config, part).model_dump(mode="json") for part in parts}
+    return {**told, "shares": config.training_shares}
 
 
 def default_nomp(array: NearFieldConfig) -> Nomp:

@@ -64,7 +64,7 @@ def answer(question: Question) -> list[list[Record]]:
 
 def _estimate(question: Question, bench: Bench, point: Point) -> torch.Tensor:
     method = ESTIMATORS[point.method]
-    if method.kind != "learned":
+    if not method.is_learned:
         return bench.estimate(point.method)
     where = f"the checkpoint of {method.model}, seed {point.seed}"
     trained = Trained(question.config.model, bench.array, question.weights[method.model], where)

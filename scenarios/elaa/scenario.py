@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import BaseModel
@@ -16,12 +16,11 @@ from nodes.process import one_thread
 from nodes.simulation import simulate
 from scenarios.contracts import Point, Trained, TrainingJob
 from scenarios.elaa.cells import NUM_STEPS, make_cell, make_shared, resolve
-from scenarios.elaa.config import PAPER, TINY, ElaaConfig, check, check_results
-from scenarios.elaa.jobs import JOBS, train_job
+from scenarios.elaa.config import PAPER, TINY, ElaaConfig, check, check_results, sized
+from scenarios.elaa.jobs import JOBS, job_settings, train_job
 from scenarios.elaa.limits import check_shares
 from scenarios.elaa.measures import Question, air_records, answer, group
-from scenarios.elaa.task import TrainingInputs
-from scenarios.elaa.vocabulary import ESTIMATORS
+from scenarios.elaa.vocabulary import METHODS
 from semcom.codecs.names import codec_name
 from semcom.contracts import Record, SemcomError
 
@@ -60,28 +59,18 @@ class ElaaScenario:
         listed = _listed(config)
         if not listed:
             raise SemcomError(_NOTHING)
-        needed = {(result == "noisy", ESTIMATORS[m].model) for result, m, _ in listed if m in ESTIMATORS}
-        return [
-            training_job(trained_on(config, noisy=noisy), name, seed)
-            for noisy in (False, True)
-            for name in JOBS
-            if (noisy, name) in needed
+        needed = [
+            training_job(trained_for(config, result, axes), METHODS[method].model, seed)
+            for result, method, axes in listed
+            if METHODS[method].is_learned
         ]
+        return sorted({job.key: job for job in needed}.values(), key=lambda job: JOBS.index(job.model))
 
     def train(self, job: TrainingJob, scratch: Path | None = None) -> Trained:
         """Trains one model on one thread, and goes on from what an earlier attempt left in `scratch`."""
         config = job.config
         assert isinstance(config, ElaaConfig)
-        tensors, log = train_job(
-            job.model,
-            job.seed,
-            config.array,
-            config.visibility,
-            config.examples,
-            config.training_shares,
-            TrainingInputs(config.model, config.training),
-            scratch,
-        )
+        tensors, log = train_job(job.model, job.seed, config, scratch)
         return Trained(tensors, log)
 
     def points(self, config: ElaaConfig, seeds: Sequence[int]) -> list[Point]:
@@ -116,21 +105,32 @@ class ElaaScenario:
         sent = [number for number, point in enumerate(points) if point.result in ON_THE_AIR]
         if sent:
             some = [points[number] for number in sent]
-            found |= dict(zip(sent, self._over_the_air(config, some, cluster), strict=True))
+            found |= dict(zip(sent, self._over_the_air(config, some, models, cluster), strict=True))
         rest = [number for number in range(len(points)) if number not in found]
         groups = [[rest[each] for each in numbers] for numbers in group([points[n] for n in rest])]
-        questions = [_question(config, [points[number] for number in numbers], models) for numbers in groups]
+        questions = [
+            Question(config, tuple(some), weights_for(config, some, models))
+            for some in ([points[number] for number in numbers] for numbers in groups)
+        ]
         for numbers, records in zip(groups, cluster.map(answer, questions), strict=True):
             found |= dict(zip(numbers, records, strict=True))
         return [found[number] for number in range(len(points))]
 
     def _over_the_air(
-        self, config: ElaaConfig, points: Sequence[Point], cluster: Cluster
+        self,
+        config: ElaaConfig,
+        points: Sequence[Point],
+        models: Mapping[str, Mapping[str, torch.Tensor]],
+        cluster: Cluster,
     ) -> list[list[Record]]:
         settings = [resolve(config, point) for point in points]
         distinct = list(dict.fromkeys(settings))
+        weights = {
+            setting: weights_for(config, [point], models)
+            for point, setting in zip(points, settings, strict=True)
+        }
         with one_thread():
-            shared = make_shared(config, distinct)
+            shared = make_shared(config, distinct, weights)
         cells = [make_cell(config, setting) for setting in distinct]
         outcomes = simulate(cells, NUM_STEPS, cluster, shared=shared)
         outcome_of = dict(zip(distinct, outcomes, strict=True))
@@ -152,33 +152,31 @@ class ElaaScenario:
         return make_tables(records)
 
 
-def trained_on(config: ElaaConfig, *, noisy: bool) -> ElaaConfig:
-    """The configuration that models are trained with: as it is, or on noisy channels."""
-    if not noisy:
-        return config
-    told = config.examples.model_copy(update={"target_snr_db": config.evaluation.noisy_targets_snr_db})
-    return config.model_copy(update={"examples": told})
+def trained_for(config: ElaaConfig, result: str, axes: Axes) -> ElaaConfig:
+    """The configuration that a result's models are trained with: on noisy channels, at another size."""
+    if result == "noisy":
+        told = config.examples.model_copy(update={"target_snr_db": config.evaluation.noisy_targets_snr_db})
+        return config.model_copy(update={"examples": told})
+    if result == "size":
+        return config.model_copy(update={"array": sized(config.array, int(axes["num_elements"]))})
+    return config
 
 
 def training_job(config: ElaaConfig, model: str, seed: int) -> TrainingJob:
     """Makes the job that trains a model; its key hashes all that the weights depend on."""
-    told: dict[str, Any] = {
-        part: getattr(config, part).model_dump(mode="json")
-        for part in ("array", "visibility", "examples", "model", "training")
-    }
-    told["shares"] = config.training_shares
-    name = json.dumps({"trains": model, "seed": seed, "version": 1, **told}, sort_keys=True)
+    told = {"trains": model, "seed": seed, "version": 1, **job_settings(model, config)}
+    name = json.dumps(told, sort_keys=True)
     return TrainingJob(model, seed, hashlib.sha256(name.encode()).hexdigest()[:16], config)
 
 
-def _question(
+def weights_for(
     config: ElaaConfig, points: Sequence[Point], models: Mapping[str, Mapping[str, torch.Tensor]]
-) -> Question:
+) -> dict[str, Mapping[str, torch.Tensor]]:
+    """The tensors of the models that points of one operating point and seed need, by the models' names."""
     first = points[0]
-    told = trained_on(config, noisy=first.result == "noisy")
-    needed = {ESTIMATORS[point.method].model for point in points if point.method in ESTIMATORS} - {""}
-    weights = {name: models[training_job(told, name, first.seed).key] for name in sorted(needed)}
-    return Question(config, tuple(points), weights)
+    told = trained_for(config, first.result, first.axes)
+    needed = {METHODS[point.method].model for point in points} - {""}
+    return {name: models[training_job(told, name, first.seed).key] for name in sorted(needed)}
 
 
 def _listed(config: ElaaConfig) -> list[tuple[str, str, Axes]]:

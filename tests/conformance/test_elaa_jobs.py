@@ -5,6 +5,7 @@ from elaa_setups import ARRAY, small_inputs
 
 from channels.visibility import BlockVisibility
 from scenarios.elaa.bench import Bench
+from scenarios.elaa.config import ElaaConfig
 from scenarios.elaa.data import Cell, DataConfig
 from scenarios.elaa.examples import ExampleConfig
 from scenarios.elaa.hybrid import HybridEstimator, PathCombiner
@@ -24,15 +25,15 @@ def test_channels_that_methods_are_tuned_on_are_not_those_that_they_are_asked_fo
 
 def test_frozen_tuned_and_hybrid_are_made_of_their_own_tensors():
     inputs = small_inputs()
-    tensors, _ = train_job(
-        "elaa-jepa",
-        0,
-        ARRAY,
-        BlockVisibility(subarray_size=8),
-        ExampleConfig(num_examples=64),
-        (1.0, 0.5),
-        inputs,
+    config = ElaaConfig(
+        array=ARRAY,
+        visibility=BlockVisibility(subarray_size=8),
+        examples=ExampleConfig(num_examples=64),
+        model=inputs.model,
+        training=inputs.training,
+        training_shares=(1.0, 0.5),
     )
+    tensors, _ = train_job("elaa-jepa", 0, config)
     trained = Trained(inputs.model, ARRAY, tensors, "a test")
 
     def part(module: torch.nn.Module, prefix: str) -> torch.nn.Module:
