@@ -28,7 +28,7 @@ def refusal(arguments: list[str], capfd) -> str:
     [
         (("evaluation.methods=[kalman]",), "evaluation.methods holds 'kalman': it takes ls, lmmse"),
         (("evaluation.unknown_methods=[x]",), "evaluation.unknown_methods holds 'x': it takes"),
-        (("evaluation.noisy_methods=[ls]",), "evaluation.noisy_methods holds 'ls': it takes supervised"),
+        (("evaluation.size_methods=[x]",), "evaluation.size_methods holds 'x': it takes ls"),
         (("evaluation.noisy_methods=[ls]",), "evaluation.noisy_methods holds 'ls': it takes"),
         (("evaluation.forecasters=[x]",), "evaluation.forecasters holds 'x': it takes last-value"),
         (("evaluation.feedbacks=[x]",), "evaluation.feedbacks holds 'x': it takes klt"),
