@@ -21,9 +21,6 @@ from scenarios.elaa.region_detection import DETECTED_SIZE, RegionDetector, fit_r
 from scenarios.elaa.shrinking import ShrunkNomp, tune_shrink
 from semcom.contracts import SemcomError
 
-# Coarser than tune_pursuit's own grid, which takes several times as long.
-_NUM_ATOMS, _STOPS, _RIDGES = (3, 4, 6, 8, 12, 24), (0.0, 1.0), (1.0, 10.0, 30.0, 100.0)
-
 
 @lru_cache(maxsize=4)
 def _polar(array: LineArray) -> Dictionary:
@@ -37,7 +34,7 @@ def _dft(array: LineArray) -> Dictionary:
 
 def tune_polar(array: LineArray, observed: Observed, truth: torch.Tensor) -> Pursuit:
     """Matching pursuit on the polar dictionary, tuned on validation channels [N, M]."""
-    return tune_pursuit(_polar(array), observed, truth, _NUM_ATOMS, _STOPS, _RIDGES)
+    return tune_pursuit(_polar(array), observed, truth)
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,7 @@ class Bench:
         return tune_shrink(self.nomp, self.known, self.validation.h)
 
     def _planar(self) -> Pursuit:
-        return tune_pursuit(_dft(self.line), self.known, self.validation.h, _NUM_ATOMS, _STOPS, _RIDGES)
+        return tune_pursuit(_dft(self.line), self.known, self.validation.h)
 
     def _masked(self, sample: Sample) -> Observed:
         observed = sample.observed

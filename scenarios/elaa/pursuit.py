@@ -109,22 +109,34 @@ class Pursuit:
     ) -> Sparse:
         """Stops at the count of atoms that `choose` has left little residual with, and fits their gains."""
         support, energy = support[:, : self.num_atoms], energy[:, : self.num_atoms + 1]
-        limit = self.stop * noise_var * visible.sum(dim=1) * y.shape[1]
-        count = (energy[:, :-1] > limit[:, None]).sum(dim=1)
+        within = self.kept(noise_var * y.shape[1], visible, energy)
         parts = []
         for i in range(0, len(y), _BATCH):
             rows = slice(i, i + _BATCH)
-            kept = torch.arange(support.shape[1]) < count[rows, None]
+            kept = within[rows]
             basis = self._chosen(support[rows]) * (kept[:, :, None] & visible[rows, None])[:, None]
-            # Without ridge or noise, atoms may be so much alike that only the second keeps their gains apart.
-            load = torch.where(kept, self.ridge * noise_var[rows, None], 1.0)
-            load = load + 1e-6 * visible[rows].sum(dim=1, keepdim=True)
+            load = self.load(noise_var[rows], visible[rows], kept)
             gram = basis.conj() @ basis.mT + torch.diag_embed(load)[:, None]
             # All snapshots of a channel are right-hand sides of one system, or each has a system of its own.
             seen = y[rows].mT[:, None] if self.snapshot_atoms is None else y[rows, :, :, None]
             gain = torch.linalg.solve(gram, basis.conj() @ seen)
             parts.append(gain[:, 0].mT if self.snapshot_atoms is None else gain[..., 0])
-        return Sparse(support, torch.cat(parts), count)
+        return Sparse(support, torch.cat(parts), within.sum(dim=1))
+
+    def kept(self, noise_var: torch.Tensor, visible: torch.Tensor, energy: torch.Tensor) -> torch.Tensor:
+        """Which atoms come before the stop, bool [N, K], K no more than num_atoms; see `choose`.
+
+        noise_var: float32 [N], of all snapshots together.
+        """
+        limit = self.stop * noise_var * visible.sum(dim=1)
+        count = (energy[:, : self.num_atoms + 1][:, :-1] > limit[:, None]).sum(dim=1)
+        return torch.arange(min(self.num_atoms, energy.shape[1] - 1)) < count[:, None]
+
+    def load(self, noise_var: torch.Tensor, visible: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+        """What is added to the diagonal of the atoms' Gram matrices: float32 [N, K]."""
+        load = torch.where(kept, self.ridge * noise_var[:, None], 1.0)
+        # Without ridge or noise, atoms may be so much alike that only this keeps their gains apart.
+        return load + 1e-6 * visible.sum(dim=1, keepdim=True)
 
     def _chosen(self, support: torch.Tensor) -> torch.Tensor:
         """Atoms of some numbers [B, K]: [B, 1, K, M], or with snapshot_atoms [B, S, K, M]."""
@@ -175,19 +187,31 @@ def tune_pursuit(
     truth: complex64 [N, M]. The best ones are those of the least mean |h_hat - h|^2 / |h|^2.
     """
     longest = Pursuit(dictionary, min(max(num_atoms), len(dictionary)))
-    y = observed.y[:, None]
-    support, energy = longest.choose(y, observed.visible)
+    support, energy = longest.choose(observed.y[:, None], observed.visible)
+    atoms = dictionary.atoms[support]
+    seen = torch.where(observed.visible[:, None], atoms, 0)
+    # Errors are quadratic in the gains: products with atoms are made once for all settings.
+    seen_gram, seen_match = seen.conj() @ seen.mT, (seen.conj() @ observed.y[..., None])[..., 0]
+    gram, match = atoms.conj() @ atoms.mT, (atoms.conj() @ truth[..., None])[..., 0]
     power = truth.abs().square().sum(dim=1)
     best, least = longest, float("inf")
-    for num, stop, ridge in itertools.product(num_atoms, stops, ridges):
+    for num, stop in itertools.product(num_atoms, stops):
         if num > len(dictionary):
             continue
-        pursuit = replace(longest, num_atoms=num, stop=stop, ridge=ridge)
-        sparse = pursuit.refit(y, observed.visible, observed.noise_var, support, energy)
-        error = (pursuit.field(sparse)[:, 0] - truth).abs().square().sum(dim=1)
-        mean = float((error / power).mean())
-        if mean < least:
-            best, least = pursuit, mean
+        pursuit = replace(longest, num_atoms=num, stop=stop)
+        kept = pursuit.kept(observed.noise_var, observed.visible, energy)
+        both = kept[:, :, None] & kept[:, None]
+        normal = torch.where(both, seen_gram[:, :num, :num], 0)
+        right = torch.where(kept, seen_match[:, :num], 0)
+        for ridge in ridges:
+            pursuit = replace(pursuit, ridge=ridge)
+            load = pursuit.load(observed.noise_var, observed.visible, kept)
+            gain = torch.linalg.solve(normal + torch.diag_embed(load), right)
+            field = (gram[:, :num, :num] @ gain[..., None])[..., 0]
+            error = power + (gain.conj() * (field - 2 * match[:, :num])).real.sum(dim=1)
+            mean = float((error / power).mean())
+            if mean < least:
+                best, least = pursuit, mean
     return best
 
 
