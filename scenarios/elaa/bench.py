@@ -16,9 +16,10 @@ from scenarios.elaa.line_array import LineArray
 from scenarios.elaa.linear import least_squares, tune_lmmse
 from scenarios.elaa.nomp import Nomp, Paths
 from scenarios.elaa.observations import Observed
+from scenarios.elaa.path_posterior import posterior_fields
 from scenarios.elaa.pursuit import Pursuit, tune_pursuit
 from scenarios.elaa.region_detection import DETECTED_SIZE, RegionDetector, fit_region_detector, restrict
-from scenarios.elaa.shrinking import ShrunkNomp, tune_shrink
+from scenarios.elaa.shrinking import ShrunkNomp, fit_shrink, tune_shrink
 from semcom.contracts import SemcomError
 
 
@@ -83,6 +84,11 @@ class Bench:
         return self.nomp.paths(self.asked)
 
     @cached_property
+    def known_paths(self) -> Paths:
+        """What NOMP finds of the validation channels."""
+        return self.nomp.paths(self.known)
+
+    @cached_property
     def detector(self) -> RegionDetector:
         """What finds the visible region where nobody tells it."""
         sample = self.validation
@@ -105,13 +111,19 @@ class Bench:
             return self.paths.field()
         if method in ("nomp-shrink", "nomp-bound-shrink"):
             return self.shrunk(method).field(self.paths, self.asked)
+        if method == "nomp-posterior":
+            known = posterior_fields(self.known_paths, self.known).sum(dim=1)
+            shrink = fit_shrink(known, self.known.visible, self.validation.h)
+            return shrink.apply(posterior_fields(self.paths, self.asked).sum(dim=1), self.asked.visible)
         raise SemcomError(f"no estimator is called {method}")
 
     def shrunk(self, method: str) -> ShrunkNomp:
         """NOMP shrunk by one factor, or by the bound of its phases and the distance to what is visible."""
         if method == "nomp-shrink":
-            return tune_shrink(self.nomp, self.known, self.validation.h, (0.0,), (0.5,))
-        return tune_shrink(self.nomp, self.known, self.validation.h)
+            return tune_shrink(
+                self.nomp, self.known, self.validation.h, (0.0,), (0.5,), paths=self.known_paths
+            )
+        return tune_shrink(self.nomp, self.known, self.validation.h, paths=self.known_paths)
 
     def _planar(self) -> Pursuit:
         return tune_pursuit(_dft(self.line), self.known, self.validation.h)

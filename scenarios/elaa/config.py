@@ -272,7 +272,7 @@ TINY = ElaaConfig(
     subarray_size=16,
     data=DataConfig(num_training=256, num_validation=16, num_test=8),
     model=ModelConfig(dim=16, depth=1, num_heads=2, predictor_dim=16, predictor_depth=1, combiner_dim=16),
-    examples=ExampleConfig(num_examples=128),
+    examples=ExampleConfig(num_examples=128, num_path_examples=64),
     training=TrainingConfig(
         num_steps_pretraining=10, num_steps_decoder=10, num_steps_tuning=10, num_steps_combiner=10,
         batch_size=16, combiner_batch_size=16,

@@ -30,7 +30,10 @@ class ExampleConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    num_examples: int = Field(16_000, ge=16, le=10_000_000, description="training channels")
+    num_examples: int = Field(32_000, ge=16, le=10_000_000, description="training channels")
+    num_path_examples: int = Field(
+        16_000, ge=16, le=10_000_000, description="other channels, to train the hybrid's network on"
+    )
     min_snr_db: float = Field(-5, ge=-40, le=100, description="least SNR of a visible element in training")
     max_snr_db: float = Field(25, ge=-40, le=100, description="largest SNR in training")
     mask_source: MaskSource = Field(
@@ -79,9 +82,15 @@ def draw_examples(
     patches: Patches,
     dechirper: Dechirper,
     streams: Streams,
+    *,
+    of_paths: bool = False,
 ) -> Examples:
-    """Draws training examples: each channel's visibility is one of `visibilities`, its SNR uniform in dB."""
-    num, generator = config.num_examples, streams.torch_generator("elaa examples")
+    """Draws training examples: each channel's visibility is one of `visibilities`, its SNR uniform in dB.
+
+    of_paths: those of the hybrid's network, others than the models'.
+    """
+    num = config.num_path_examples if of_paths else config.num_examples
+    generator = streams.torch_generator("elaa path examples" if of_paths else "elaa examples")
     h = draw_channels(array, num, generator).h[:, 0, 0]
     visible = _draw_visible(array, config.mask_source, visibilities, patches, num, generator)
     share = torch.rand(num, generator=generator)

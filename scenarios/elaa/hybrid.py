@@ -22,12 +22,13 @@ _ROWS_AT_ONCE = 512
 class PathCombiner(nn.Module):
     """Combines paths and a learned estimate, patch by patch: PathInputs to patches [N, L, 2 S].
 
-    h'_l = w_l sum_p (1 + d_pl) exp(-v_pl / 2) e_pl + (1 - w_l) r_l
+    h'_l = w_l sum_p [(1 + d_pl) E_pl + c_pl exp(-v_pl / 2) e_pl] + (1 - w_l) r_l
 
-    e_pl is the field of path p in patch l and v_pl its phase's variance; d_pl, complex, is how reliable the
-    path is there beyond that, and by what phase it has to be turned; w_l in [0, 1] is the reliability of all
-    paths together, and r_l the learned estimate, so that (1 - w) r is the residual. d and w are read off the
-    tokens of the paths and of the channel. It starts from the faded field, d = 0 and w near 1.
+    e_pl is the field of path p in patch l as NOMP found it, v_pl its phase's variance, E_pl the mean over
+    what the path may be; d_pl and c_pl, complex, are how reliable the path is there beyond that, and by what
+    phase it has to be turned; w_l in [0, 1] is the reliability of all paths together, and r_l the learned
+    estimate, so that (1 - w) r is the residual. d, c and w are read off the tokens of the paths and of the
+    channel. It starts from the expected field, d = c = 0 and w near 1.
     """
 
     def __init__(self, config: ModelConfig, num_patches: int) -> None:
@@ -39,7 +40,7 @@ class PathCombiner(nn.Module):
         self.body = Transformer(
             config.combiner_dim, config.combiner_depth, config.num_heads, config.mlp_ratio
         )
-        self.factor = nn.Linear(config.combiner_dim, 2 * num_patches)
+        self.factor = nn.Linear(config.combiner_dim, 4 * num_patches)
         self.mixing = nn.Linear(config.combiner_dim, num_patches)
         with torch.no_grad():
             self.factor.weight.mul_(0.02)
@@ -53,8 +54,10 @@ class PathCombiner(nn.Module):
         tokens = torch.cat((self.path(inputs.about_path) + channel, channel), dim=1)
         there = torch.cat((inputs.present, inputs.present.new_ones(len(inputs), 1)), dim=1)
         z = self.body(tokens, there)
-        factor = (1 + to_values(self.factor(z[:, :-1]))) * (-inputs.variance / 2).exp()
-        field = to_numbers((inputs.field * factor[..., None]).sum(dim=1))
+        of_expected, of_found = self.factor(z[:, :-1]).chunk(2, dim=2)
+        expected = (inputs.expected * (1 + to_values(of_expected))[..., None]).sum(dim=1)
+        faded = to_values(of_found) * (-inputs.variance / 2).exp()
+        field = to_numbers(expected + (inputs.field * faded[..., None]).sum(dim=1))
         learned_share = torch.sigmoid(self.mixing(z[:, -1]))[:, :, None]
         return (1 - learned_share) * field + learned_share * inputs.learned
 

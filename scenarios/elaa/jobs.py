@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +40,19 @@ def train_job(
     array, inputs = config.array, TrainingInputs(config.model, config.training)
     patches = Patches(array, inputs.model.patch_size)
     visibilities = [visibility_of(config.visibility, share) for share in config.training_shares]
-    shown = draw_examples(array, config.examples, visibilities, patches, Dechirper(array), Streams(seed))
+    draw = partial(
+        draw_examples, array, config.examples, visibilities, patches, Dechirper(array), Streams(seed)
+    )
+    shown = draw()
     trained = train_model(_NAMES.get(name, name), seed, shown, patches, inputs, scratch)
     tensors = _tensors(TUNED, trained.tuned)
     log = list(trained.log)
     if trained.frozen is not None:
         tensors |= _tensors(FROZEN, trained.frozen)
     if name == "elaa-jepa":
-        paths = default_nomp(array).paths(shown.observed)
-        combiner, rows = train_combiner(seed, trained.tuned, paths, shown, patches, inputs, scratch)
+        others = draw(of_paths=True)
+        paths = default_nomp(array).paths(others.observed)
+        combiner, rows = train_combiner(seed, trained.tuned, paths, others, patches, inputs, scratch)
         tensors |= _tensors(COMBINER, combiner)
         log += rows
     return tensors, log

@@ -82,19 +82,26 @@ class PatchPredictor(nn.Module):
 
 
 class CsiDecoder(nn.Module):
-    """The CSI decoder: predicted and context tokens, [N, L + 1, D] each, to patches [N, L, 2 S]."""
+    """The CSI decoder: predicted and context tokens, [N, L + 1, D] each, and Inputs to patches [N, L, 2 S].
+
+    It is shown what was received of the visible patches again: tokens need not hold the noise.
+    """
 
     def __init__(self, config: ModelConfig, patches: Patches) -> None:
         super().__init__()
         self.join = nn.Linear(2 * config.dim, config.dim)
+        self.look = nn.Linear(3 * patches.patch_size, config.dim)
         self.body = Transformer(config.dim, config.decoder_depth, config.num_heads, config.mlp_ratio)
         self.out = nn.Linear(config.dim, 2 * patches.patch_size)
         with torch.no_grad():
             self.out.weight.mul_(0.5)
 
-    def forward(self, predicted: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+    def forward(self, predicted: torch.Tensor, context: torch.Tensor, inputs: Inputs) -> torch.Tensor:
         """Decodes tokens: see the class."""
-        return self.out(self.body(self.join(torch.cat((predicted, context), dim=2)))[:, :-1])
+        tokens = self.join(torch.cat((predicted, context), dim=2))
+        seen = self.look(torch.cat((inputs.y, inputs.there), dim=2))
+        tokens = torch.cat((tokens[:, :-1] + seen, tokens[:, -1:]), dim=1)
+        return self.out(self.body(tokens)[:, :-1])
 
 
 class CsiModel(nn.Module):
@@ -109,7 +116,7 @@ class CsiModel(nn.Module):
     def forward(self, inputs: Inputs) -> torch.Tensor:
         """Estimates patches: see the class."""
         context = self.encoder(inputs)
-        return self.decoder(self.predictor(context, inputs), context)
+        return self.decoder(self.predictor(context, inputs), context, inputs)
 
 
 class LearnedEstimator:

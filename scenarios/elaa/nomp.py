@@ -39,6 +39,17 @@ class Paths:
     count: torch.Tensor
     covariance: torch.Tensor
 
+    def __getitem__(self, rows: slice | torch.Tensor) -> Paths:
+        """Those of some channels."""
+        return Paths(
+            self.array,
+            self.gain[rows],
+            self.sine[rows],
+            self.inverse_m[rows],
+            self.count[rows],
+            self.covariance[rows],
+        )
+
     def field(self, temperature: float = 0.0) -> torch.Tensor:
         """The channels at all elements, complex64 [N, M]: sum of g_l a_l,n exp(-temperature v_l,n / 2).
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import torch
 
@@ -11,12 +11,13 @@ from scenarios.elaa.inputs import Inputs, mirror_patches, to_numbers, to_values
 from scenarios.elaa.nomp import Paths
 from scenarios.elaa.observations import Observed
 from scenarios.elaa.patches import Patches
+from scenarios.elaa.path_posterior import posterior_fields
 from scenarios.elaa.path_refinement import PathSet
 
 _ROWS_AT_ONCE = 256
 # Numbers of a path, and of a channel, beside those for each patch.
 _ALONE_OF_PATH, _ALONE_OF_CHANNEL = 8, NUM_CONDITIONS
-_PARTS_OF_PATH, _PARTS_OF_CHANNEL = 5, 6
+_PARTS_OF_PATH, _PARTS_OF_CHANNEL = 6, 7
 _PATHS_SINE = 3
 
 
@@ -24,12 +25,14 @@ _PATHS_SINE = 3
 class PathInputs:
     """K paths at most of each of N channels, at L patches of S elements, in the channel's frame.
 
-    field: complex64 [N, K, L, S], of each path. variance: float32 [N, K, L], of its phase by the Cramer-Rao
-    bound. learned: float32 [N, L, 2 S], a learned estimate. about_path: float32 [N, K, C], about_channel:
-    float32 [N, C'], see num_numbers. present: bool [N, K].
+    field, expected: complex64 [N, K, L, S], of each path as NOMP found it, and its mean over what the path
+    may be (`posterior_fields`). variance: float32 [N, K, L], of its phase by the Cramer-Rao bound.
+    learned: float32 [N, L, 2 S], a learned estimate. about_path: float32 [N, K, C], about_channel: float32
+    [N, C'], see num_numbers. present: bool [N, K].
     """
 
     field: torch.Tensor
+    expected: torch.Tensor
     variance: torch.Tensor
     learned: torch.Tensor
     about_path: torch.Tensor
@@ -44,9 +47,9 @@ class PathInputs:
         """Those of some channels."""
         return PathInputs(*(getattr(self, part.name)[rows] for part in fields(self)))
 
-    def faded(self) -> torch.Tensor:
-        """The paths' field, each faded by its phase's variance, sum_p e_p exp(-v_p / 2): [N, L, 2 S]."""
-        return to_numbers((self.field * (-self.variance / 2).exp()[..., None]).sum(dim=1))
+    def mean(self) -> torch.Tensor:
+        """The expected field of all paths, [N, L, 2 S]."""
+        return to_numbers(self.expected.sum(dim=1))
 
     def mirrored(self) -> PathInputs:
         """The same channels on a line of elements that is numbered from its other end."""
@@ -57,6 +60,7 @@ class PathInputs:
         channel[..., ATOMS_SINE] *= -1
         return PathInputs(
             self.field.flip(2, 3),
+            self.expected.flip(2, 3),
             self.variance.flip(2),
             mirror_patches(self.learned),
             path,
@@ -83,13 +87,7 @@ def make_path_inputs(
     parts = []
     for at in range(0, len(observed), _ROWS_AT_ONCE):
         rows = slice(at, at + _ROWS_AT_ONCE)
-        some = replace(
-            paths,
-            **{
-                name: getattr(paths, name)[rows]
-                for name in ("gain", "sine", "inverse_m", "count", "covariance")
-            },
-        )
+        some = paths[rows]
         parts.append(_describe(observed[rows], frame[rows], inputs[rows], learned[rows], patches, some))
     return PathInputs(
         *(torch.cat([getattr(part, each.name) for part in parts]) for each in fields(PathInputs))
@@ -100,7 +98,9 @@ def _describe(
     observed: Observed, frame: Frame, inputs: Inputs, learned: torch.Tensor, patches: Patches, paths: Paths
 ) -> PathInputs:
     waves = PathSet(paths.gain, paths.sine, paths.inverse_m).waves(paths.array)
-    field = patches.split(waves.field * (frame.rotation.conj() / frame.scale[:, None])[:, None])
+    turn = (frame.rotation.conj() / frame.scale[:, None])[:, None]
+    expected = patches.split(posterior_fields(paths, observed) * turn)
+    field = patches.split(waves.field * turn)
     variance = patches.split(waves.phase_variance(paths.covariance)).mean(dim=3)
     present = paths.gain.abs() > 0
     there = patches.split(observed.visible)
@@ -120,6 +120,7 @@ def _describe(
         alone,
         sure,
         (variance + 1e-4).log10() / 2,
+        ((expected.abs().square().mean(dim=3) + 1e-4) / (power / patches.patch_size + 1e-4)).log() / 2,
         *(part.clamp(-2, 2) for z in (misfit, agreement) for part in (z.real, z.imag)),
     )
     kept = (power * (-variance).exp()).sum(dim=1) / power.sum(dim=1).clamp_min(1e-9)
@@ -133,9 +134,11 @@ def _describe(
         _log_power((y - other) * there, 1e-2, level_of_noise) * inputs.visible,
         _log_power(other, 1e-4),
         _log_power(total - other, 1e-4),
+        _log_power(expected.sum(dim=1) - other, 1e-4),
     )
     return PathInputs(
         field,
+        expected,
         variance,
         learned,
         torch.cat(path, dim=2) * present[:, :, None],

@@ -180,7 +180,7 @@ def tune_pursuit(
     truth: torch.Tensor,
     num_atoms: Sequence[int] = (2, 3, 4, 6, 8, 12, 16, 24),
     stops: Sequence[float] = (0.0, 0.8, 1.0, 1.3),
-    ridges: Sequence[float] = (0.1, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0),
+    ridges: Sequence[float] = (0.1, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0),
 ) -> Pursuit:
     """Chooses the number of atoms, the residual's stop and the ridge that are best on validation data.
 

@@ -80,12 +80,14 @@ def tune_shrink(
     truth: torch.Tensor,
     temperatures: Sequence[float] = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0),
     edges: Sequence[float] = EDGES,
+    paths: Paths | None = None,
 ) -> ShrunkNomp:
     """Chooses the temperature whose fields, with the factors fitted to them, are best on validation data.
 
-    truth: complex64 [N, M]. temperatures=(0,), edges=(0.5,) is what the literature calls shrinking.
+    truth: complex64 [N, M]; paths: what nomp found of them, if known. temperatures=(0,), edges=(0.5,) is
+    what the literature calls shrinking.
     """
-    paths = nomp.paths(observed)
+    paths = nomp.paths(observed) if paths is None else paths
     power = truth.abs().square().sum(dim=1)
     best, least = None, math.inf
     for temperature in temperatures:

@@ -85,7 +85,10 @@ def train_combiner(
     inputs: TrainingInputs,
     scratch: Path | None = None,
 ) -> tuple[PathCombiner, Log]:
-    """Trains the hybrid's network on a finished model's estimates and the paths found of the examples."""
+    """Trains the hybrid's network on a finished model's estimates and the paths found of the examples.
+
+    Examples that the model was not trained on, so that its estimates are as good as they will be in use.
+    """
     streams, config = Streams(seed), inputs.training
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(streams.seed("weights elaa combiner"))
@@ -99,7 +102,7 @@ def train_combiner(
         scratch,
         may_mirror=patches.grid[0] == 1,
     )
-    level, met = cell_means(nmse(described.faded(), examples.clean), examples.cell)
+    level, met = cell_means(nmse(described.mean(), examples.clean), examples.cell)
     levels = CellLevels(torch.where(met, level, 1.0))
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:

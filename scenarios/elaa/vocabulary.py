@@ -27,6 +27,7 @@ ESTIMATORS: dict[str, Method] = {
     "nomp": Method("paths off the grid, refined together"),
     "nomp-shrink": Method("the same, hidden elements shrunk by one factor"),
     "nomp-bound-shrink": Method("the same, shrunk by what the Cramer-Rao bound says of the phases"),
+    "nomp-posterior": Method("the same paths, each the mean over what it may be, shrunk"),
     "supervised": Method("a transformer trained on the error alone", "supervised", "tuned."),
     "mae-frozen": Method("a masked autoencoder as it is, and a decoder", "mae", "frozen."),
     "mae": Method("the same, trained on end to end", "mae", "tuned."),

@@ -1,0 +1,78 @@
+"""The mean field of a path over what it may be: calibrated where it is hidden, exact where it is sure."""
+
+import torch
+
+from channels.near_field import NearFieldConfig, draw_channels
+from scenarios.elaa.line_array import LineArray
+from scenarios.elaa.nomp import Nomp, nomp_prior
+from scenarios.elaa.observations import Observed, observe
+from scenarios.elaa.path_posterior import posterior_fields
+from semcom.rng import Streams
+
+CONFIG = NearFieldConfig(num_elements=64, min_paths=1, max_paths=1, min_distance_m=2, max_distance_m=30)
+LINE = LineArray.of(CONFIG)
+NOMP = Nomp(LINE, nomp_prior(LINE), max_paths=1)
+NUM_SEEN = 24
+
+
+def one_path(num: int, snr_db: float, num_seen: int) -> tuple[torch.Tensor, Observed]:
+    """Channels of one path, of which the first elements are visible."""
+    streams = Streams(0)
+    h = draw_channels(CONFIG, num, streams.torch_generator("channels")).h[:, 0, 0]
+    visible = (torch.arange(64) < num_seen).expand(num, -1)
+    return h, observe(h, visible, snr_db, streams.torch_generator("noise"))
+
+
+def test_what_is_sure_stays_as_it_was_found():
+    _, observed = one_path(40, 30.0, 64)
+    paths = NOMP.paths(observed)
+    expected = posterior_fields(paths, observed).sum(dim=1)
+    found = paths.field()
+    assert (expected - found).abs().square().mean() < 2e-4
+    # What a wrong grid would do: a phase that is off by as much as a single element tells it to.
+    assert (found * torch.polar(torch.ones(()), torch.tensor(0.03)) - found).abs().square().mean() > 4e-4
+
+
+def test_hidden_elements_are_as_large_as_they_are_like_the_truth():
+    """A mean over the posterior is at right angles to its error: E Re(E[h]^* h) = E |E[h]|^2."""
+    h, observed = one_path(1500, 0.0, NUM_SEEN)
+    paths = NOMP.paths(observed)
+    hidden = slice(40, None)
+    slack = {}
+    for name, field in (("expected", posterior_fields(paths, observed).sum(dim=1)), ("found", paths.field())):
+        part, truth = field[:, hidden], h[:, hidden]
+        each = ((part.conj() * truth).real - part.abs().square()).mean(dim=1)
+        slack[name] = (float(each.mean()), float(each.std() / len(each) ** 0.5))
+    mean, sigma = slack["expected"]
+    assert abs(mean) < max(4.5 * sigma, 0.03)
+    # The path as it was found is far too large for what it knows.
+    mean, sigma = slack["found"]
+    assert mean < -0.2
+
+
+def test_the_mean_errs_less_than_the_path_and_than_the_bound_makes_of_it():
+    h, observed = one_path(400, 0.0, NUM_SEEN)
+    paths = NOMP.paths(observed)
+    errors = [
+        float((field - h).abs().square().mean())
+        for field in (posterior_fields(paths, observed).sum(dim=1), paths.field(1.0), paths.field())
+    ]
+    assert errors[0] < errors[1] < errors[2]
+
+
+def test_channels_do_not_depend_on_their_batch():
+    _, observed = one_path(20, 5.0, NUM_SEEN)
+    paths = NOMP.paths(observed)
+    whole = posterior_fields(paths, observed)
+    for row in (0, 19):
+        alone = posterior_fields(paths[row : row + 1], observed[row : row + 1])
+        torch.testing.assert_close(alone[0], whole[row], atol=1e-5, rtol=1e-4)
+
+
+def test_beyond_its_count_a_channel_has_no_path():
+    _, observed = one_path(3, 20.0, 64)
+    paths = NOMP.paths(observed)
+    paths.gain[1] = 0
+    fields = posterior_fields(paths, observed)
+    assert (fields[1] == 0).all()
+    assert (fields[0] != 0).any()
