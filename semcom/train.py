@@ -46,7 +46,7 @@ def fit(
     Raises SemcomError when the loss is no longer finite, or the checkpoint belongs to another model.
     """
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=peak_rate, weight_decay=1e-5)
+    optimizer = torch.optim.AdamW(weights, lr=peak_rate, weight_decay=1e-5, fused=True)
     first, log = 0, Log()
     if checkpoint and checkpoint.exists():
         first, log = load_state(checkpoint, model, optimizer, generator)

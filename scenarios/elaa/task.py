@@ -26,7 +26,7 @@ class TrainingConfig(BaseModel):
 
     num_steps_pretraining: int = Field(1000, ge=10, le=10_000_000, description="steps of JEPA and of MAE")
     num_steps_decoder: int = Field(
-        600,
+        1200,
         ge=10,
         le=10_000_000,
         description="steps of a decoder on what was pretrained and no longer changes",
