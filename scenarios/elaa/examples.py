@@ -83,7 +83,7 @@ def draw_examples(
     """Draws training examples: each channel's visibility is one of `visibilities`, its SNR uniform in dB."""
     num, generator = config.num_examples, streams.torch_generator("elaa examples")
     h = draw_channels(array, num, generator).h[:, 0, 0]
-    visible = _draw_visible(array, config.mask_source, visibilities, patches, num, generator)
+    visible = draw_visible(array, config.mask_source, visibilities, patches, num, generator)
     share = torch.rand(num, generator=generator)
     snr_db = config.min_snr_db + (config.max_snr_db - config.min_snr_db) * share
     observed = observe(h, visible, snr_db, generator)
@@ -111,7 +111,7 @@ def cells(observed: Observed) -> torch.Tensor:
     return share * _SNR_CELLS + step
 
 
-def _draw_visible(
+def draw_visible(
     array: NearFieldConfig,
     source: MaskSource,
     visibilities: Sequence[VisibilityConfig],
@@ -119,6 +119,7 @@ def _draw_visible(
     num: int,
     generator: torch.Generator,
 ) -> torch.Tensor:
+    """Draws which elements of `num` training channels are visible, bool [N, M]."""
     if source == "visibility":
         which = torch.randint(0, len(visibilities), (num,), generator=generator)
         visible = torch.zeros((num, array.num_elements), dtype=torch.bool)
