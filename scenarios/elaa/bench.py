@@ -26,7 +26,8 @@ _NUM_ATOMS, _STOPS, _RIDGES = (3, 4, 6, 8, 12, 24), (0.0, 1.0), (1.0, 10.0, 30.0
 
 
 @lru_cache(maxsize=4)
-def _polar(array: LineArray) -> Dictionary:
+def polar_atoms(array: LineArray) -> Dictionary:
+    """The polar dictionary of an array, made once."""
     return polar_dictionary(array)
 
 
@@ -37,7 +38,7 @@ def _dft(array: LineArray) -> Dictionary:
 
 def tune_polar(array: LineArray, observed: Observed, truth: torch.Tensor) -> Pursuit:
     """Matching pursuit on the polar dictionary, tuned on validation channels [N, M]."""
-    return tune_pursuit(_polar(array), observed, truth, _NUM_ATOMS, _STOPS, _RIDGES)
+    return tune_pursuit(polar_atoms(array), observed, truth, _NUM_ATOMS, _STOPS, _RIDGES)
 
 
 @dataclass(frozen=True)

@@ -145,8 +145,8 @@ def tune_tracks(
     """Chooses temperature and factors that are best on validation channels to come, complex64 [N, M]."""
     power = truth.abs().square().sum(dim=1)
     best, least = None, math.inf
-    for temperature in temperatures:
-        h_hat = tracks.field(look_ahead, temperature)
+    fields = tracks.fields(look_ahead, temperatures)
+    for temperature, h_hat in zip(temperatures, fields, strict=True):
         shrink = fit_shrink(h_hat, visible, truth, edges)
         error = (shrink.apply(h_hat, visible) - truth).abs().square().sum(dim=1)
         if float((error / power).mean()) < least:

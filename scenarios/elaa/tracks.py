@@ -8,6 +8,7 @@ phase's turn in a snapshot; the first one, the direct path, has a sixth: how its
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -105,13 +106,18 @@ class Tracks:
 
         v_l,n(a) is the variance of path l's phase at element n then. temperature: 0 takes paths as they are.
         """
-        parts = []
+        return self.fields(look_ahead, (temperature,))[0]
+
+    def fields(self, look_ahead: float, temperatures: Sequence[float]) -> list[torch.Tensor]:
+        """`field` at several temperatures."""
+        parts: list[list[torch.Tensor]] = [[] for _ in temperatures]
         for i in range(0, len(self.count), _BATCH):
             rows = torch.arange(i, min(i + _BATCH, len(self.count)))
             waves = self.motion[rows].at(self.array, look_ahead).waves(self.array)
-            kept = torch.exp(-0.5 * temperature * _variance(waves, self.covariance[rows], look_ahead))
-            parts.append((waves.field * kept).sum(dim=1))
-        return torch.cat(parts)
+            variance = _variance(waves, self.covariance[rows], look_ahead)
+            for part, temperature in zip(parts, temperatures, strict=True):
+                part.append((waves.field * torch.exp(-0.5 * temperature * variance)).sum(dim=1))
+        return [torch.cat(part) for part in parts]
 
 
 def _variance(waves: Waves, covariance: torch.Tensor, time: float) -> torch.Tensor:
@@ -122,7 +128,7 @@ def _variance(waves: Waves, covariance: torch.Tensor, time: float) -> torch.Tens
 
 
 def _spread(array: LineArray, motion: Motion, heard: Heard) -> tuple[torch.Tensor, torch.Tensor]:
-    """What paths make at all snapshots' visible elements: complex64 [B, K, T M], and slopes [B, 2, K, T M]."""
+    """What paths make at all snapshots, complex64 [B, K, T M], 0 where hidden, and slopes [B, 2, K, T M]."""
     num_snapshots = heard.y.shape[1]
     waves = motion.paths.waves(array)
     time = times(num_snapshots)
@@ -267,7 +273,13 @@ def _normal(
     of_turn = (load / (2 * prior.turn_var)).expand(-1, num)
     pull = (paths.inverse_m - prior.paths.inverse_mean) / curve
     tight = [of_gain, of_gain, torch.zeros_like(of_gain), of_curve, of_turn]
-    back = [of_gain, torch.zeros_like(of_gain), torch.zeros_like(of_gain), of_curve * pull, of_turn * motion.turn]
+    back = [
+        of_gain,
+        torch.zeros_like(of_gain),
+        torch.zeros_like(of_gain),
+        of_curve * pull,
+        of_turn * motion.turn,
+    ]
     if first == 0:
         of_drift = load / (2 * _drift_var(array, prior, paths)[:, None])
         tight.append(of_drift)

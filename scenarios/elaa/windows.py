@@ -22,7 +22,7 @@ _USUAL_LOOK_AHEAD = 8
 
 @dataclass(frozen=True)
 class WindowFrame:
-    """What N channels are turned by at any time: frame's wave, and its phase's turn from snapshot to snapshot.
+    """What N channels are turned by at any time: frame's wave, and its turn from snapshot to snapshot.
 
     turn: float32 [N], rad; steadiness: float32 [N], 1 where the wave does nothing else.
     """
