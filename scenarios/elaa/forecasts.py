@@ -90,7 +90,8 @@ def _predict(
     goal = draw_goal(config, "validation", look_ahead, seed)
     if method == "s-omp":
         pursuit = _pursuits(config, share, seed)[look_ahead]
-        return predict_with_atoms(pursuit, heard.y, heard.visible, heard.noise_var, look_ahead)
+        chosen = _atoms(config, share, seed)
+        return predict_with_atoms(pursuit, heard.y, heard.visible, heard.noise_var, look_ahead, chosen)
     if method == "nomp-track":
         known = draw_heard(config, "validation", share, seed)
         shrunk = tune_tracks(_tracks(config, "validation", share, seed), known.visible, goal, look_ahead)
@@ -118,6 +119,14 @@ def _pursuits(config: ElaaConfig, share: float, seed: int) -> dict[int, Pursuit]
     goals = {ahead: draw_goal(config, "validation", ahead, seed) for ahead in config.evaluation.look_aheads}
     dictionary = polar_atoms(LineArray.of(config.array))
     return tune_atoms(dictionary, known.y, known.visible, known.noise_var, goals)
+
+
+@lru_cache(maxsize=2)
+def _atoms(config: ElaaConfig, share: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The most atoms that any look-ahead's pursuit takes of the test users."""
+    pursuits, heard = _pursuits(config, share, seed), draw_heard(config, "test", share, seed)
+    longest = max(pursuits.values(), key=lambda pursuit: pursuit.num_atoms)
+    return longest.choose(heard.y, heard.visible)
 
 
 @lru_cache(maxsize=4)

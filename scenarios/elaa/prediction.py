@@ -16,6 +16,9 @@ from scenarios.elaa.dictionaries import Dictionary
 from scenarios.elaa.pursuit import Pursuit, Sparse
 from semcom.contracts import SemcomError
 
+NUM_ATOMS = (2, 3, 4, 6, 8, 12)
+"""Numbers of atoms that simultaneous pursuit is tuned among."""
+
 
 def last_value(h: torch.Tensor) -> torch.Tensor:
     """The last of the snapshots [N, T, M]: [N, M]."""
@@ -105,14 +108,21 @@ def extrapolate_atoms(sparse: Sparse, look_ahead: float) -> torch.Tensor:
 
 
 def predict_with_atoms(
-    pursuit: Pursuit, y: torch.Tensor, visible: torch.Tensor, noise_var: torch.Tensor, look_ahead: float
+    pursuit: Pursuit,
+    y: torch.Tensor,
+    visible: torch.Tensor,
+    noise_var: torch.Tensor,
+    look_ahead: float,
+    chosen: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """S-OMP over snapshots, then each atom's phase goes on turning: the channel ahead, complex64 [N, M].
 
     y: complex64 [N, T, M], 0 where hidden; visible: bool [N, M]; noise_var: float32 [N]. look_ahead = 0 is
-    the last snapshot, smoothed by those before it.
+    the last snapshot, smoothed by those before it. chosen: what `choose` of a pursuit with as many atoms or
+    more has found of the same snapshots, where it is known.
     """
-    sparse = pursuit.decompose(y, visible, noise_var)
+    support, energy = pursuit.choose(y, visible) if chosen is None else chosen
+    sparse = pursuit.refit(y, visible, noise_var, support, energy)
     ahead = extrapolate_atoms(sparse, look_ahead)
     return pursuit.field(Sparse(sparse.support, ahead[:, None], sparse.count))[:, 0]
 
@@ -123,7 +133,7 @@ def tune_atoms(
     visible: torch.Tensor,
     noise_var: torch.Tensor,
     targets: Mapping[int, torch.Tensor],
-    num_atoms: Sequence[int] = (2, 3, 4, 6, 8, 12),
+    num_atoms: Sequence[int] = NUM_ATOMS,
     stops: Sequence[float] = (0.0, 1.0, 1.2),
     ridges: Sequence[float] = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
 ) -> dict[int, Pursuit]:

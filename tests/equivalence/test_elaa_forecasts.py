@@ -61,12 +61,12 @@ def test_look_aheads_that_are_asked_together_are_those_asked_alone():
     points = [
         Point("ahead", method, 0, {"look_ahead": ahead, "visible_share": 0.5, "snr_db": 10.0})
         for ahead in (0, 1)
-        for method in ("last-value", "wiener", "nomp-track")
+        for method in ("last-value", "wiener", "s-omp", "nomp-track")
     ]
     together = SCENARIO.simulate(TINY, points, {}, Cluster())
     alone = [SCENARIO.simulate(TINY, [point], {}, Cluster())[0] for point in points]
     assert together == alone
-    assert together[0] != together[3]
+    assert together[0] != together[4]
 
 
 def test_moving_paths_of_one_snapshot_are_paths():
