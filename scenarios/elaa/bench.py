@@ -24,7 +24,8 @@ from semcom.contracts import SemcomError
 
 
 @lru_cache(maxsize=4)
-def _polar(array: LineArray) -> Dictionary:
+def polar_atoms(array: LineArray) -> Dictionary:
+    """The polar dictionary of an array, made once."""
     return polar_dictionary(array)
 
 
@@ -35,7 +36,7 @@ def _dft(array: LineArray) -> Dictionary:
 
 def tune_polar(array: LineArray, observed: Observed, truth: torch.Tensor) -> Pursuit:
     """Matching pursuit on the polar dictionary, tuned on validation channels [N, M]."""
-    return tune_pursuit(_polar(array), observed, truth)
+    return tune_pursuit(polar_atoms(array), observed, truth)
 
 
 @dataclass(frozen=True)

@@ -208,8 +208,8 @@ def check_results(config: ElaaConfig) -> None:
                 f"evaluation.unknown_shares: masks are detected by sub-arrays of {size}, which don't divide "
                 f"array.num_elements = {array.num_elements}: change it, or set evaluation.unknown_methods=[]"
             )
-    if told.forecasters and told.look_aheads and told.ahead_shares:
-        check_polar("evaluation.forecasters", array)
+    if "s-omp" in told.forecasters and told.look_aheads and told.ahead_shares:
+        check_polar("s-omp in evaluation.forecasters", array)
     if "polar-omp" in told.size_methods:
         for elements in told.array_sizes:
             check_polar("polar-omp in evaluation.size_methods", sized(array, elements))
@@ -279,7 +279,8 @@ TINY = ElaaConfig(
     ),
     evaluation=EvaluationConfig(
         shares=(1.0, 0.5), snrs_db=(10.0,), array_sizes=(32, 64), size_methods=("ls", "nomp-shrink"),
-        look_aheads=(0, 1), ahead_shares=(0.5,), feedback_bits=(64,), feedbacks=tuple(FEEDBACKS),
+        look_aheads=(0, 1), ahead_shares=(0.5,), forecasters=tuple(FORECASTERS),
+        feedback_bits=(64,), feedbacks=tuple(FEEDBACKS),
         unknown_methods=("ls", "nomp-shrink", "hybrid"),
         unknown_shares=(0.5,), air_codecs=("uniform-4",), erasures=(0.3,),
     ),

@@ -92,7 +92,7 @@ def draw_examples(
     num = config.num_path_examples if of_paths else config.num_examples
     generator = streams.torch_generator("elaa path examples" if of_paths else "elaa examples")
     h = draw_channels(array, num, generator).h[:, 0, 0]
-    visible = _draw_visible(array, config.mask_source, visibilities, patches, num, generator)
+    visible = draw_visible(array, config.mask_source, visibilities, patches, num, generator)
     share = torch.rand(num, generator=generator)
     snr_db = config.min_snr_db + (config.max_snr_db - config.min_snr_db) * share
     observed = observe(h, visible, snr_db, generator)
@@ -120,7 +120,7 @@ def cells(observed: Observed) -> torch.Tensor:
     return share * _SNR_CELLS + step
 
 
-def _draw_visible(
+def draw_visible(
     array: NearFieldConfig,
     source: MaskSource,
     visibilities: Sequence[VisibilityConfig],
@@ -128,6 +128,7 @@ def _draw_visible(
     num: int,
     generator: torch.Generator,
 ) -> torch.Tensor:
+    """Draws which elements of `num` training channels are visible, bool [N, M]."""
     if source == "visibility":
         which = torch.randint(0, len(visibilities), (num,), generator=generator)
         visible = torch.zeros((num, array.num_elements), dtype=torch.bool)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -11,6 +12,30 @@ from scenarios.elaa.observations import Observed
 from scenarios.elaa.patches import Patches
 
 _NO_NOISE = -3.0
+
+
+class Shown(Protocol):
+    """What the networks read of inputs: see Inputs; asked, float32 [N, C], of a time that is asked for."""
+
+    @property
+    def y(self) -> torch.Tensor:
+        """What was received, in patches."""
+
+    @property
+    def there(self) -> torch.Tensor:
+        """Visible elements."""
+
+    @property
+    def visible(self) -> torch.Tensor:
+        """Patches with a visible element."""
+
+    @property
+    def condition(self) -> torch.Tensor:
+        """What the frame takes out."""
+
+    @property
+    def asked(self) -> torch.Tensor | None:
+        """What is asked for besides."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +51,11 @@ class Inputs:
     there: torch.Tensor
     visible: torch.Tensor
     condition: torch.Tensor
+
+    @property
+    def asked(self) -> None:
+        """Nothing: the channels are those that were observed."""
+        return
 
     def __len__(self) -> int:
         """Number of channels N."""

@@ -11,22 +11,28 @@ import torch
 from torch import nn
 
 from channels.near_field import NearFieldConfig
-from scenarios.elaa.config import ElaaConfig
+from scenarios.elaa.config import ElaaConfig, moving
 from scenarios.elaa.data import visibility_of
 from scenarios.elaa.examples import draw_examples
 from scenarios.elaa.features import Dechirper
 from scenarios.elaa.hybrid import HybridEstimator, PathCombiner
 from scenarios.elaa.line_array import LineArray
-from scenarios.elaa.models import CsiModel, LearnedEstimator, ModelConfig
+from scenarios.elaa.models import ONE_SNAPSHOT, CsiModel, LearnedEstimator, ModelConfig, Window
 from scenarios.elaa.nomp import Nomp, Paths, nomp_prior
 from scenarios.elaa.observations import Observed
 from scenarios.elaa.patches import Patches
 from scenarios.elaa.task import Log, TrainingInputs
+from scenarios.elaa.tracks import Heard
 from scenarios.elaa.training import train_combiner, train_model
+from scenarios.elaa.window_examples import draw_window_examples
+from scenarios.elaa.window_training import LearnedForecaster, train_window_model
+from scenarios.elaa.windows import window_of
 from semcom.records import load_into
 from semcom.rng import Streams
 
-JOBS = ("elaa-jepa", "mae", "supervised")
+TIME = "elaa-jepa-time"
+"""The job that trains the forecaster."""
+JOBS = ("elaa-jepa", TIME, "mae", "supervised")
 """All that are trained, the longest first: elaa-jepa brings the hybrid's network with it."""
 FROZEN, TUNED, COMBINER = "frozen.", "tuned.", "combiner."
 """Prefixes of a job's tensors."""
@@ -40,6 +46,19 @@ def train_job(
     array, inputs = config.array, TrainingInputs(config.model, config.training)
     patches = Patches(array, inputs.model.patch_size)
     visibilities = [visibility_of(config.visibility, share) for share in config.training_shares]
+    if name == TIME:
+        told, streams = config.evaluation, Streams(seed)
+        windows = draw_window_examples(
+            moving(config),
+            config.examples,
+            visibilities,
+            patches,
+            told.num_history,
+            told.look_aheads,
+            streams,
+        )
+        model, log = train_window_model(seed, windows, sorted(told.look_aheads), patches, inputs, scratch)
+        return _tensors(TUNED, model), log
     draw = partial(
         draw_examples, array, config.examples, visibilities, patches, Dechirper(array), Streams(seed)
     )
@@ -62,7 +81,11 @@ def job_settings(name: str, config: ElaaConfig) -> dict[str, Any]:
     """All that the weights of a job depend on besides its seed, as it is written down."""
     parts = ("array", "visibility", "examples", "model", "training")
     told: dict[str, Any] = {part: getattr(config, part).model_dump(mode="json") for part in parts}
-    return {**told, "shares": config.training_shares}
+    told |= {"shares": config.training_shares}
+    if name == TIME:
+        asked = config.evaluation
+        told |= {"num_history": asked.num_history, "look_aheads": sorted(asked.look_aheads)}
+    return told
 
 
 def default_nomp(array: NearFieldConfig) -> Nomp:
@@ -98,10 +121,15 @@ class Trained:
         )
         return hybrid.estimate(observed, paths)
 
-    def _model(self, prefix: str) -> CsiModel:
+    def forecast(self, heard: Heard, look_ahead: int) -> torch.Tensor:
+        """Predicts channels complex64 [N, M] look_ahead snapshots after the last one heard, for TIME."""
+        model = self._model(TUNED, window_of(heard.y.shape[1]))
+        return LearnedForecaster(model, self.array, self.config.patch_size).forecast(heard, look_ahead)
+
+    def _model(self, prefix: str, window: Window = ONE_SNAPSHOT) -> CsiModel:
         with torch.random.fork_rng(devices=[]):
             # torch.nn draws starting weights from the process-wide generator, which stays where it was.
-            model = CsiModel(self.config, self.patches)
+            model = CsiModel(self.config, self.patches, window)
         self._fill(model, prefix)
         return model
 

@@ -32,7 +32,7 @@ from semcom.contracts import Record
 
 @dataclass(frozen=True)
 class Question:
-    """The methods of one operating point and seed: points that differ in their methods alone.
+    """The methods of one operating point and seed: points that differ in methods, or look-aheads, alone.
 
     weights: the trained tensors that their models need, by the model's name.
     """
@@ -46,10 +46,15 @@ def answer(question: Question) -> list[list[Record]]:
     """Computes the records of each point."""
     config, first = question.config, question.points[0]
     told, at, seed = config.evaluation, first.axes, first.seed
-    methods = [point.method for point in question.points]
+    methods = list(dict.fromkeys(point.method for point in question.points))
     if first.result == "ahead":
-        estimates = forecast(config, methods, float(at["visible_share"]), int(at["look_ahead"]), seed)
-        return [_records(p, *estimates[p.method], told.ahead_snr_db) for p in question.points]
+        visible = float(at["visible_share"])
+        asked = [(point, int(point.axes["look_ahead"])) for point in question.points]
+        # All look-aheads of a user are told from what is found of it once.
+        found = {
+            ahead: forecast(config, methods, visible, ahead, seed, question.weights) for _, ahead in asked
+        }
+        return [_records(point, *found[ahead][point.method], told.ahead_snr_db) for point, ahead in asked]
     if first.result == "feedback":
         return [_coded(question, point) for point in question.points]
     array = sized(config.array, int(at["num_elements"])) if first.result == "size" else config.array
@@ -125,8 +130,9 @@ def _record(point: Point, metric: str, value: float, unit: str, num: int) -> Rec
 
 
 def group(points: Sequence[Point]) -> list[list[int]]:
-    """Puts points together that differ in their methods alone: lists of their numbers."""
+    """Puts points together that differ in their methods, or look-aheads, alone: lists of their numbers."""
     groups: dict[tuple[object, ...], list[int]] = {}
     for number, point in enumerate(points):
-        groups.setdefault((point.result, point.seed, *sorted(point.axes.items())), []).append(number)
+        shared = sorted((name, value) for name, value in point.axes.items() if name != "look_ahead")
+        groups.setdefault((point.result, point.seed, *shared), []).append(number)
     return list(groups.values())

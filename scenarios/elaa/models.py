@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from channels.near_field import NearFieldConfig
 from scenarios.elaa.features import NUM_CONDITIONS, Dechirper
-from scenarios.elaa.inputs import Inputs, make_inputs, to_values
+from scenarios.elaa.inputs import Shown, make_inputs, to_values
 from scenarios.elaa.observations import Observed
 from scenarios.elaa.patches import Patches
 from semcom.vit import Positions, Transformer, gather_tokens, scatter_tokens, visible_first
@@ -33,21 +35,34 @@ class ModelConfig(BaseModel):
     combiner_depth: int = Field(2, ge=1, le=48, description="blocks of the hybrid's path network")
 
 
-class PatchEncoder(nn.Module):
-    """The context encoder: visible patches and a condition to tokens, [N, L + 1, D] of Inputs of N channels.
+@dataclass(frozen=True)
+class Window:
+    """What a model over time looks at: snapshots, and how many numbers describe them beside a Frame's."""
 
-    Tokens of hidden patches are zero, and never enter the attention; the last token is the condition's.
+    num_snapshots: int = 1
+    num_more: int = 0
+    num_asked: int = 0
+
+
+ONE_SNAPSHOT = Window()
+
+
+class PatchEncoder(nn.Module):
+    """The context encoder: visible patches and a condition to tokens, [N, L + 1, D] of N channels' inputs.
+
+    A patch's token is made of all of a window's snapshots. Tokens of hidden patches are zero, and never enter
+    the attention; the last token is the condition's.
     """
 
-    def __init__(self, config: ModelConfig, patches: Patches) -> None:
+    def __init__(self, config: ModelConfig, patches: Patches, window: Window = ONE_SNAPSHOT) -> None:
         super().__init__()
         self.embedding_dim = config.dim
-        self.embed = nn.Linear(3 * patches.patch_size, config.dim)
-        self.condition = nn.Linear(NUM_CONDITIONS, config.dim)
+        self.embed = nn.Linear((2 * window.num_snapshots + 1) * patches.patch_size, config.dim)
+        self.condition = nn.Linear(NUM_CONDITIONS + window.num_more, config.dim)
         self.positions = Positions(patches.position, config.dim)
         self.body = Transformer(config.dim, config.depth, config.num_heads, config.mlp_ratio)
 
-    def forward(self, inputs: Inputs) -> torch.Tensor:
+    def forward(self, inputs: Shown) -> torch.Tensor:
         """Encodes inputs: see the class."""
         index, present = visible_first(inputs.visible)
         about = self.condition(inputs.condition)[:, None]
@@ -62,10 +77,11 @@ class PatchEncoder(nn.Module):
 class PatchPredictor(nn.Module):
     """The narrow predictor: context tokens, with mask tokens for hidden patches, to tokens of all patches.
 
-    context [N, L + 1, D] and the inputs that it is of to tokens [N, L + 1, D].
+    context [N, L + 1, D] and the inputs that it is of to tokens [N, L + 1, D]. What is asked for, where a
+    window's inputs ask for another time, is added to all tokens.
     """
 
-    def __init__(self, config: ModelConfig, patches: Patches) -> None:
+    def __init__(self, config: ModelConfig, patches: Patches, window: Window = ONE_SNAPSHOT) -> None:
         super().__init__()
         dim = config.predictor_dim
         self.embed = nn.Linear(config.dim, dim)
@@ -73,10 +89,13 @@ class PatchPredictor(nn.Module):
         self.positions = Positions(patches.position, dim)
         self.body = Transformer(dim, config.predictor_depth, config.num_heads, config.mlp_ratio)
         self.out = nn.Linear(dim, config.dim)
+        self.asked = nn.Linear(window.num_asked, dim) if window.num_asked else None
 
-    def forward(self, context: torch.Tensor, inputs: Inputs) -> torch.Tensor:
+    def forward(self, context: torch.Tensor, inputs: Shown) -> torch.Tensor:
         """Predicts tokens: see the class."""
         tokens = self.embed(context)
+        if self.asked is not None and inputs.asked is not None:
+            tokens = tokens + self.asked(inputs.asked)[:, None]
         known = torch.where(inputs.visible[:, :, None], tokens[:, :-1], self.mask_token)
         return self.out(self.body(torch.cat((known + self.positions(), tokens[:, -1:]), dim=1)))
 
@@ -107,13 +126,13 @@ class CsiDecoder(nn.Module):
 class CsiModel(nn.Module):
     """Encoder, predictor and decoder: a channel's patches [N, L, 2 S] in the frame, from its inputs."""
 
-    def __init__(self, config: ModelConfig, patches: Patches) -> None:
+    def __init__(self, config: ModelConfig, patches: Patches, window: Window = ONE_SNAPSHOT) -> None:
         super().__init__()
-        self.encoder = PatchEncoder(config, patches)
-        self.predictor = PatchPredictor(config, patches)
+        self.encoder = PatchEncoder(config, patches, window)
+        self.predictor = PatchPredictor(config, patches, window)
         self.decoder = CsiDecoder(config, patches)
 
-    def forward(self, inputs: Inputs) -> torch.Tensor:
+    def forward(self, inputs: Shown) -> torch.Tensor:
         """Estimates patches: see the class."""
         context = self.encoder(inputs)
         return self.decoder(self.predictor(context, inputs), context, inputs)

@@ -12,7 +12,7 @@ import torch
 from scenarios.elaa.line_array import LineArray
 from scenarios.elaa.nomp import Paths
 from scenarios.elaa.observations import Observed
-from scenarios.elaa.path_refinement import PathSet, units
+from scenarios.elaa.path_refinement import PathSet, path_units
 
 _NUM_SLOPES, _NUM_CURVATURES = 25, 21
 _REACH = 4.0
@@ -79,11 +79,11 @@ def _expected(paths: Paths, observed: Observed) -> torch.Tensor:
 def _curvatures(
     array: LineArray, inverse_m: torch.Tensor, variance: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Curvatures about those of paths [R], in units, and log p of them, both float32 [R, C].
+    """Curvatures about those of paths [R], in path_units, and log p of them, both float32 [R, C].
 
     Distances uniform from a to b: p(k) ~ 1 / k^2, k from 1 / b to 1 / a; without b, k is uniform to 1 / a.
     """
-    _, unit = units(array)
+    _, unit = path_units(array)
     nearest = 1 / array.min_distance_m
     farthest = 0.0 if math.isinf(array.max_distance_m) else 1 / array.max_distance_m
     reach = _REACH * variance.clamp_min(1e-8).sqrt() * unit

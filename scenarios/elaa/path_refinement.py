@@ -80,7 +80,7 @@ class PathSet:
     def waves(self, array: LineArray) -> Waves:
         """Fields g a_n at all elements and the slopes of their phases: LineArray's formulas in float32."""
         d = array.place_m.float()
-        slope, curve = units(array)
+        slope, curve = path_units(array)
         s, k = self.sine[..., None], self.inverse_m[..., None]
         bent = d * k
         lag = bent - 2 * s
@@ -106,7 +106,7 @@ def refine(
     the visible elements' middle could not turn.
     Source: Marquardt, An algorithm for least-squares estimation of nonlinear parameters, 1963.
     """
-    slope, curve = units(array)
+    slope, curve = path_units(array)
     gain_var = _gain_var(prior, paths, first)
     load = observed.noise_var[:, None]
     seen = observed.visible[:, None]
@@ -177,7 +177,7 @@ def uncertainty(array: LineArray, prior: Prior, paths: PathSet, observed: Observ
     return blocks.diagonal(dim1=2, dim2=4).permute(0, 3, 1, 2).float()
 
 
-def units(array: LineArray) -> tuple[float, float]:
+def path_units(array: LineArray) -> tuple[float, float]:
     """What slope and curvature are in: s and k that turn the last element's phase by about a radian."""
     reach_m = max(array.num_elements - 1, 1) / 2 * array.spacing_wavelengths * array.wavelength_m
     radian_m = array.wavelength_m / (2 * torch.pi)
@@ -214,7 +214,7 @@ def _normal(
     right = (real @ torch.view_as_real(residual).flatten(1)[..., None])[..., 0].double()
     num = paths.gain.shape[1]
     of_gain = (load * paths.gain.abs().square() / gain_var).double()
-    _, curve = units(array)
+    _, curve = path_units(array)
     of_curve = (load * (curve**2 / (2 * prior.inverse_var))).double().expand(-1, num)
     normal.diagonal(dim1=1, dim2=2).add_(
         torch.cat([of_gain, of_gain, torch.zeros_like(of_gain), of_curve], dim=1)

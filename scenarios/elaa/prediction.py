@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,6 +15,9 @@ import torch
 from scenarios.elaa.dictionaries import Dictionary
 from scenarios.elaa.pursuit import Pursuit, Sparse
 from semcom.contracts import SemcomError
+
+NUM_ATOMS = (2, 3, 4, 6, 8, 12)
+"""Numbers of atoms that simultaneous pursuit is tuned among."""
 
 
 def last_value(h: torch.Tensor) -> torch.Tensor:
@@ -105,14 +108,21 @@ def extrapolate_atoms(sparse: Sparse, look_ahead: float) -> torch.Tensor:
 
 
 def predict_with_atoms(
-    pursuit: Pursuit, y: torch.Tensor, visible: torch.Tensor, noise_var: torch.Tensor, look_ahead: float
+    pursuit: Pursuit,
+    y: torch.Tensor,
+    visible: torch.Tensor,
+    noise_var: torch.Tensor,
+    look_ahead: float,
+    chosen: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """S-OMP over snapshots, then each atom's phase goes on turning: the channel ahead, complex64 [N, M].
 
     y: complex64 [N, T, M], 0 where hidden; visible: bool [N, M]; noise_var: float32 [N]. look_ahead = 0 is
-    the last snapshot, smoothed by those before it.
+    the last snapshot, smoothed by those before it. chosen: what `choose` of a pursuit with as many atoms or
+    more has found of the same snapshots, where it is known.
     """
-    sparse = pursuit.decompose(y, visible, noise_var)
+    support, energy = pursuit.choose(y, visible) if chosen is None else chosen
+    sparse = pursuit.refit(y, visible, noise_var, support, energy)
     ahead = extrapolate_atoms(sparse, look_ahead)
     return pursuit.field(Sparse(sparse.support, ahead[:, None], sparse.count))[:, 0]
 
@@ -122,27 +132,43 @@ def tune_atoms(
     y: torch.Tensor,
     visible: torch.Tensor,
     noise_var: torch.Tensor,
-    target: torch.Tensor,
-    look_ahead: float,
-    num_atoms: Sequence[int] = (2, 3, 4, 6, 8, 12),
+    targets: Mapping[int, torch.Tensor],
+    num_atoms: Sequence[int] = NUM_ATOMS,
     stops: Sequence[float] = (0.0, 1.0, 1.2),
     ridges: Sequence[float] = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
-) -> Pursuit:
-    """Chooses the pursuit whose atoms, turned on, predict validation channels best.
+) -> dict[int, Pursuit]:
+    """Chooses, for each look-ahead, the pursuit whose atoms, turned on, predict validation channels best.
 
-    y: complex64 [N, T, M]; target: complex64 [N, M], look_ahead snapshots after the last one; as
+    y: complex64 [N, T, M]; targets: complex64 [N, M] by look-ahead, so many snapshots after the last one; as
     `predict_with_atoms` and `tune_pursuit` otherwise.
     """
-    longest = Pursuit(dictionary, max(num_atoms))
+    longest = Pursuit(dictionary, min(max(num_atoms), len(dictionary)))
     support, energy = longest.choose(y, visible)
-    power = target.abs().square().sum(dim=1)
-    best, least = longest, math.inf
+    best, least = dict.fromkeys(targets, longest), dict.fromkeys(targets, math.inf)
     for num, stop, ridge in itertools.product(num_atoms, stops, ridges):
+        if num > len(dictionary):
+            continue
         pursuit = replace(longest, num_atoms=num, stop=stop, ridge=ridge)
         sparse = pursuit.refit(y, visible, noise_var, support, energy)
-        ahead = extrapolate_atoms(sparse, look_ahead)[:, None]
-        h_hat = pursuit.field(Sparse(sparse.support, ahead, sparse.count))[:, 0]
-        error = float(((h_hat - target).abs().square().sum(dim=1) / power).mean())
-        if error < least:
-            best, least = pursuit, error
+        # The look-aheads stand in the snapshots' place.
+        gains = torch.stack([extrapolate_atoms(sparse, ahead) for ahead in targets], dim=1)
+        h_hat = pursuit.field(Sparse(sparse.support, gains, sparse.count)).unbind(dim=1)
+        for (ahead, target), guess in zip(targets.items(), h_hat, strict=True):
+            power = target.abs().square().sum(dim=1)
+            error = float(((guess - target).abs().square().sum(dim=1) / power).mean())
+            if error < least[ahead]:
+                best[ahead], least[ahead] = pursuit, error
     return best
+
+
+def user_turns(h: torch.Tensor) -> torch.Tensor:
+    """How the channel of each user turns as a whole, arg sum_t,n h_t,n h_(t-1),n^*: float32 [N], rad.
+
+    h: complex64 [N, T, M], T at least 2: the phase of an autoregression of order one of each user's own.
+    """
+    return torch.angle((h[:, 1:] * h[:, :-1].conj()).sum(dim=(1, 2)))
+
+
+def turn_back(h: torch.Tensor, turn: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+    """Takes turns [N] out of snapshots [N, T, M] at times [T], in snapshots from the last one."""
+    return h * torch.polar(torch.ones(()), -turn[:, None] * time)[..., None]

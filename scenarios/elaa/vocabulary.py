@@ -41,8 +41,12 @@ ESTIMATORS: dict[str, Method] = {
 
 FORECASTERS: dict[str, Method] = {
     "last-value": Method("the last snapshot's estimate"),
-    "wiener": Method("a Wiener filter over the snapshots' estimates"),
+    "wiener": Method("a Wiener filter over the snapshots' estimates, each user's turn taken out"),
     "s-omp": Method("atoms common to all snapshots, whose phases go on turning"),
+    "nomp-track": Method("paths off the grid, common to all snapshots, that turn and drift on"),
+    "elaa-jepa-time": Method(
+        "a JEPA over windows of snapshots, trained on end to end", "elaa-jepa-time", "tuned."
+    ),
 }
 
 FRONTHAUL: dict[str, Method] = {

@@ -61,7 +61,7 @@ def refusal(arguments: list[str], capfd) -> str:
         # Too large for memory.
         (("array.num_elements=1024",), "for 1,024 elements takes 4.0 GB, above 2.0 GB"),
         (only("array.num_elements=1024", "evaluation.unknown_methods=[nomp]"), "whose mask is detected"),
-        (only("array.num_elements=1024", "evaluation.forecasters=[wiener]"), "evaluation.forecasters needs"),
+        (only("array.num_elements=1024", "evaluation.forecasters=[s-omp]"), "evaluation.forecasters needs"),
         (("evaluation.array_sizes=[1024]", "evaluation.size_methods=[polar-omp]"), "size_methods needs"),
         (("array.spacing_wavelengths=0.6",), "spacing of 0.6 wavelengths: angles to 0.87"),
         # Sizes that don't go together.
