@@ -15,7 +15,8 @@ from scenarios.elaa.observations import Observed
 from scenarios.elaa.patches import Patches
 from semcom.vit import Positions, Transformer, gather_tokens, scatter_tokens, visible_first
 
-_ROWS_AT_ONCE = 512
+_ROWS_AT_ONCE = 128
+"""What is made for so many channels stays in the cache."""
 
 
 class ModelConfig(BaseModel):
@@ -26,7 +27,7 @@ class ModelConfig(BaseModel):
     patch_size: int = Field(16, ge=1, le=1024, description="elements of a sub-array's patch")
     dim: int = Field(64, ge=8, le=4096, description="width of the context encoder")
     depth: int = Field(2, ge=1, le=48, description="blocks of the context encoder")
-    num_heads: int = Field(4, ge=1, le=64, description="attention heads, everywhere")
+    num_heads: int = Field(2, ge=1, le=64, description="attention heads, everywhere")
     predictor_dim: int = Field(48, ge=8, le=4096, description="width of the predictor")
     predictor_depth: int = Field(2, ge=1, le=48, description="blocks of the predictor")
     decoder_depth: int = Field(1, ge=0, le=48, description="blocks of the CSI decoder")
@@ -103,7 +104,11 @@ class PatchPredictor(nn.Module):
 class CsiDecoder(nn.Module):
     """The CSI decoder: predicted and context tokens, [N, L + 1, D] each, and Inputs to patches [N, L, 2 S].
 
-    It is shown what was received of the visible patches again: tokens need not hold the noise.
+    It is shown what was received of the visible patches again, and hands it on as far as it can be relied on:
+
+        h_l = g_l y_l + o_l
+
+    with g_l in [0, 1] and o_l read off patch l's token. At high SNRs the estimate is never far from y.
     """
 
     def __init__(self, config: ModelConfig, patches: Patches) -> None:
@@ -112,6 +117,7 @@ class CsiDecoder(nn.Module):
         self.look = nn.Linear(3 * patches.patch_size, config.dim)
         self.body = Transformer(config.dim, config.decoder_depth, config.num_heads, config.mlp_ratio)
         self.out = nn.Linear(config.dim, 2 * patches.patch_size)
+        self.gate = nn.Linear(config.dim, 1)
         with torch.no_grad():
             self.out.weight.mul_(0.5)
 
@@ -120,7 +126,8 @@ class CsiDecoder(nn.Module):
         tokens = self.join(torch.cat((predicted, context), dim=2))
         seen = self.look(torch.cat((inputs.y, inputs.there), dim=2))
         tokens = torch.cat((tokens[:, :-1] + seen, tokens[:, -1:]), dim=1)
-        return self.out(self.body(tokens)[:, :-1])
+        z = self.body(tokens)[:, :-1]
+        return self.out(z) + torch.sigmoid(self.gate(z)) * inputs.y
 
 
 class CsiModel(nn.Module):
