@@ -70,16 +70,18 @@ class CellLevels(nn.Module):
     def forward(self, errors: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
         """The loss of errors [N] in cells [N]; takes them into the levels."""
         with torch.no_grad():
-            mean, met = cell_means(errors.detach(), cell)
+            mean, met = cell_means(errors.detach(), cell, len(self.level))
             kept = self.momentum * self.level + (1 - self.momentum) * mean
             self.level.copy_(torch.where(met, kept, self.level).clamp_min(1e-9))
         return (errors / self.level[cell]).mean()
 
 
-def cell_means(errors: torch.Tensor, cell: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean error of each cell, float32 [NUM_CELLS], and which cells were met."""
-    count = torch.bincount(cell, minlength=NUM_CELLS)
-    return torch.zeros(NUM_CELLS).index_add(0, cell, errors) / count.clamp_min(1), count > 0
+def cell_means(
+    errors: torch.Tensor, cell: torch.Tensor, num_cells: int = NUM_CELLS
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean error of each cell, float32 [num_cells], and which cells were met."""
+    count = torch.bincount(cell, minlength=num_cells)
+    return torch.zeros(num_cells).index_add(0, cell, errors) / count.clamp_min(1), count > 0
 
 
 def nmse(estimate: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
