@@ -38,7 +38,9 @@ class BottleneckConfig(BaseModel):
     num_steps: int = Field(1300, ge=10, le=10_000_000, description="steps of JEPA and bottleneck together")
     num_steps_density: int = Field(200, ge=10, le=10_000_000, description="steps of the entropy model alone")
     num_levels: int = Field(5, ge=2, le=64, description="rates that have rounding steps of their own")
-    first_price: float = Field(0.03, gt=0, le=10, description="share of the NMSE that a bit is worth, low rate")
+    first_price: float = Field(
+        0.03, gt=0, le=10, description="share of the NMSE that a bit is worth, low rate"
+    )
     last_price: float = Field(0.0007, gt=0, le=10, description="the same at the highest rate")
     depth: int = Field(2, ge=1, le=48, description="blocks of the receiver's network")
 
@@ -137,7 +139,9 @@ class BottleneckModel(nn.Module):
         rate = torch.full_like(place[:, :1], level / (self.num_levels - 1))
         about = self.about(torch.cat((place, rate), dim=1))[:, None]
         tokens = self.body(self.embed(patches) + self.embed_band(bands) + self.positions() + about)
-        return patches + self.out(tokens) + (self.out_band(tokens).flatten(1) @ synthesis.T).unflatten(1, shape)
+        return (
+            patches + self.out(tokens) + (self.out_band(tokens).flatten(1) @ synthesis.T).unflatten(1, shape)
+        )
 
 
 def _fourier(num: int) -> tuple[torch.Tensor, torch.Tensor]:

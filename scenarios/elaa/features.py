@@ -90,7 +90,9 @@ class Dechirper:
         ]
         rotation, scale, condition = (torch.cat(part) for part in zip(*parts, strict=True))
         noise_var = observed.noise_var / scale.square()
-        return Frame(rotation, scale, noise_var, torch.cat((noise_level(noise_var)[:, None], condition), dim=1))
+        return Frame(
+            rotation, scale, noise_var, torch.cat((noise_level(noise_var)[:, None], condition), dim=1)
+        )
 
     def _find(self, observed: Observed) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         y, num_visible = observed.y, observed.visible.sum(dim=1)

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from channels.near_field import NearFieldConfig
+from scenarios.elaa.bottleneck import BottleneckModel
+from scenarios.elaa.bottleneck_training import make_bottleneck, train_bottleneck
 from scenarios.elaa.config import ElaaConfig
 from scenarios.elaa.data import visibility_of
 from scenarios.elaa.examples import draw_examples
@@ -25,7 +27,7 @@ from scenarios.elaa.training import train_combiner, train_model
 from semcom.records import load_into
 from semcom.rng import Streams
 
-JOBS = ("elaa-jepa", "mae", "supervised")
+JOBS = ("elaa-jepa", "jepa-bottleneck", "mae", "supervised")
 """All that are trained, the longest first: elaa-jepa brings the hybrid's network with it."""
 FROZEN, TUNED, COMBINER = "frozen.", "tuned.", "combiner."
 """Prefixes of a job's tensors."""
@@ -40,6 +42,9 @@ def train_job(
     patches = Patches(array, inputs.model.patch_size)
     visibilities = [visibility_of(config.visibility, share) for share in config.training_shares]
     shown = draw_examples(array, config.examples, visibilities, patches, Dechirper(array), Streams(seed))
+    if name == "jepa-bottleneck":
+        bottleneck, log = train_bottleneck(seed, shown, array, inputs, config.bottleneck, scratch)
+        return _tensors("", bottleneck), log
     trained = train_model(_NAMES.get(name, name), seed, shown, patches, inputs, scratch)
     tensors = _tensors(TUNED, trained.tuned)
     log = list(trained.log)
@@ -57,7 +62,19 @@ def job_settings(name: str, config: ElaaConfig) -> dict[str, Any]:
     """All that the weights of a job depend on besides its seed, as it is written down."""
     parts = ("array", "visibility", "examples", "model", "training")
     told: dict[str, Any] = {part: getattr(config, part).model_dump(mode="json") for part in parts}
+    if name == "jepa-bottleneck":
+        told["bottleneck"] = config.bottleneck.model_dump(mode="json")
     return {**told, "shares": config.training_shares}
+
+
+def trained_bottleneck(
+    config: ElaaConfig, seed: int, tensors: Mapping[str, torch.Tensor], where: str
+) -> BottleneckModel:
+    """The bottleneck of a job's tensors. Raises SemcomError, naming `where`, for tensors that don't fit."""
+    inputs = TrainingInputs(config.model, config.training)
+    model = make_bottleneck(inputs, config.bottleneck, config.array, seed)
+    load_into(model, tensors, where)
+    return model.eval().requires_grad_(False)
 
 
 def default_nomp(array: NearFieldConfig) -> Nomp:
