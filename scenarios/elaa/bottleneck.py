@@ -1,4 +1,4 @@
-"""The trained bottleneck: a JEPA's estimate as numbers that are rounded, for as many bits as are asked for."""
+"""The trained bottleneck: a JEPA's estimate as rounded numbers, for as many bits as are asked for."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class BottleneckModel(nn.Module):
     """Sender and receiver: a channel's observation to numbers z, [N, R], and rounded ones to its patches.
 
     Sender: z = A (h' - m), h' the CSI decoder's patches of context and predicted tokens. Receiver: x + f(x,
-    z_hat), x = m + S z_hat, f a transformer over patches, each with a band of z_hat, told the rate and where the
-    frame's wave comes from. A starts as the unitary DFT of the array, S as its inverse.
+    z_hat), x = m + S z_hat, f a transformer over patches, each with a band of z_hat, told the rate and where
+    the frame's wave comes from. A starts as the unitary DFT of the array, S as its inverse.
 
     At rate level t, 0 to num_levels - 1, z_hat = step n, n = round(z / step): the steps, R of them, are
     learned for whole t and interpolated in their logarithm in between and beyond (gains: Cui et al. 2021,

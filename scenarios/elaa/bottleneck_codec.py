@@ -1,4 +1,4 @@
-"""Feedback by the trained bottleneck: what an array observes to real bytes, and bytes to the whole channel."""
+"""Feedback by the trained bottleneck: what is observed to real bytes, and bytes to the whole channel."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _JUST_BELOW = 1e-6
 class BottleneckFeedback:
     """A trained bottleneck at one rate level: observed channels to payloads, payloads to channels [N, M].
 
-    A message is the frame's sine, ring and phase, under the frequencies of training channels, then the numbers
-    n of z, under the learned density, bounded to what training had: range coded together (`SymbolCoder`).
+    A message is the frame's sine, ring and phase, under the frequencies of training channels, then the
+    numbers n of z, under the learned density, bounded to what training had (`SymbolCoder`).
     Every channel goes through the networks by itself, so that its bytes don't hang on its batch.
     """
 
@@ -145,8 +145,8 @@ class RateControl:
         top = self.model.num_levels - 1 + _MOST_BEYOND
         if (least := self._entropy_bits(0.0)) > target:
             raise SemcomError(
-                f"mean_bits {mean_bits:g} is too few for the bottleneck: it takes {least + _WHOLE_BYTES_BITS:.1f} "
-                "at its coarsest"
+                f"mean_bits {mean_bits:g} is too few for the bottleneck: at its coarsest it takes "
+                f"{least + _WHOLE_BYTES_BITS:.1f}"
             )
         level = self._level(target, top)
         sizes = [8 * len(each) for each in self._payloads(level)]

@@ -284,7 +284,8 @@ TINY = ElaaConfig(
     ),
     evaluation=EvaluationConfig(
         shares=(1.0, 0.5), snrs_db=(10.0,), array_sizes=(32, 64), size_methods=("ls", "nomp-shrink"),
-        look_aheads=(0, 1), ahead_shares=(0.5,), feedback_shares=(1.0, 0.5), feedback_bits=(64,), feedbacks=tuple(FEEDBACKS),
+        look_aheads=(0, 1), ahead_shares=(0.5,), feedback_shares=(1.0, 0.5), feedback_bits=(64,),
+        feedbacks=tuple(FEEDBACKS),
         unknown_methods=("ls", "nomp-shrink", "hybrid"),
         unknown_shares=(0.5,), air_codecs=("uniform-4",), erasures=(0.3,),
     ),

@@ -37,7 +37,7 @@ class Inputs:
 
     @property
     def place(self) -> torch.Tensor:
-        """Where the frame's wave comes from, float32 [N, 2]: its angle's sine, 1 / r in units of its largest."""
+        """Where the frame's wave comes from, float32 [N, 2]: sine, and 1 / r in units of its largest."""
         return self.condition[:, ATOMS_SINE : ATOMS_SINE + 2]
 
     def mirrored(self) -> Inputs:
