@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import torch
 
@@ -40,7 +41,7 @@ class BottleneckFeedback:
         self.model, self.level = model.eval().requires_grad_(False), level
         self.number = model.grid_at(level)
         self.grid = model.grids[self.number]
-        self.dechirper = Dechirper(array)
+        self.array = array
         self.steps = model.steps(level).detach()
         table, self.lowest = self._tabulate()
         frames: torch.Tensor = getattr(model, f"frames{self.number}")
@@ -66,6 +67,10 @@ class BottleneckFeedback:
         frequency = (self.model.density.probability(low, high) * _TOTAL_FREQUENCY).floor().long() + 1
         return torch.where(numbers <= highest[:, None], frequency, 0), lowest
 
+    @cached_property
+    def _dechirper(self) -> Dechirper:
+        return Dechirper(self.array)
+
     @torch.no_grad()
     def look(self, observed: Observed) -> tuple[torch.Tensor, torch.Tensor]:
         """The frames' symbols, int64 [N, 3], and the numbers z, float32 [N, R], of observed channels."""
@@ -73,7 +78,7 @@ class BottleneckFeedback:
             raise SemcomError("observed channels hold NaN or infinity: only finite ones can be sent")
         frames, numbers = [], []
         for row in _each(observed):
-            found = self.dechirper(row)
+            found = self._dechirper(row)
             symbols = self.grid.round(row, found)
             inputs = inputs_in(self.grid.frame(row, symbols, found), row, self.model.patches)
             frames.append(symbols)
