@@ -9,7 +9,7 @@ from scenarios.elaa.bottleneck_codec import BottleneckFeedback, RateControl
 from scenarios.elaa.bottleneck_training import train_bottleneck
 from scenarios.elaa.observations import Observed
 
-TOLD = BottleneckConfig(num_steps_pretraining=10, num_steps=30, num_steps_density=20, num_levels=3, depth=1)
+TOLD = BottleneckConfig(num_steps_pretraining=10, num_steps=30, num_steps_density=20, depth=1)
 MEAN_BITS = 64
 
 
@@ -21,7 +21,7 @@ def trained() -> BottleneckModel:
 
 def observed(num: int = 60, seed: int = 9) -> Observed:
     """Channels that it was not trained on: parts of the array, all SNRs."""
-    return draw_some(num, seed=seed).observed
+    return draw_some(max(num, 16), seed=seed).observed[:num]
 
 
 @cache

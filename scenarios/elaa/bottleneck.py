@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
@@ -20,10 +18,10 @@ from semcom.vit import Positions, Transformer
 
 GRIDS = ((256, 4, 8), (1024, 16, 16))
 """Sines, rings and phases of frames at low rates and at high ones: 13 bits, and 18."""
-FINE_FROM = 1.0
+FINE_FROM = 0.25
 """The rate level from which frames are fine."""
-_FIRST_STEP, _LAST_STEP = 8.0, 1.5
 _UNIT = 0.3
+"""About the deviation of a coefficient of what the frame leaves: z is in units of it."""
 _LEAST_PROBABILITY = 1e-9
 _ANALYSIS_RATE, _SYNTHESIS_RATE = 0.05, 0.01
 """What a transform's weights move by, of a step that all others take."""
@@ -34,14 +32,12 @@ class BottleneckConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    num_steps_pretraining: int = Field(500, ge=10, le=10_000_000, description="steps of the JEPA alone")
-    num_steps: int = Field(1300, ge=10, le=10_000_000, description="steps of JEPA and bottleneck together")
-    num_steps_density: int = Field(200, ge=10, le=10_000_000, description="steps of the entropy model alone")
-    num_levels: int = Field(5, ge=2, le=64, description="rates that have rounding steps of their own")
-    first_price: float = Field(
-        0.03, gt=0, le=10, description="share of the NMSE that a bit is worth, low rate"
-    )
-    last_price: float = Field(0.0007, gt=0, le=10, description="the same at the highest rate")
+    num_steps_pretraining: int = Field(300, ge=10, le=10_000_000, description="steps of the JEPA alone")
+    num_steps: int = Field(1000, ge=10, le=10_000_000, description="steps of JEPA and bottleneck together")
+    num_steps_density: int = Field(300, ge=10, le=10_000_000, description="steps of the entropy model alone")
+    first_step: float = Field(3.0, gt=0, le=1000, description="rounding step at rate level 0, the coarsest")
+    last_step: float = Field(0.5, gt=0, le=1000, description="rounding step at rate level 1")
+    price: float = Field(0.15, ge=0, le=10, description="what a bit costs, in squared steps of error")
     depth: int = Field(2, ge=1, le=48, description="blocks of the receiver's network")
 
 
@@ -52,10 +48,9 @@ class BottleneckModel(nn.Module):
     z_hat), x = m + S z_hat, f a transformer over patches, each with a band of z_hat, told the rate and where
     the frame's wave comes from. A starts as the unitary DFT of the array, S as its inverse.
 
-    At rate level t, 0 to num_levels - 1, z_hat = step n, n = round(z / step): the steps, R of them, are
-    learned for whole t and interpolated in their logarithm in between and beyond (gains: Cui et al. 2021,
-    Asymmetric gained deep image compression with continuous rate adaptation, CVPR). One density of each z is
-    learned, the same for all rates: p(n) = c((n + 1/2) step) - c((n - 1/2) step) (Balle et al. 2018).
+    At rate level t z_hat = step n, n = round(z / step), with step = first_step^(1 - t) last_step^t, the same
+    for all z: one network for all rates, t from 0 to 1 and a little beyond. One density of each z is learned,
+    for all rates too: p(n) = c((n + 1/2) step) - c((n - 1/2) step) (Balle et al. 2018).
     """
 
     analysis: torch.Tensor
@@ -75,7 +70,7 @@ class BottleneckModel(nn.Module):
         super().__init__()
         self.patches = Patches(array, config.patch_size)
         self.grids = [FrameGrid(LineArray.of(array), *grid) for grid in grids]
-        self.num_levels = told.num_levels
+        self.ends = told.first_step, told.last_step
         num, dim = 2 * array.num_elements, config.dim
         self.num_latents = num
         self.jepa = CsiModel(config, self.patches)
@@ -85,8 +80,6 @@ class BottleneckModel(nn.Module):
         self.analysis_change = nn.Parameter(torch.zeros(num, num))
         self.synthesis_change = nn.Parameter(torch.zeros(num, num))
         self.mean = nn.Parameter(torch.zeros(num))
-        steps = torch.linspace(math.log(_FIRST_STEP), math.log(_LAST_STEP), told.num_levels)
-        self.log_step = nn.Parameter(steps[:, None].repeat(1, num))
         self.density = FactorisedDensity(num, generator)
         self.embed = nn.Linear(2 * config.patch_size, dim)
         self.embed_band = nn.Linear(2 * config.patch_size, dim)
@@ -108,26 +101,36 @@ class BottleneckModel(nn.Module):
         """Number of the grid that frames are on at a rate level."""
         return int(level >= FINE_FROM)
 
-    def analyse(self, inputs: Inputs) -> torch.Tensor:
-        """The sender: observed channels in their rounded frames to the numbers z, [N, R]."""
-        h = self.jepa(inputs).flatten(1) - self.mean
-        return h @ (self.analysis + _ANALYSIS_RATE * self.analysis_change).T
+    def estimate(self, inputs: Inputs) -> torch.Tensor:
+        """What the sender's JEPA makes of observed channels in their frames: patches [N, L, 2 S]."""
+        estimate: torch.Tensor = self.jepa(inputs)
+        return estimate
 
-    def steps(self, level: float) -> torch.Tensor:
-        """Rounding steps [R] at a rate level; above the last one they go on as before it."""
-        below = min(max(int(level), 0), self.num_levels - 2)
-        return torch.lerp(self.log_step[below], self.log_step[below + 1], level - below).exp()
+    def analyse(self, estimate: torch.Tensor) -> torch.Tensor:
+        """The rest of the sender: estimated patches [N, L, 2 S] to the numbers z, [N, R]."""
+        return (estimate.flatten(1) - self.mean) @ (self.analysis + _ANALYSIS_RATE * self.analysis_change).T
+
+    def amplitude(self, level: float) -> float:
+        """The rounding step at a rate level, as an amplitude of the unitary DFT's coefficients."""
+        first, last = self.ends
+        return first ** (1 - level) * last**level
+
+    def step(self, level: float) -> float:
+        """The rounding step of z at a rate level."""
+        return self.amplitude(level) / _UNIT
 
     def round(self, z: torch.Tensor, level: float) -> torch.Tensor:
-        """z_hat at a rate level, with the gradient of z and of the steps' size."""
-        steps = self.steps(level)
-        return steps * straight_through(z / steps, (z / steps).round())
+        """z_hat at a rate level, with the gradient of z."""
+        step = self.step(level)
+        return straight_through(z, step * (z / step).round())
 
-    def relaxed_bits(self, z: torch.Tensor, level: float, generator: torch.Generator) -> torch.Tensor:
-        """Bits [N] of z, with uniform noise in place of rounding (Balle et al. 2017)."""
-        steps = self.steps(level)
-        noisy = z + (torch.rand(z.shape, generator=generator) - 0.5) * steps
-        probability = self.density.probability((noisy - steps / 2).T, (noisy + steps / 2).T)
+    def bits(self, z_hat: torch.Tensor, level: float) -> torch.Tensor:
+        """What rounded numbers [N, R] cost, bits [N]; at rounded ones, since most are 0 and cost nothing.
+
+        With uniform noise in place of rounding hundreds of zeros seem to cost a part of a bit each.
+        """
+        half = self.step(level) / 2
+        probability = self.density.probability((z_hat - half).T, (z_hat + half).T)
         return -probability.clamp_min(_LEAST_PROBABILITY).log2().sum(dim=0)
 
     def synthesise(self, z_hat: torch.Tensor, place: torch.Tensor, level: float) -> torch.Tensor:
@@ -136,7 +139,7 @@ class BottleneckModel(nn.Module):
         x = self.mean + z_hat @ synthesis.T
         shape = (self.patches.num_patches, -1)
         patches, bands = x.unflatten(1, shape), z_hat.unflatten(1, shape)
-        rate = torch.full_like(place[:, :1], level / (self.num_levels - 1))
+        rate = torch.full_like(place[:, :1], level)
         about = self.about(torch.cat((place, rate), dim=1))[:, None]
         tokens = self.body(self.embed(patches) + self.embed_band(bands) + self.positions() + about)
         return (

@@ -20,8 +20,8 @@ _WHOLE_BYTES_BITS = 2.0
 _TOTAL_FREQUENCY = 1 << 20
 _MOST_SYMBOLS = 1024
 _FAR = 1e6
-_MOST_BEYOND = 2.0
-"""Levels beyond the last that was trained at which steps are still tried."""
+_LAST_LEVEL = 1.5
+"""Beyond 1, up to which it is trained."""
 _NUM_HALVINGS = 12
 _JUST_BELOW = 1e-6
 
@@ -42,7 +42,7 @@ class BottleneckFeedback:
         self.number = model.grid_at(level)
         self.grid = model.grids[self.number]
         self.array = array
-        self.steps = model.steps(level).detach()
+        self.step = model.step(level)
         table, self.lowest = self._tabulate()
         frames: torch.Tensor = getattr(model, f"frames{self.number}")
         width = max(frames.shape[1], table.shape[1])
@@ -56,12 +56,11 @@ class BottleneckFeedback:
     @torch.no_grad()
     def _tabulate(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The frequencies of the numbers n of each z, int64 [R, A], and the lowest n, int64 [R]."""
-        steps = self.steps.double()
-        lowest = (self.model.least[self.number] / steps).round().long()
-        highest = (self.model.most[self.number] / steps).round().long()
+        lowest = (self.model.least[self.number] / self.step).round().long()
+        highest = (self.model.most[self.number] / self.step).round().long()
         highest = torch.minimum(highest, lowest + _MOST_SYMBOLS - 1)
         numbers = lowest[:, None] + torch.arange(int((highest - lowest).max()) + 1)
-        low, high = (numbers - 0.5) * steps[:, None], (numbers + 0.5) * steps[:, None]
+        low, high = (numbers.double() - 0.5) * self.step, (numbers.double() + 0.5) * self.step
         low = torch.where(numbers == lowest[:, None], -_FAR, low)
         high = torch.where(numbers == highest[:, None], _FAR, high)
         frequency = (self.model.density.probability(low, high) * _TOTAL_FREQUENCY).floor().long() + 1
@@ -82,7 +81,7 @@ class BottleneckFeedback:
             symbols = self.grid.round(row, found)
             inputs = inputs_in(self.grid.frame(row, symbols, found), row, self.model.patches)
             frames.append(symbols)
-            numbers.append(self.model.analyse(inputs))
+            numbers.append(self.model.analyse(self.model.estimate(inputs)))
         if not frames:
             return torch.zeros(0, 3, dtype=torch.int64), torch.zeros(0, self.model.num_latents)
         return torch.cat(frames), torch.cat(numbers)
@@ -90,7 +89,7 @@ class BottleneckFeedback:
     def symbols(self, looked: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """The symbols of what `look` found, int64 [N, 3 + R]."""
         frames, z = looked
-        numbers = (z / self.steps).round().long() - self.lowest
+        numbers = (z / self.step).round().long() - self.lowest
         return torch.cat((frames, torch.minimum(numbers.clamp_min(0), self._last)), dim=1)
 
     def quantise(self, observed: Observed) -> torch.Tensor:
@@ -102,7 +101,7 @@ class BottleneckFeedback:
         """The channels that symbols [N, 3 + R] stand for, complex64 [N, M]."""
         found = [torch.zeros(0, self.grid.line.num_elements, dtype=torch.complex64)]
         for row in symbols:
-            frame, z_hat = row[None, :3].clone(), (row[None, 3:] + self.lowest) * self.steps
+            frame, z_hat = row[None, :3].clone(), (row[None, 3:] + self.lowest) * self.step
             patches = self.model.synthesise(z_hat, self.grid.place(frame), self.level)
             found.append(self.model.patches.join(to_values(patches)) * self.grid.rotation(frame))
         return torch.cat(found)
@@ -147,21 +146,22 @@ class RateControl:
     def feedback(self, mean_bits: float) -> BottleneckFeedback:
         """The bottleneck at mean_bits. Raises SemcomError where its coarsest steps take more."""
         target = mean_bits - _WHOLE_BYTES_BITS
-        top = self.model.num_levels - 1 + _MOST_BEYOND
         if (least := self._entropy_bits(0.0)) > target:
             raise SemcomError(
                 f"mean_bits {mean_bits:g} is too few for the bottleneck: at its coarsest it takes "
                 f"{least + _WHOLE_BYTES_BITS:.1f}"
             )
-        level = self._level(target, top)
+        level = self._level(target)
         sizes = [8 * len(each) for each in self._payloads(level)]
         spent = sum(sizes) / len(sizes)
-        return BottleneckFeedback(self.model, self.array, self._level(target + mean_bits - spent, top))
+        return BottleneckFeedback(self.model, self.array, self._level(target + mean_bits - spent))
 
-    def _level(self, target: float, top: float) -> float:
+    def _level(self, target: float) -> float:
         """The largest level whose payloads have at most `target` bits of information on average."""
         low, high = (
-            (FINE_FROM, top) if self._entropy_bits(FINE_FROM) <= target else (0.0, FINE_FROM - _JUST_BELOW)
+            (FINE_FROM, _LAST_LEVEL)
+            if self._entropy_bits(FINE_FROM) <= target
+            else (0.0, FINE_FROM - _JUST_BELOW)
         )
         if self._entropy_bits(high) <= target:
             return high

@@ -18,6 +18,8 @@ from semcom.rng import Streams
 
 _ROWS_AT_ONCE = 512
 _DENSITY_RATE = 0.02
+_NUM_RATES = 4
+"""Parts of the rate levels that have usual errors of their own."""
 
 
 def make_bottleneck(
@@ -38,10 +40,12 @@ def train_bottleneck(
     told: BottleneckConfig,
     scratch: Path | None = None,
 ) -> tuple[BottleneckModel, Log]:
-    """Trains it from scratch: loss = e / e_usual + price(t) bits, each batch at a rate level t of its own.
+    """Trains it from scratch, each batch at a rate level t of its own, uniform from 0 to 1.
 
-    e is the NMSE of the clean channel and e_usual what is usual at its share, SNR and rate; the price falls
-    from first_price to last_price geometrically as t rises.
+    loss = (e + price step^2 bits / M) / e_usual + e' / e'_usual: e is the receiver's NMSE of the clean channel,
+    e' that of the sender's estimate, which would else learn to send nothing while it knows nothing yet; usual
+    is what is so at their share, SNR and rate. For a unitary transform and many bits a price of ln(2) / 6 is
+    what a bit is worth (Gersho and Gray 1992, chapter 9).
     """
     model = make_bottleneck(inputs, told, array, seed)
     generator = Streams(seed).torch_generator("train elaa bottleneck")
@@ -52,24 +56,23 @@ def train_bottleneck(
     log = pretrain_jepa(tasks[-1], model.jepa)
     with torch.no_grad():
         model.mean.copy_(framed[-1][0].clean.flatten(1).mean(dim=0))
-    levels = CellLevels(torch.ones(NUM_CELLS * told.num_levels))
-    last = told.num_levels - 1
-
-    def draw_level(generator: torch.Generator) -> float:
-        return float(torch.rand((), generator=generator)) * last
+    levels, before = CellLevels(torch.ones(NUM_CELLS * _NUM_RATES)), CellLevels()
+    price = told.price / array.num_elements
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        level = draw_level(generator)
-        price = told.first_price * (told.last_price / told.first_price) ** (level / last)
+        level = float(torch.rand((), generator=generator))
         batch, clean, cell = tasks[model.grid_at(level)].draw(generator)
-        z = model.analyse(batch)
+        at_rate = cell + NUM_CELLS * int(level * _NUM_RATES)
+        estimate = model.estimate(batch)
+        z_hat = model.round(model.analyse(estimate), level)
+        errors = nmse(model.synthesise(z_hat, batch.place, level), clean)
+        total = levels(errors, at_rate) + before(nmse(estimate, clean), cell)
         # Half of a batch says well enough what it costs, and is half the work.
-        bits = model.relaxed_bits(z[::2], level, generator).mean()
-        errors = nmse(model.synthesise(model.round(z, level), batch.place, level), clean)
-        error = levels(errors, cell + NUM_CELLS * round(level))
-        return {"nmse": errors.mean(), "bits": bits, "total": error + price * bits}
+        bits = model.bits(z_hat[::2], level)
+        cost = price * model.amplitude(level) ** 2 * (bits / levels.level[at_rate[::2]]).mean()
+        return {"nmse": errors.mean(), "bits": bits.mean(), "total": total + cost}
 
-    log += tasks[0].fit("bottleneck", nn.ModuleList((model, levels)), batch_loss, told.num_steps)
+    log += tasks[0].fit("bottleneck", nn.ModuleList((model, levels, before)), batch_loss, told.num_steps)
     model.eval().requires_grad_(False)
     numbers = []
     for number, (examples, symbols) in enumerate(framed):
@@ -77,16 +80,16 @@ def train_bottleneck(
         getattr(model, f"frames{number}").copy_(count_symbols(symbols, sizes, int(sizes.max())))
         z = torch.empty(len(examples), model.num_latents)
         for rows in examples.order.split(_ROWS_AT_ONCE):
-            z[rows] = model.analyse(examples.inputs[rows])
+            z[rows] = model.analyse(model.estimate(examples.inputs[rows]))
         model.least[number] = z.amin(dim=0)
         model.most[number] = z.amax(dim=0)
         numbers.append(z)
 
     def density_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        level = draw_level(generator)
+        level = float(torch.rand((), generator=generator))
         z = numbers[model.grid_at(level)]
         rows = torch.randint(0, len(z), (inputs.training.batch_size,), generator=generator)
-        return {"total": model.relaxed_bits(z[rows], level, generator).mean()}
+        return {"total": model.bits(model.round(z[rows], level), level).mean()}
 
     model.density.requires_grad_(True)
     log += tasks[0].fit("density", model.density, density_loss, told.num_steps_density, rate=_DENSITY_RATE)

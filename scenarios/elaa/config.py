@@ -280,7 +280,7 @@ TINY = ElaaConfig(
         batch_size=16, combiner_batch_size=16,
     ),
     bottleneck=BottleneckConfig(
-        num_steps_pretraining=10, num_steps=10, num_steps_density=10, num_levels=3, depth=1
+        num_steps_pretraining=10, num_steps=10, num_steps_density=10, depth=1
     ),
     evaluation=EvaluationConfig(
         shares=(1.0, 0.5), snrs_db=(10.0,), array_sizes=(32, 64), size_methods=("ls", "nomp-shrink"),

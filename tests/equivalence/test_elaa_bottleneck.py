@@ -22,12 +22,12 @@ def test_what_training_sees_in_batches_is_what_the_codec_sends():
     model, shown = setups.trained(), draw_some(40, seed=9)
     feedback = setups.feedback(150)
     examples, frames = examples_in(feedback.grid, shown, model.patches)
-    z = model.analyse(examples.inputs)
+    z = model.analyse(model.estimate(examples.inputs))
     patches = model.synthesise(model.round(z, feedback.level), examples.inputs.place, feedback.level)
     h = model.patches.join(to_values(patches)) * feedback.grid.rotation(frames)
     symbols = feedback.quantise(shown.observed)
     assert torch.equal(symbols[:, :3], frames)
-    inside = ((z / feedback.steps).round().long() - feedback.lowest == symbols[:, 3:]).all(dim=1)
+    inside = ((z / feedback.step).round().long() - feedback.lowest == symbols[:, 3:]).all(dim=1)
     # All but those with a number beyond what training had, or on the edge of two cells.
     assert int(inside.sum()) > 20
     torch.testing.assert_close(feedback(shown.observed)[inside], h[inside], atol=1e-4, rtol=1e-4)
