@@ -42,10 +42,10 @@ def train_bottleneck(
 ) -> tuple[BottleneckModel, Log]:
     """Trains it from scratch, each batch at a rate level t of its own, uniform from 0 to 1.
 
-    loss = (e + price step^2 bits / M) / e_usual + e' / e'_usual: e is the receiver's NMSE of the clean channel,
-    e' that of the sender's estimate, which would else learn to send nothing while it knows nothing yet; usual
-    is what is so at their share, SNR and rate. For a unitary transform and many bits a price of ln(2) / 6 is
-    what a bit is worth (Gersho and Gray 1992, chapter 9).
+    loss = (e + price step^2 bits / M) / e_usual + e' / e'_usual, with e the receiver's NMSE of the clean
+    channel and e' that of the sender's estimate, which would else learn to send nothing as long as it knows
+    nothing; usual is what is so at their share, SNR and rate. For a unitary transform and many bits a bit is
+    worth ln(2) / 6 squared steps (Gersho and Gray 1992, chapter 9).
     """
     model = make_bottleneck(inputs, told, array, seed)
     generator = Streams(seed).torch_generator("train elaa bottleneck")
