@@ -19,12 +19,17 @@ def trained() -> BottleneckModel:
     return train_bottleneck(0, draw_some(), ARRAY, small_inputs(), TOLD)[0]
 
 
-def observed(num: int = 60, seed: int = 9) -> Observed:
+def observed(num: int = 40, seed: int = 9) -> Observed:
     """Channels that it was not trained on: parts of the array, all SNRs."""
     return draw_some(max(num, 16), seed=seed).observed[:num]
 
 
 @cache
+def _control() -> RateControl:
+    return RateControl(trained(), ARRAY, observed(60, seed=5))
+
+
+@cache
 def feedback(mean_bits: float = MEAN_BITS) -> BottleneckFeedback:
     """The codec at a number of bits, set on other channels."""
-    return RateControl(trained(), ARRAY, observed(100, seed=5)).feedback(mean_bits)
+    return _control().feedback(mean_bits)

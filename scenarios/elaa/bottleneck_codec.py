@@ -22,7 +22,7 @@ _MOST_SYMBOLS = 1024
 _FAR = 1e6
 _LAST_LEVEL = 1.5
 """Beyond 1, up to which it is trained."""
-_NUM_HALVINGS = 12
+_NUM_HALVINGS = 9
 _JUST_BELOW = 1e-6
 
 
