@@ -49,7 +49,7 @@ class BottleneckModel(nn.Module):
     the frame's wave comes from. A starts as the unitary DFT of the array, S as its inverse.
 
     At rate level t z_hat = step n, n = round(z / step), with step = first_step^(1 - t) last_step^t, the same
-    for all z: one network for all rates, t from 0 to 1 and a little beyond. One density of each z is learned,
+    for all z: one network for all rates, t from 0 to 1 and somewhat beyond. One density of each z is learned,
     for all rates too: p(n) = c((n + 1/2) step) - c((n - 1/2) step) (Balle et al. 2018).
     """
 
@@ -139,7 +139,8 @@ class BottleneckModel(nn.Module):
         x = self.mean + z_hat @ synthesis.T
         shape = (self.patches.num_patches, -1)
         patches, bands = x.unflatten(1, shape), z_hat.unflatten(1, shape)
-        rate = torch.full_like(place[:, :1], level)
+        # Below 0 nothing was trained: there it is told the coarsest.
+        rate = torch.full_like(place[:, :1], max(level, 0.0))
         about = self.about(torch.cat((place, rate), dim=1))[:, None]
         tokens = self.body(self.embed(patches) + self.embed_band(bands) + self.positions() + about)
         return (

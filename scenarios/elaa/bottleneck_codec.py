@@ -20,8 +20,8 @@ _WHOLE_BYTES_BITS = 2.0
 _TOTAL_FREQUENCY = 1 << 20
 _MOST_SYMBOLS = 1024
 _FAR = 1e6
-_LAST_LEVEL = 1.5
-"""Beyond 1, up to which it is trained."""
+_FIRST_LEVEL, _LAST_LEVEL = -1.0, 1.5
+"""Beyond 0 and 1, between which it is trained."""
 _NUM_HALVINGS = 9
 _JUST_BELOW = 1e-6
 
@@ -146,7 +146,7 @@ class RateControl:
     def feedback(self, mean_bits: float) -> BottleneckFeedback:
         """The bottleneck at mean_bits. Raises SemcomError where its coarsest steps take more."""
         target = mean_bits - _WHOLE_BYTES_BITS
-        if (least := self._entropy_bits(0.0)) > target:
+        if (least := self._entropy_bits(_FIRST_LEVEL)) > target:
             raise SemcomError(
                 f"mean_bits {mean_bits:g} is too few for the bottleneck: at its coarsest it takes "
                 f"{least + _WHOLE_BYTES_BITS:.1f}"
@@ -161,7 +161,7 @@ class RateControl:
         low, high = (
             (FINE_FROM, _LAST_LEVEL)
             if self._entropy_bits(FINE_FROM) <= target
-            else (0.0, FINE_FROM - _JUST_BELOW)
+            else (_FIRST_LEVEL, FINE_FROM - _JUST_BELOW)
         )
         if self._entropy_bits(high) <= target:
             return high
