@@ -22,6 +22,7 @@ from channels.links.analog import AnalogConfig
 from channels.links.erasure import ErasureConfig
 from channels.near_field import NearFieldConfig, check_near_field
 from channels.visibility import BlockVisibility, VisibilityConfig, draw_visibility
+from scenarios.elaa.bottleneck import BottleneckConfig
 from scenarios.elaa.data import DataConfig, visibility_of
 from scenarios.elaa.examples import SHARES, ExampleConfig
 from scenarios.elaa.limits import check_paths, check_polar, check_shares
@@ -86,7 +87,7 @@ class EvaluationConfig(BaseModel):
     feedbacks: tuple[str, ...] = Field(
         ("klt-dechirped", "dft-codebook", "nomp-parameters"), description="ways to code an estimate"
     )
-    feedback_share: Share = Field(1.0, description="visible share in the feedback result")
+    feedback_shares: tuple[Share, ...] = Field((1.0,), description="visible shares in the feedback result")
     feedback_snr_db: Decibels = Field(20.0, description="SNR in the feedback result")
     air_methods: tuple[str, ...] = Field(_classical(FRONTHAUL), description="reports over the fronthaul")
     air_codecs: tuple[str, ...] = Field(
@@ -113,6 +114,7 @@ class ElaaConfig(BaseModel):
     examples: ExampleConfig = ExampleConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+    bottleneck: BottleneckConfig = BottleneckConfig()
     training_shares: tuple[Share, ...] = Field(
         SHARES, min_length=1, description="visible shares of training channels, each as often"
     )
@@ -195,7 +197,7 @@ def check_results(config: ElaaConfig) -> None:
         ("unknown_shares", told.unknown_shares, told.unknown_methods),
         ("ahead_shares", told.ahead_shares, told.forecasters),
         ("air_share", (told.air_share,), told.air_methods),
-        ("feedback_share", (told.feedback_share,), told.feedbacks),
+        ("feedback_shares", told.feedback_shares, told.feedbacks),
     ):
         if methods:
             check_shares(visibility, config.array, f"evaluation.{key}", shares)
@@ -277,10 +279,13 @@ TINY = ElaaConfig(
         num_steps_pretraining=10, num_steps_decoder=10, num_steps_tuning=10, num_steps_combiner=10,
         batch_size=16, combiner_batch_size=16,
     ),
+    bottleneck=BottleneckConfig(
+        num_steps_pretraining=10, num_steps=10, num_steps_density=10, depth=1
+    ),
     evaluation=EvaluationConfig(
         shares=(1.0, 0.5), snrs_db=(10.0,), array_sizes=(32, 64), size_methods=("ls", "nomp-shrink"),
         look_aheads=(0, 1), ahead_shares=(0.5,), forecasters=tuple(FORECASTERS),
-        feedback_bits=(64,), feedbacks=tuple(FEEDBACKS),
+        feedback_shares=(1.0, 0.5), feedback_bits=(64,), feedbacks=tuple(FEEDBACKS),
         unknown_methods=("ls", "nomp-shrink", "hybrid"),
         unknown_shares=(0.5,), air_codecs=("uniform-4",), erasures=(0.3,),
     ),

@@ -90,7 +90,9 @@ class Dechirper:
         ]
         rotation, scale, condition = (torch.cat(part) for part in zip(*parts, strict=True))
         noise_var = observed.noise_var / scale.square()
-        return Frame(rotation, scale, noise_var, torch.cat((_level(noise_var)[:, None], condition), dim=1))
+        return Frame(
+            rotation, scale, noise_var, torch.cat((noise_level(noise_var)[:, None], condition), dim=1)
+        )
 
     def _find(self, observed: Observed) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         y, num_visible = observed.y, observed.visible.sum(dim=1)
@@ -160,6 +162,6 @@ class Dechirper:
         return found
 
 
-def _level(noise_var: torch.Tensor) -> torch.Tensor:
+def noise_level(noise_var: torch.Tensor) -> torch.Tensor:
     """Noise levels as numbers of order one: 0 where the noise is as strong as the signal."""
     return noise_var.clamp_min(1e-6).log10() / 2

@@ -65,6 +65,11 @@ class Inputs:
         """Those of some channels."""
         return Inputs(self.y[rows], self.there[rows], self.visible[rows], self.condition[rows])
 
+    @property
+    def place(self) -> torch.Tensor:
+        """Where the frame's wave comes from, float32 [N, 2]: sine, and 1 / r in units of its largest."""
+        return self.condition[:, ATOMS_SINE : ATOMS_SINE + 2]
+
     def mirrored(self) -> Inputs:
         """The same channels on a line of elements that is numbered from its other end."""
         condition = self.condition.clone()

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from channels.near_field import NearFieldConfig
+from scenarios.elaa.bottleneck import BottleneckModel
+from scenarios.elaa.bottleneck_training import make_bottleneck, train_bottleneck
 from scenarios.elaa.config import ElaaConfig, moving
 from scenarios.elaa.data import visibility_of
 from scenarios.elaa.examples import draw_examples
@@ -30,9 +32,9 @@ from scenarios.elaa.windows import window_of
 from semcom.records import load_into
 from semcom.rng import Streams
 
-TIME = "elaa-jepa-time"
-"""The job that trains the forecaster."""
-JOBS = ("elaa-jepa", TIME, "mae", "supervised")
+TIME, BOTTLENECK = "elaa-jepa-time", "jepa-bottleneck"
+"""The jobs that train the forecaster, and the feedback's network."""
+JOBS = ("elaa-jepa", BOTTLENECK, TIME, "mae", "supervised")
 """All that are trained, the longest first: elaa-jepa brings the hybrid's network with it."""
 FROZEN, TUNED, COMBINER = "frozen.", "tuned.", "combiner."
 """Prefixes of a job's tensors."""
@@ -42,12 +44,12 @@ _NAMES = {"elaa-jepa": "jepa"}
 def train_job(
     name: str, seed: int, config: ElaaConfig, scratch: Path | None = None
 ) -> tuple[dict[str, torch.Tensor], Log]:
-    """Trains one of JOBS from scratch; returns its tensors by FROZEN, TUNED and COMBINER, and its log."""
+    """Trains one of JOBS from scratch; returns its tensors, by FROZEN, TUNED and COMBINER, and its log."""
     array, inputs = config.array, TrainingInputs(config.model, config.training)
-    patches = Patches(array, inputs.model.patch_size)
+    patches, streams = Patches(array, inputs.model.patch_size), Streams(seed)
     visibilities = [visibility_of(config.visibility, share) for share in config.training_shares]
     if name == TIME:
-        told, streams = config.evaluation, Streams(seed)
+        told = config.evaluation
         windows = draw_window_examples(
             moving(config),
             config.examples,
@@ -59,10 +61,11 @@ def train_job(
         )
         model, log = train_window_model(seed, windows, sorted(told.look_aheads), patches, inputs, scratch)
         return _tensors(TUNED, model), log
-    draw = partial(
-        draw_examples, array, config.examples, visibilities, patches, Dechirper(array), Streams(seed)
-    )
+    draw = partial(draw_examples, array, config.examples, visibilities, patches, Dechirper(array), streams)
     shown = draw()
+    if name == BOTTLENECK:
+        bottleneck, log = train_bottleneck(seed, shown, array, inputs, config.bottleneck, scratch)
+        return _tensors("", bottleneck), log
     trained = train_model(_NAMES.get(name, name), seed, shown, patches, inputs, scratch)
     tensors = _tensors(TUNED, trained.tuned)
     log = list(trained.log)
@@ -85,7 +88,19 @@ def job_settings(name: str, config: ElaaConfig) -> dict[str, Any]:
     if name == TIME:
         asked = config.evaluation
         told |= {"num_history": asked.num_history, "look_aheads": sorted(asked.look_aheads)}
+    if name == BOTTLENECK:
+        told["bottleneck"] = config.bottleneck.model_dump(mode="json")
     return told
+
+
+def trained_bottleneck(
+    config: ElaaConfig, seed: int, tensors: Mapping[str, torch.Tensor], where: str
+) -> BottleneckModel:
+    """The bottleneck of a job's tensors. Raises SemcomError, naming `where`, for tensors that don't fit."""
+    inputs = TrainingInputs(config.model, config.training)
+    model = make_bottleneck(inputs, config.bottleneck, config.array, seed)
+    load_into(model, tensors, where)
+    return model.eval().requires_grad_(False)
 
 
 def default_nomp(array: NearFieldConfig) -> Nomp:

@@ -22,7 +22,7 @@ from scenarios.elaa.bench import Bench
 from scenarios.elaa.cells import air_bench
 from scenarios.elaa.config import ElaaConfig, sized
 from scenarios.elaa.data import Cell
-from scenarios.elaa.feedback_bench import code
+from scenarios.elaa.feedback_bench import FeedbackBench
 from scenarios.elaa.forecasts import forecast
 from scenarios.elaa.jobs import COMBINER, Trained
 from scenarios.elaa.methods import channels_of
@@ -32,7 +32,7 @@ from semcom.contracts import Record
 
 @dataclass(frozen=True)
 class Question:
-    """The methods of one operating point and seed: points that differ in methods, or look-aheads, alone.
+    """The methods of one operating point and seed: points that differ in methods, look-aheads or bits alone.
 
     weights: the trained tensors that their models need, by the model's name.
     """
@@ -56,7 +56,9 @@ def answer(question: Question) -> list[list[Record]]:
         }
         return [_records(point, *found[ahead][point.method], told.ahead_snr_db) for point, ahead in asked]
     if first.result == "feedback":
-        return [_coded(question, point) for point in question.points]
+        bench = Bench(config.array, config.visibility, config.data, _feedback_cell(config, first), first.seed)
+        coder = FeedbackBench(bench, config, question.weights)
+        return [_coded(coder, point) for point in question.points]
     array = sized(config.array, int(at["num_elements"])) if first.result == "size" else config.array
     share, snr_db = at.get("visible_share", config.visible_share), at.get("snr_db", config.snr_db)
     cell = Cell(float(share), float(snr_db), mask_known=first.result != "unknown")
@@ -76,20 +78,16 @@ def _estimate(question: Question, bench: Bench, point: Point) -> torch.Tensor:
     return trained.estimate(method.prefix, bench.asked, bench.paths if method.prefix == COMBINER else None)
 
 
-def _coded(question: Question, point: Point) -> list[Record]:
-    config = question.config
-    told = config.evaluation
-    bench = Bench(
-        config.array,
-        config.visibility,
-        config.data,
-        Cell(told.feedback_share, told.feedback_snr_db),
-        point.seed,
-    )
-    h_hat, payloads = code(bench, point.method, int(point.axes["bits"]))
+def _coded(coder: FeedbackBench, point: Point) -> list[Record]:
+    h_hat, payloads = coder.code(point.method, int(point.axes["bits"]))
     spent = float(np.mean([8 * len(payload) for payload in payloads]))
-    rows = _records(point, bench.test.h, h_hat, told.feedback_snr_db)
+    rows = _records(point, coder.bench.test.h, h_hat, coder.bench.cell.snr_db)
     return [*rows, _record(point, "payload_bits", spent, "bit", len(payloads))]
+
+
+def _feedback_cell(config: ElaaConfig, point: Point) -> Cell:
+    told, at = config.evaluation, point.axes
+    return Cell(float(at["visible_share"]), float(at.get("snr_db", told.feedback_snr_db)))
 
 
 def air_records(config: ElaaConfig, point: Point, outcome: CellOutcome) -> list[Record]:
@@ -130,9 +128,12 @@ def _record(point: Point, metric: str, value: float, unit: str, num: int) -> Rec
 
 
 def group(points: Sequence[Point]) -> list[list[int]]:
-    """Puts points together that differ in their methods, or look-aheads, alone: lists of their numbers."""
+    """Puts points together that share what they are found of: lists of their numbers.
+
+    They differ in their methods, look-aheads or bits alone.
+    """
     groups: dict[tuple[object, ...], list[int]] = {}
     for number, point in enumerate(points):
-        shared = sorted((name, value) for name, value in point.axes.items() if name != "look_ahead")
-        groups.setdefault((point.result, point.seed, *shared), []).append(number)
+        at = sorted(item for item in point.axes.items() if item[0] not in ("look_ahead", "bits"))
+        groups.setdefault((point.result, point.seed, *at), []).append(number)
     return list(groups.values())

@@ -22,7 +22,6 @@ _TITLES = {
     "beamforming_gain_db": "Beamforming gain over perfect knowledge (dB)",
     "spectral_efficiency": "Spectral efficiency (bit/s/Hz)",
 }
-_WHOLE = ("num_elements",)
 _AIR_METRICS = (
     "nmse_db", "median_nmse_db", "sgcs", "payload_bits", "header_bits", "padding_bits", "channel_uses",
     "airtime_s", "energy_j",
@@ -36,19 +35,22 @@ def draw_figures(records: pd.DataFrame, folder: Path) -> list[Path]:
     if len(estimate):
         paths += _panels(estimate, "snr_db", "SNR of a visible element (dB)", folder, "nmse_vs_snr")
         paths += _share_figure(estimate, folder)
-    for result, axis, label, name, scale in (
-        ("size", "num_elements", "Elements of the array", "nmse_vs_size", "log"),
-        ("feedback", "payload", "Coded bits of an estimate", "nmse_vs_bits", "log"),
-    ):
-        part = _part(records, result)
-        if result == "feedback":
-            part = _with_payload(records, part)
-        if len(part) and axis in part:
-            figure = line_figure(
-                part, axis, _NMSE, order=_order(part), x_label=label, y_label=_NMSE_LABEL, x_scale=scale
-            )
-            _name_ticks(figure.axes[0], part[axis if axis in _WHOLE else "bits"])
-            paths += save(figure, folder, name)
+    size = _part(records, "size", "num_elements")
+    if len(size):
+        figure = line_figure(
+            size,
+            "num_elements",
+            _NMSE,
+            order=_order(size),
+            x_label="Elements of the array",
+            y_label=_NMSE_LABEL,
+            x_scale="log",
+        )
+        _name_ticks(figure.axes[0], size["num_elements"])
+        paths += save(figure, folder, "nmse_vs_size")
+    feedback = _with_payload(_part(records, "feedback", "bits", "visible_share"))
+    if len(feedback):
+        paths += _panels(feedback, "payload", "Coded bits of an estimate", folder, "nmse_vs_bits", "bits")
     loss = _part(records, "loss", "erasure_probability")
     if len(loss):
         figure = line_figure(
@@ -84,21 +86,27 @@ def _order(part: pd.DataFrame) -> list[str]:
     return [*_ORDER, *(name for name in dict.fromkeys(part["method"]) if name not in _ORDER)]
 
 
-def _with_payload(records: pd.DataFrame, part: pd.DataFrame) -> pd.DataFrame:
+def _with_payload(part: pd.DataFrame) -> pd.DataFrame:
     """Gives each row of the feedback result the bits that its payloads really take, a mean over the seeds."""
-    spent = part[part["metric"] == "payload_bits"]
-    if spent.empty or "bits" not in part:
+    spent = part[part["metric"] == "payload_bits"] if len(part) else part
+    if spent.empty:
         return part[:0]
-    mean = spent.groupby(["method", "bits"])["value"].mean().rename("payload").reset_index()
-    return part.merge(mean, on=["method", "bits"], how="left")
+    at = ["method", "bits", "visible_share"]
+    mean = spent.groupby(at)["value"].mean().rename("payload").reset_index()
+    return part.merge(mean, on=at, how="left")
 
 
-def _panels(part: pd.DataFrame, x: str, label: str, folder: Path, name: str) -> list[Path]:
-    """A panel for each visible share."""
+def _panels(
+    part: pd.DataFrame, x: str, label: str, folder: Path, name: str, ticks: str | None = None
+) -> list[Path]:
+    """A panel for each visible share; ticks: whose values are named on an axis that is then logarithmic."""
     shares = sorted(part["visible_share"].unique(), reverse=True)
-    figure, axes = new_figure("page", height_in=2.2, num_columns=len(shares))
+    figure, axes = new_figure("page" if len(shares) > 1 else "column", height_in=2.2, num_columns=len(shares))
     for number, (panel, share) in enumerate(zip(axes, shares, strict=True)):
         draw_lines(panel, part[part["visible_share"] == share], x, _NMSE, order=_order(part))
+        if ticks is not None:
+            panel.set_xscale("log")
+            _name_ticks(panel, part[ticks])
         panel.set_title(f"{100 * share:g} % visible", fontsize=panel.xaxis.label.get_fontsize())
         panel.set_xlabel(label)
         panel.set_ylabel(_NMSE_LABEL if number == 0 else "")
@@ -163,10 +171,12 @@ def make_tables(records: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
         part = part[part["metric"].isin(_AIR_METRICS)]
         if len(part):
             tables.append((title, pivot(part, ["method", axis])))
-    feedback = _part(records, "feedback", "bits")
+    feedback = _part(records, "feedback", "visible_share", "bits")
     feedback = feedback[feedback["metric"].isin([_NMSE, "median_nmse_db", "sgcs", "payload_bits"])]
     if len(feedback):
-        tables.append(("Estimates sent in so many bits", pivot(feedback, ["method", "bits"])))
+        tables.append(
+            ("Estimates sent in so many bits", pivot(feedback, ["method", "visible_share", "bits"]))
+        )
     return tables
 
 

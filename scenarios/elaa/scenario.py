@@ -242,8 +242,9 @@ def _listed(config: ElaaConfig) -> list[tuple[str, str, Axes]]:
         (
             "feedback",
             method,
-            {"bits": bits, "visible_share": told.feedback_share, "snr_db": told.feedback_snr_db},
+            {"bits": bits, "visible_share": share, "snr_db": told.feedback_snr_db},
         )
+        for share in told.feedback_shares
         for bits in told.feedback_bits
         for method in told.feedbacks
     ]

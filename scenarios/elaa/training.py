@@ -66,7 +66,7 @@ def train_model(
         num_steps = config.num_steps_pretraining + config.num_steps_tuning
         log = _fit_nmse(task, "supervised", model, num_steps)
         return Trained(None, model.eval().requires_grad_(False), log)
-    log = _pretrain_jepa(task, model) if name == "jepa" else _pretrain_mae(task, model, head)
+    log = pretrain_jepa(task, model) if name == "jepa" else _pretrain_mae(task, model, head)
     model.encoder.requires_grad_(False)
     model.predictor.requires_grad_(False)
     log += _fit_nmse(task, "decoder", model, config.num_steps_decoder)
@@ -129,7 +129,7 @@ def estimate_all(model: CsiModel, examples: Examples) -> torch.Tensor:
     return estimates
 
 
-def _pretrain_jepa(task: Task, model: CsiModel) -> Log:
+def pretrain_jepa(task: Task, model: CsiModel) -> Log:
     """The EMA target encoder sees the whole and clean channel; its tokens of all patches are predicted."""
     config = task.inputs.training
     target = EmaTarget(model.encoder, config.ema_momentum, 1.0, config.num_steps_pretraining)

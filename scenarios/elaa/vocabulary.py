@@ -60,6 +60,7 @@ FEEDBACKS: dict[str, Method] = {
     "klt-dechirped": Method("the strongest direction, and transform coding of what it leaves"),
     "dft-codebook": Method("beams of an oversampled DFT, amplitudes and phases"),
     "nomp-parameters": Method("the paths that NOMP found, rounded"),
+    "jepa-bottleneck": Method("a JEPA's estimate through a trained bottleneck", "jepa-bottleneck"),
 }
 
 METHODS: dict[str, Method] = ESTIMATORS | FORECASTERS | FRONTHAUL | FEEDBACKS

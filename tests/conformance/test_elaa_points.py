@@ -14,10 +14,12 @@ from scenarios.elaa.cells import air_bench, resolve
 from scenarios.elaa.config import TINY
 from scenarios.elaa.data import Cell, draw_part, draw_sample
 from scenarios.elaa.linear import tune_lmmse
+from scenarios.elaa.measures import group
 from scenarios.elaa.scenario import SCENARIO
 from semcom.contracts import Record, SemcomError
 
 CELL = {"visible_share": 0.5, "snr_db": 10.0}
+FED_BACK = {"visible_share": 1.0, "snr_db": 20.0}
 
 
 def values(points: list[Point]) -> list[dict[str, float]]:
@@ -118,11 +120,25 @@ def test_forecasts_grow_worse_with_the_look_ahead_and_see_no_future():
 
 def test_a_feedback_s_bits_are_those_of_its_payloads():
     rows: list[list[Record]] = SCENARIO.simulate(
-        TINY, [Point("feedback", "dft-codebook", 0, {"bits": 64})], {}, Cluster()
+        TINY, [Point("feedback", "dft-codebook", 0, {"bits": 64, **FED_BACK})], {}, Cluster()
     )
     spent = {row.metric: row.value for row in rows[0]}["payload_bits"]
     assert spent <= 64
     assert np.isclose(spent % 8, 0)
+
+
+def test_numbers_of_bits_share_a_bench_and_change_nothing():
+    """NOMP runs once for all of a share's numbers of bits; other shares are other benches."""
+    points = [
+        Point("feedback", "dft-codebook", 0, {"bits": bits, **FED_BACK, "visible_share": share})
+        for share in (1.0, 0.5)
+        for bits in (64, 32)
+    ]
+    assert group(points) == [[0, 1], [2, 3]]
+    together = values(points)
+    assert values(points[1:2]) == together[1:2]
+    assert together[0]["nmse_db"] < together[1]["nmse_db"]
+    assert together[0]["nmse_db"] < together[2]["nmse_db"]
 
 
 def test_an_unknown_estimator_is_refused():
