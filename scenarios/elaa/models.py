@@ -102,32 +102,34 @@ class PatchPredictor(nn.Module):
 
 
 class CsiDecoder(nn.Module):
-    """The CSI decoder: predicted and context tokens, [N, L + 1, D] each, and Inputs to patches [N, L, 2 S].
+    """The CSI decoder: predicted and context tokens, [N, L + 1, D] each, and inputs to patches [N, L, 2 S].
 
     It is shown what was received of the visible patches again, and hands it on as far as it can be relied on:
 
         h_l = g_l y_l + o_l
 
-    with g_l in [0, 1] and o_l read off patch l's token. At high SNRs the estimate is never far from y.
+    with g_l in [0, 1] and o_l read off patch l's token. At high SNRs the estimate is never far from y. Of a
+    window's snapshots it is the last one.
     """
 
-    def __init__(self, config: ModelConfig, patches: Patches) -> None:
+    def __init__(self, config: ModelConfig, patches: Patches, window: Window = ONE_SNAPSHOT) -> None:
         super().__init__()
+        self.num_numbers = 2 * patches.patch_size
         self.join = nn.Linear(2 * config.dim, config.dim)
-        self.look = nn.Linear(3 * patches.patch_size, config.dim)
+        self.look = nn.Linear((2 * window.num_snapshots + 1) * patches.patch_size, config.dim)
         self.body = Transformer(config.dim, config.decoder_depth, config.num_heads, config.mlp_ratio)
-        self.out = nn.Linear(config.dim, 2 * patches.patch_size)
+        self.out = nn.Linear(config.dim, self.num_numbers)
         self.gate = nn.Linear(config.dim, 1)
         with torch.no_grad():
             self.out.weight.mul_(0.5)
 
-    def forward(self, predicted: torch.Tensor, context: torch.Tensor, inputs: Inputs) -> torch.Tensor:
+    def forward(self, predicted: torch.Tensor, context: torch.Tensor, inputs: Shown) -> torch.Tensor:
         """Decodes tokens: see the class."""
         tokens = self.join(torch.cat((predicted, context), dim=2))
         seen = self.look(torch.cat((inputs.y, inputs.there), dim=2))
         tokens = torch.cat((tokens[:, :-1] + seen, tokens[:, -1:]), dim=1)
         z = self.body(tokens)[:, :-1]
-        return self.out(z) + torch.sigmoid(self.gate(z)) * inputs.y
+        return self.out(z) + torch.sigmoid(self.gate(z)) * inputs.y[..., -self.num_numbers :]
 
 
 class CsiModel(nn.Module):
@@ -137,7 +139,7 @@ class CsiModel(nn.Module):
         super().__init__()
         self.encoder = PatchEncoder(config, patches, window)
         self.predictor = PatchPredictor(config, patches, window)
-        self.decoder = CsiDecoder(config, patches)
+        self.decoder = CsiDecoder(config, patches, window)
 
     def forward(self, inputs: Shown) -> torch.Tensor:
         """Estimates patches: see the class."""
