@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -79,8 +79,12 @@ def draw_examples(
     patches: Patches,
     dechirper: Dechirper,
     streams: Streams,
+    through: Callable[[Observed], Observed] | None = None,
 ) -> Examples:
-    """Draws training examples: each channel's visibility is one of `visibilities`, its SNR uniform in dB."""
+    """Draws training examples: each channel's visibility is one of `visibilities`, its SNR uniform in dB.
+
+    through: what becomes of observations on their way to the estimator, nothing if None.
+    """
     num, generator = config.num_examples, streams.torch_generator("elaa examples")
     h = draw_channels(array, num, generator).h[:, 0, 0]
     visible = _draw_visible(array, config.mask_source, visibilities, patches, num, generator)
@@ -90,7 +94,7 @@ def draw_examples(
     target = h
     if config.target_snr_db is not None:
         target = observe(h, torch.ones_like(visible), config.target_snr_db, generator).y
-    return make_examples(observed, target, patches, dechirper)
+    return make_examples(through(observed) if through else observed, target, patches, dechirper)
 
 
 def make_examples(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from scenarios.elaa.config import ElaaConfig
 from scenarios.elaa.data import visibility_of
 from scenarios.elaa.examples import draw_examples
 from scenarios.elaa.features import Dechirper
+from scenarios.elaa.fronthaul import over_the_fronthaul
 from scenarios.elaa.hybrid import HybridEstimator, PathCombiner
 from scenarios.elaa.line_array import LineArray
 from scenarios.elaa.models import CsiModel, LearnedEstimator, ModelConfig
@@ -25,11 +27,11 @@ from scenarios.elaa.training import train_combiner, train_model
 from semcom.records import load_into
 from semcom.rng import Streams
 
-JOBS = ("elaa-jepa", "mae", "supervised")
-"""All that are trained, the longest first: elaa-jepa brings the hybrid's network with it."""
+JOBS = ("jepa-tokens", "elaa-jepa", "mae", "supervised")
+"""All that are trained, the longest first: JEPAs bring the hybrids' networks with them."""
 FROZEN, TUNED, COMBINER = "frozen.", "tuned.", "combiner."
 """Prefixes of a job's tensors."""
-_NAMES = {"elaa-jepa": "jepa"}
+_NAMES = {"elaa-jepa": "jepa", "jepa-tokens": "jepa"}
 
 
 def train_job(
@@ -39,13 +41,23 @@ def train_job(
     array, inputs = config.array, TrainingInputs(config.model, config.training)
     patches = Patches(array, inputs.model.patch_size)
     visibilities = [visibility_of(config.visibility, share) for share in config.training_shares]
-    shown = draw_examples(array, config.examples, visibilities, patches, Dechirper(array), Streams(seed))
+    streams = Streams(seed)
+    through = partial(over_the_fronthaul, subarray_size=config.subarray_size, streams=streams)
+    shown = draw_examples(
+        array,
+        config.examples,
+        visibilities,
+        patches,
+        Dechirper(array),
+        streams,
+        through if name == "jepa-tokens" else None,
+    )
     trained = train_model(_NAMES.get(name, name), seed, shown, patches, inputs, scratch)
     tensors = _tensors(TUNED, trained.tuned)
     log = list(trained.log)
     if trained.frozen is not None:
         tensors |= _tensors(FROZEN, trained.frozen)
-    if name == "elaa-jepa":
+    if _NAMES.get(name) == "jepa":
         paths = default_nomp(array).paths(shown.observed)
         combiner, rows = train_combiner(seed, trained.tuned, paths, shown, patches, inputs, scratch)
         tensors |= _tensors(COMBINER, combiner)
@@ -57,6 +69,8 @@ def job_settings(name: str, config: ElaaConfig) -> dict[str, Any]:
     """All that the weights of a job depend on besides its seed, as it is written down."""
     parts = ("array", "visibility", "examples", "model", "training")
     told: dict[str, Any] = {part: getattr(config, part).model_dump(mode="json") for part in parts}
+    if name == "jepa-tokens":
+        told["subarray_size"] = config.subarray_size
     return {**told, "shares": config.training_shares}
 
 
@@ -81,17 +95,21 @@ class Trained:
 
     def estimate(self, prefix: str, observed: Observed, paths: Paths | None = None) -> torch.Tensor:
         """Estimates channels complex64 [N, M] by a prefix's part; paths: what NOMP found, for COMBINER."""
+        estimator = self.estimator(prefix)
+        if isinstance(estimator, HybridEstimator):
+            return estimator.estimate(observed, paths)
+        return estimator.estimate(observed)
+
+    def estimator(self, prefix: str) -> LearnedEstimator | HybridEstimator:
+        """Makes the estimator of a prefix's part."""
         if prefix != COMBINER:
-            return LearnedEstimator(self._model(prefix), self.array, self.config.patch_size).estimate(
-                observed
-            )
+            return LearnedEstimator(self._model(prefix), self.array, self.config.patch_size)
         with torch.random.fork_rng(devices=[]):
             combiner = PathCombiner(self.config, self.patches.num_patches)
         self._fill(combiner, COMBINER)
-        hybrid = HybridEstimator(
+        return HybridEstimator(
             self._model(TUNED), combiner, default_nomp(self.array), self.array, self.config.patch_size
         )
-        return hybrid.estimate(observed, paths)
 
     def _model(self, prefix: str) -> CsiModel:
         with torch.random.fork_rng(devices=[]):
