@@ -20,19 +20,16 @@ from scenarios.elaa.bench import Bench
 from scenarios.elaa.config import ElaaConfig
 from scenarios.elaa.data import Cell
 from scenarios.elaa.jobs import Trained
-from scenarios.elaa.local_wave import embed_wave, rebuild_wave
 from scenarios.elaa.methods import (
     Embed,
     Estimate,
     FusingReceiver,
     Patch,
     PatchFusion,
-    Rebuild,
     SubArraySender,
-    raw_csi,
-    raw_values,
 )
 from scenarios.elaa.observations import Observed
+from scenarios.elaa.reports import report_of
 from scenarios.elaa.shrinking import tune_shrink
 from scenarios.elaa.vocabulary import METHODS
 from scenarios.elaa.world import SubArrayWorld
@@ -142,14 +139,11 @@ def make_shared(
 def _make_sides(config: ElaaConfig, setting: Setting, bench: Bench, weights: Weights) -> dict[str, Any]:
     """Makes what one setting's senders and receiver need."""
     size, told = config.subarray_size, METHODS[setting.method]
-    embed: Embed
-    rebuild: Rebuild
-    raw = setting.method.startswith("raw-")
-    embed, rebuild = (raw_csi, raw_values) if raw else (embed_wave, rebuild_wave)
+    report = report_of(setting.method)
     y, seen = bench.known.y.unflatten(1, (-1, size)), bench.known.visible.unflatten(1, (-1, size))
     sends = seen.any(dim=2)
     user, place = sends.nonzero(as_tuple=True)
-    tokens = embed(Patch(y[sends], seen[sends], bench.known.noise_var[user], place))
+    tokens = report.embed(Patch(y[sends], seen[sends], bench.known.noise_var[user], place))
     codec = make_codec(setting.codec, tokens.shape[1])
     if isinstance(codec, FittedCodec):
         codec.fit(tokens)
@@ -157,7 +151,7 @@ def _make_sides(config: ElaaConfig, setting: Setting, bench: Bench, weights: Wei
     estimate: Estimate = zero_fill
     if setting.method != "raw-ls":
         rebuilt = torch.zeros_like(y)
-        rebuilt[sends] = torch.where(seen[sends], rebuild(codec(tokens)), 0)
+        rebuilt[sends] = torch.where(seen[sends], report.rebuild(codec(tokens)), 0)
         # Rounding is one more noise on every element that is reported.
         rounded = float((rebuilt - y)[seen].abs().square().mean())
         estimator: Estimator
@@ -168,8 +162,8 @@ def _make_sides(config: ElaaConfig, setting: Setting, bench: Bench, weights: Wei
             heard = Observed(rebuilt.flatten(1), bench.known.visible, bench.known.noise_var + rounded)
             estimator = tune_shrink(bench.nomp, heard, bench.validation.h)
         estimate = EstimateAtTheCentre(estimator, bench.asked.visible, bench.asked.noise_var + rounded)
-    fuse = PatchFusion(rebuild, estimate)
-    return {"codec": codec, "embed": embed, "fuse": fuse, "version": _VERSION}
+    fuse = PatchFusion(report.rebuild, estimate)
+    return {"codec": codec, "embed": report.embed, "fuse": fuse, "version": _VERSION}
 
 
 def make_cell(config: ElaaConfig, setting: Setting) -> CellSpec:

@@ -29,6 +29,7 @@ from scenarios.elaa.line_array import LineArray
 from scenarios.elaa.models import ModelConfig
 from scenarios.elaa.patches import Patches
 from scenarios.elaa.region_detection import DETECTED_SIZE
+from scenarios.elaa.reports import report_of
 from scenarios.elaa.task import TrainingConfig
 from scenarios.elaa.vocabulary import ESTIMATORS, FEEDBACKS, FORECASTERS, FRONTHAUL, Method
 from semcom.codecs.catalogue import CodecConfig, make_codec
@@ -239,12 +240,13 @@ def _check_fronthaul(config: ElaaConfig) -> None:
         return
     grid, step_s = ResourceGrid(config.grid), config.report_interval_s
     check_link(config.link, grid, step_s)
-    bits = 0
-    with suppress(SemcomError):
-        # Some codecs know it only when they are fitted.
-        bits = make_codec(config.codec, 2 * config.subarray_size).max_payload_bits()
-    if bits:
-        check_packet(config.link, grid, step_s, HEADER_BITS + 8 * -(-bits // 8), "a sub-array")
+    for dim in {report_of(name).dim(config.subarray_size) for name in told.air_methods}:
+        bits = 0
+        with suppress(SemcomError):
+            # Some codecs know it only when they are fitted.
+            bits = make_codec(config.codec, dim).max_payload_bits()
+        if bits:
+            check_packet(config.link, grid, step_s, HEADER_BITS + 8 * -(-bits // 8), "a sub-array")
     check_channel(config.channel, grid, 1, step_s)
 
 
