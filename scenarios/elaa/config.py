@@ -283,7 +283,7 @@ TINY = ElaaConfig(
         shares=(1.0, 0.5), snrs_db=(10.0,), array_sizes=(32, 64), size_methods=("ls", "nomp-shrink"),
         look_aheads=(0, 1), ahead_shares=(0.5,), feedback_bits=(64,), feedbacks=tuple(FEEDBACKS),
         unknown_methods=("ls", "nomp-shrink", "hybrid"),
-        unknown_shares=(0.5,), air_codecs=("uniform-4",), erasures=(0.3,),
+        unknown_shares=(0.5,), air_methods=tuple(FRONTHAUL), air_codecs=("uniform-4",), erasures=(0.3,),
     ),
 )  # fmt: skip
 PAPER = ElaaConfig(data=DataConfig(num_training=200_000, num_validation=2_000, num_test=2_000))
