@@ -118,8 +118,9 @@ def make_shared(
 ) -> dict[str, Any]:
     """Collects what the settings' senders, receivers and worlds need, by seed and codec.
 
-    Codecs are fitted to what the sub-arrays receive of validation channels. weights: of each setting, the
-    tensors of the models that its method needs, by their names.
+    Codecs are fitted to the reports of validation channels, and classical estimators are tuned on these as
+    they are when rounded. weights: of each setting, the tensors of the models that its method needs, by
+    their names.
     """
     shared: dict[str, Any] = {}
     for setting in settings:
