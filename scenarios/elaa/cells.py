@@ -153,19 +153,17 @@ def _make_sides(config: ElaaConfig, setting: Setting, bench: Bench, weights: Wei
     if setting.method != "raw-ls":
         rebuilt = torch.zeros_like(y)
         rebuilt[sends] = torch.where(seen[sends], report.rebuild(codec(tokens)), 0)
+        # Coarse rounding takes noise away with the signal: what is left is measured, not added.
+        truth = bench.validation.h.unflatten(1, (-1, size))
+        noise_var = (rebuilt - truth)[seen].abs().square().mean()
         estimator: Estimator
         if told.is_learned:
             where = f"the checkpoint of {told.model}, seed {setting.seed}"
             estimator = Trained(config.model, config.array, weights[told.model], where).estimator(told.prefix)
-            # Rounding is one more noise on every element that is reported, as in training.
-            noise_var = bench.asked.noise_var + (rebuilt - y)[seen].abs().square().mean()
         else:
-            # Coarse rounding takes noise away with the signal: what is left is measured, not added.
-            truth = bench.validation.h.unflatten(1, (-1, size))
-            noise_var = (rebuilt - truth)[seen].abs().square().mean().expand(len(bench.asked))
-            heard = Observed(rebuilt.flatten(1), bench.known.visible, noise_var[:1].expand(len(y)))
+            heard = Observed(rebuilt.flatten(1), bench.known.visible, noise_var.expand(len(y)))
             estimator = tune_shrink(bench.nomp, heard, bench.validation.h)
-        estimate = EstimateAtTheCentre(estimator, bench.asked.visible, noise_var)
+        estimate = EstimateAtTheCentre(estimator, bench.asked.visible, noise_var.expand(len(bench.asked)))
     fuse = PatchFusion(report.rebuild, estimate)
     return {"codec": codec, "embed": report.embed, "fuse": fuse, "version": _VERSION}
 
