@@ -79,10 +79,10 @@ def find_wave(y: torch.Tensor, visible: torch.Tensor) -> LocalWave:
 def embed_wave(patch: Patch) -> torch.Tensor:
     """Embeds what n sub-arrays receive: float32 [n, 5 + 2 m], the wave and the rest in the wave's frame.
 
-    k = round(m f) = 4 a + b as (4 a + 2) u and (b - 3/2) u, (m f - k) u, Re g, Im g; then (y_i - w_i)
-    exp(-j 2 pi f x_i) / sqrt(m), with u = 2 pi / sqrt(12). So scaled, an error of 1 in any number is about
-    one of 1 in an element's root mean square: what rounds all of them by one step shares its bits out well.
-    Numbers of one variance a Karhunen-Loeve transform would mix, and the digits a and b are to stay apart.
+    k = round(m f) = 4 a + b as (a + 1/2) u and (b - 3/2) u, (m f - k) u, Re g, Im g; then (y_i - w_i)
+    exp(-j 2 pi f x_i) / sqrt(m). So scaled, an error of 1 in any number but the digits a and b is about one
+    of 1 in an element's root mean square: what rounds all of them by one step shares its bits out well.
+    u = 2 pi / sqrt(12).
     """
     size = patch.y.shape[1]
     wave = find_wave(patch.y, patch.visible)
@@ -91,7 +91,7 @@ def embed_wave(patch: Patch) -> torch.Tensor:
     high = (whole / _DIGIT).floor()
     low = whole - _DIGIT * high
     middle = (_DIGIT - 1) / 2
-    digits = ((high + 0.5) * _DIGIT * _BIN, (low - middle) * _BIN)
+    digits = ((high + 0.5) * _BIN, (low - middle) * _BIN)
     told = torch.stack((*digits, (bins - whole) * _BIN, wave.gain.real, wave.gain.imag), dim=1)
     rest = (patch.y - wave.field(size)) * patch.visible * wave.turn(size).conj()
     return torch.cat((told, torch.view_as_real(rest / math.sqrt(size)).flatten(1)), dim=1)
@@ -102,7 +102,7 @@ def rebuild_wave(tokens: torch.Tensor) -> torch.Tensor:
     flat = tokens.flatten(0, -2)
     size = (flat.shape[1] - NUM_OF_WAVE) // 2
     # Digits are whole numbers: rounding that is coarse elsewhere is none here.
-    high = (flat[:, 0] / (_DIGIT * _BIN) - 0.5).round()
+    high = (flat[:, 0] / _BIN - 0.5).round()
     low = (flat[:, 1] / _BIN + (_DIGIT - 1) / 2).round().clamp(0, _DIGIT - 1)
     bins = _DIGIT * high + low + flat[:, 2] / _BIN
     wave = LocalWave(bins / size, torch.complex(flat[:, 3], flat[:, 4]))
