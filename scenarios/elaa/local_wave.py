@@ -1,7 +1,7 @@
 """A sub-array's embedding: the strongest plane wave on its own elements, and what that wave leaves.
 
 Raw CSI of one sub-array has no frame in common with that of another, and most of its bits would tell one
-wave's phase over and over. The unit takes that wave out and sends it as five numbers.
+wave's phase over and over. The unit takes that wave out and sends it as four numbers.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ import torch
 
 from scenarios.elaa.methods import Patch
 
-NUM_OF_WAVE = 5
+NUM_OF_WAVE = 4
 """How many numbers stand for the wave."""
 _BIN = 2 * math.pi / math.sqrt(12)
 """Root mean square, over the elements, of the field's change for a frequency that is off by one bin 1 / m."""
-_DIGIT = 4
-"""Bins that the first digit of a frequency counts in: two bits are enough for either digit of 16 elements."""
 _OVERSAMPLING = 4
 _NEWTON_STEPS = 3
 
@@ -77,35 +75,28 @@ def find_wave(y: torch.Tensor, visible: torch.Tensor) -> LocalWave:
 
 
 def embed_wave(patch: Patch) -> torch.Tensor:
-    """Embeds what n sub-arrays receive: float32 [n, 5 + 2 m], the wave and the rest in the wave's frame.
+    """Embeds what n sub-arrays receive: float32 [n, 4 + 2 m], the wave and the rest in the wave's frame.
 
-    k = round(m f) = 4 a + b as (a + 1/2) u and (b - 3/2) u, (m f - k) u, Re g, Im g; then (y_i - w_i)
-    exp(-j 2 pi f x_i) / sqrt(m). So scaled, an error of 1 in any number but the digits a and b is about one
-    of 1 in an element's root mean square: what rounds all of them by one step shares its bits out well.
-    u = 2 pi / sqrt(12).
+    k u, (m f - k) u with k = round(m f), Re g, Im g; then (y_i - w_i) exp(-j 2 pi f x_i) / sqrt(m). So
+    scaled, an error of 1 in any number is about one of 1 in an element's root mean square: what rounds all
+    of them by one step shares its bits out well. u = 2 pi / sqrt(12).
     """
     size = patch.y.shape[1]
     wave = find_wave(patch.y, patch.visible)
     bins = size * wave.frequency
     whole = bins.round()
-    high = (whole / _DIGIT).floor()
-    low = whole - _DIGIT * high
-    middle = (_DIGIT - 1) / 2
-    digits = ((high + 0.5) * _BIN, (low - middle) * _BIN)
-    told = torch.stack((*digits, (bins - whole) * _BIN, wave.gain.real, wave.gain.imag), dim=1)
+    told = torch.stack((whole * _BIN, (bins - whole) * _BIN, wave.gain.real, wave.gain.imag), dim=1)
     rest = (patch.y - wave.field(size)) * patch.visible * wave.turn(size).conj()
     return torch.cat((told, torch.view_as_real(rest / math.sqrt(size)).flatten(1)), dim=1)
 
 
 def rebuild_wave(tokens: torch.Tensor) -> torch.Tensor:
-    """What embeddings [..., 5 + 2 m] stand for, rounded or not: complex64 [..., m]."""
+    """What embeddings [..., 4 + 2 m] stand for, rounded or not: complex64 [..., m]."""
     flat = tokens.flatten(0, -2)
     size = (flat.shape[1] - NUM_OF_WAVE) // 2
-    # Digits are whole numbers: rounding that is coarse elsewhere is none here.
-    high = (flat[:, 0] / _BIN - 0.5).round()
-    low = (flat[:, 1] / _BIN + (_DIGIT - 1) / 2).round().clamp(0, _DIGIT - 1)
-    bins = _DIGIT * high + low + flat[:, 2] / _BIN
-    wave = LocalWave(bins / size, torch.complex(flat[:, 3], flat[:, 4]))
+    # The whole bin is a whole number: rounding that is coarse elsewhere is none here.
+    bins = (flat[:, 0] / _BIN).round() + flat[:, 1] / _BIN
+    wave = LocalWave(bins / size, torch.complex(flat[:, 2], flat[:, 3]))
     rest = torch.view_as_complex(flat[:, NUM_OF_WAVE:].unflatten(1, (-1, 2)).contiguous())
     field = wave.turn(size) * (wave.gain[:, None] + rest * math.sqrt(size))
     return field.unflatten(0, tokens.shape[:-1])
