@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,9 +19,19 @@ from scenarios.contracts import Point
 from scenarios.elaa.bench import Bench
 from scenarios.elaa.config import ElaaConfig
 from scenarios.elaa.data import Cell
-from scenarios.elaa.methods import Embed, Estimate, FusingReceiver, RawFusion, SubArraySender, raw_csi
+from scenarios.elaa.jobs import Trained
+from scenarios.elaa.methods import (
+    Embed,
+    Estimate,
+    FusingReceiver,
+    Patch,
+    PatchFusion,
+    SubArraySender,
+)
 from scenarios.elaa.observations import Observed
-from scenarios.elaa.shrinking import ShrunkNomp
+from scenarios.elaa.reports import report_of
+from scenarios.elaa.shrinking import tune_shrink
+from scenarios.elaa.vocabulary import METHODS
 from scenarios.elaa.world import SubArrayWorld
 from semcom.codecs.catalogue import AnyCodec, CodecConfig, make_codec
 from semcom.codecs.names import codec_config, codec_name
@@ -30,7 +40,7 @@ from semcom.rng import Streams
 
 Weights = Mapping[str, Mapping[str, torch.Tensor]]
 NUM_STEPS = 1
-_RAW_VERSION = 1
+_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -68,15 +78,21 @@ def air_bench(config: ElaaConfig, seed: int) -> Bench:
     return Bench(config.array, config.visibility, config.data, Cell(told.air_share, told.air_snr_db), seed)
 
 
+class Estimator(Protocol):
+    """Estimates channels complex64 [N, M] of what was observed."""
+
+    def estimate(self, observed: Observed) -> torch.Tensor: ...
+
+
 @dataclass(frozen=True)
-class NompAtTheCentre:
-    """Estimates from the patches that arrived, by shrunk NOMP: what a user of raw reports would take.
+class EstimateAtTheCentre:
+    """Estimates from the patches that arrived, as estimators elsewhere do from what is visible.
 
     visible: bool [B, M], the mask, which the central unit knows as estimators elsewhere do: what a sub-array
     sends of hidden elements is no observation of zeros. noise_var: float32 [B].
     """
 
-    shrunk: ShrunkNomp
+    estimator: Estimator
     visible: torch.Tensor
     noise_var: torch.Tensor
 
@@ -86,7 +102,7 @@ class NompAtTheCentre:
         h_hat = torch.zeros_like(y)
         some = known.any(dim=1)
         if bool(some.any()):
-            h_hat[some] = self.shrunk.estimate(
+            h_hat[some] = self.estimator.estimate(
                 Observed(torch.where(known, y, 0)[some], known[some], self.noise_var[some])
             )
         return h_hat
@@ -102,8 +118,9 @@ def make_shared(
 ) -> dict[str, Any]:
     """Collects what the settings' senders, receivers and worlds need, by seed and codec.
 
-    Codecs are fitted to what the sub-arrays receive of validation channels. weights: of each setting, the
-    tensors of the models that its method needs, by their names.
+    Codecs are fitted to the reports of validation channels, and classical estimators are tuned on these as
+    they are when rounded. weights: of each setting, the tensors of the models that its method needs, by
+    their names.
     """
     shared: dict[str, Any] = {}
     for setting in settings:
@@ -116,24 +133,39 @@ def make_shared(
                 "noise_var": asked.noise_var[:, None],
             }
         if setting.key not in shared:
-            size = config.subarray_size
-            seen = bench.known.visible.unflatten(1, (-1, size))
-            sends = seen.any(dim=2)
-            patches = torch.view_as_real(bench.known.y.unflatten(1, (-1, size))[sends]).flatten(1)
-            codec = make_codec(setting.codec, 2 * size)
-            if isinstance(codec, FittedCodec):
-                codec.fit(patches)
-            codec = codec.eval()
-            estimate: Estimate = zero_fill
-            if setting.method == "raw-nomp":
-                # Rounding is one more noise on every element that is reported.
-                rounded = (codec(patches) - patches).unflatten(1, (-1, 2)).square().sum(dim=2)
-                noise_var = bench.asked.noise_var + rounded[seen[sends]].mean()
-                shrunk = bench.shrunk("nomp-bound-shrink")
-                estimate = NompAtTheCentre(shrunk, bench.asked.visible, noise_var)
-            fuse = RawFusion(estimate)
-            shared[setting.key] = {"codec": codec, "embed": raw_csi, "fuse": fuse, "version": _RAW_VERSION}
+            shared[setting.key] = _make_sides(config, setting, bench, weights.get(setting, {}))
     return shared
+
+
+def _make_sides(config: ElaaConfig, setting: Setting, bench: Bench, weights: Weights) -> dict[str, Any]:
+    """Makes what one setting's senders and receiver need."""
+    size, told = config.subarray_size, METHODS[setting.method]
+    report = report_of(setting.method)
+    y, seen = bench.known.y.unflatten(1, (-1, size)), bench.known.visible.unflatten(1, (-1, size))
+    sends = seen.any(dim=2)
+    user, place = sends.nonzero(as_tuple=True)
+    tokens = report.embed(Patch(y[sends], seen[sends], bench.known.noise_var[user], place))
+    codec = make_codec(setting.codec, tokens.shape[1])
+    if isinstance(codec, FittedCodec):
+        codec.fit(tokens)
+    codec = codec.eval()
+    estimate: Estimate = zero_fill
+    if setting.method != "raw-ls":
+        rebuilt = torch.zeros_like(y)
+        rebuilt[sends] = torch.where(seen[sends], report.rebuild(codec(tokens)), 0)
+        # Coarse rounding takes noise away with the signal: what is left is measured, not added.
+        truth = bench.validation.h.unflatten(1, (-1, size))
+        noise_var = (rebuilt - truth)[seen].abs().square().mean()
+        estimator: Estimator
+        if told.is_learned:
+            where = f"the checkpoint of {told.model}, seed {setting.seed}"
+            estimator = Trained(config.model, config.array, weights[told.model], where).estimator(told.prefix)
+        else:
+            heard = Observed(rebuilt.flatten(1), bench.known.visible, noise_var.expand(len(y)))
+            estimator = tune_shrink(bench.nomp, heard, bench.validation.h)
+        estimate = EstimateAtTheCentre(estimator, bench.asked.visible, noise_var.expand(len(bench.asked)))
+    fuse = PatchFusion(report.rebuild, estimate)
+    return {"codec": codec, "embed": report.embed, "fuse": fuse, "version": _VERSION}
 
 
 def make_cell(config: ElaaConfig, setting: Setting) -> CellSpec:

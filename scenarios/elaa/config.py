@@ -30,6 +30,7 @@ from scenarios.elaa.line_array import LineArray
 from scenarios.elaa.models import ModelConfig
 from scenarios.elaa.patches import Patches
 from scenarios.elaa.region_detection import DETECTED_SIZE
+from scenarios.elaa.reports import report_of
 from scenarios.elaa.task import TrainingConfig
 from scenarios.elaa.vocabulary import ESTIMATORS, FEEDBACKS, FORECASTERS, FRONTHAUL, Method
 from semcom.codecs.catalogue import CodecConfig, make_codec
@@ -91,7 +92,7 @@ class EvaluationConfig(BaseModel):
     feedback_snr_db: Decibels = Field(20.0, description="SNR in the feedback result")
     air_methods: tuple[str, ...] = Field(_classical(FRONTHAUL), description="reports over the fronthaul")
     air_codecs: tuple[str, ...] = Field(
-        ("uniform-2", "uniform-4", "uniform-6"), description="codecs of the reports where no packet is lost"
+        ("klt-24mean", "klt-48mean", "uniform-4"), description="codecs of the reports where no packet is lost"
     )
     erasures: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
         (0.0, 0.1, 0.3), description="erasure probabilities of every report"
@@ -241,12 +242,13 @@ def _check_fronthaul(config: ElaaConfig) -> None:
         return
     grid, step_s = ResourceGrid(config.grid), config.report_interval_s
     check_link(config.link, grid, step_s)
-    bits = 0
-    with suppress(SemcomError):
-        # Some codecs know it only when they are fitted.
-        bits = make_codec(config.codec, 2 * config.subarray_size).max_payload_bits()
-    if bits:
-        check_packet(config.link, grid, step_s, HEADER_BITS + 8 * -(-bits // 8), "a sub-array")
+    for dim in {report_of(name).dim(config.subarray_size) for name in told.air_methods}:
+        bits = 0
+        with suppress(SemcomError):
+            # Some codecs know it only when they are fitted.
+            bits = make_codec(config.codec, dim).max_payload_bits()
+        if bits:
+            check_packet(config.link, grid, step_s, HEADER_BITS + 8 * -(-bits // 8), "a sub-array")
     check_channel(config.channel, grid, 1, step_s)
 
 
@@ -287,7 +289,7 @@ TINY = ElaaConfig(
         look_aheads=(0, 1), ahead_shares=(0.5,), forecasters=tuple(FORECASTERS),
         feedback_shares=(1.0, 0.5), feedback_bits=(64,), feedbacks=tuple(FEEDBACKS),
         unknown_methods=("ls", "nomp-shrink", "hybrid"),
-        unknown_shares=(0.5,), air_codecs=("uniform-4",), erasures=(0.3,),
+        unknown_shares=(0.5,), air_methods=tuple(FRONTHAUL), air_codecs=("uniform-4",), erasures=(0.3,),
     ),
 )  # fmt: skip
 PAPER = ElaaConfig(data=DataConfig(num_training=200_000, num_validation=2_000, num_test=2_000))

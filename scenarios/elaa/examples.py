@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -84,10 +84,12 @@ def draw_examples(
     streams: Streams,
     *,
     of_paths: bool = False,
+    through: Callable[[Observed], Observed] | None = None,
 ) -> Examples:
     """Draws training examples: each channel's visibility is one of `visibilities`, its SNR uniform in dB.
 
-    of_paths: those of the hybrid's network, others than the models'.
+    of_paths: those of the hybrid's network, others than the models'. through: what becomes of observations on
+    their way to the estimator, nothing if None.
     """
     num = config.num_path_examples if of_paths else config.num_examples
     generator = streams.torch_generator("elaa path examples" if of_paths else "elaa examples")
@@ -99,7 +101,7 @@ def draw_examples(
     target = h
     if config.target_snr_db is not None:
         target = observe(h, torch.ones_like(visible), config.target_snr_db, generator).y
-    return make_examples(observed, target, patches, dechirper)
+    return make_examples(through(observed) if through else observed, target, patches, dechirper)
 
 
 def make_examples(

@@ -17,6 +17,7 @@ from scenarios.elaa.config import ElaaConfig, moving
 from scenarios.elaa.data import visibility_of
 from scenarios.elaa.examples import draw_examples
 from scenarios.elaa.features import Dechirper
+from scenarios.elaa.fronthaul import over_the_fronthaul
 from scenarios.elaa.hybrid import HybridEstimator, PathCombiner
 from scenarios.elaa.line_array import LineArray
 from scenarios.elaa.models import ONE_SNAPSHOT, CsiModel, LearnedEstimator, ModelConfig, Window
@@ -32,13 +33,13 @@ from scenarios.elaa.windows import window_of
 from semcom.records import load_into
 from semcom.rng import Streams
 
-TIME, BOTTLENECK = "elaa-jepa-time", "jepa-bottleneck"
-"""The jobs that train the forecaster, and the feedback's network."""
-JOBS = ("elaa-jepa", BOTTLENECK, TIME, "mae", "supervised")
-"""All that are trained, the longest first: elaa-jepa brings the hybrid's network with it."""
+TIME, BOTTLENECK, TOKENS = "elaa-jepa-time", "jepa-bottleneck", "jepa-tokens"
+"""The jobs that train the forecaster, the feedback's network, and the central unit on what is reported."""
+JOBS = ("elaa-jepa", TOKENS, BOTTLENECK, TIME, "mae", "supervised")
+"""All that are trained, the longest first: JEPAs bring the hybrids' networks with them."""
 FROZEN, TUNED, COMBINER = "frozen.", "tuned.", "combiner."
 """Prefixes of a job's tensors."""
-_NAMES = {"elaa-jepa": "jepa"}
+_NAMES = {"elaa-jepa": "jepa", TOKENS: "jepa"}
 
 
 def train_job(
@@ -61,7 +62,17 @@ def train_job(
         )
         model, log = train_window_model(seed, windows, sorted(told.look_aheads), patches, inputs, scratch)
         return _tensors(TUNED, model), log
-    draw = partial(draw_examples, array, config.examples, visibilities, patches, Dechirper(array), streams)
+    through = partial(over_the_fronthaul, subarray_size=config.subarray_size, streams=streams)
+    draw = partial(
+        draw_examples,
+        array,
+        config.examples,
+        visibilities,
+        patches,
+        Dechirper(array),
+        streams,
+        through=through if name == TOKENS else None,
+    )
     shown = draw()
     if name == BOTTLENECK:
         bottleneck, log = train_bottleneck(seed, shown, array, inputs, config.bottleneck, scratch)
@@ -71,7 +82,7 @@ def train_job(
     log = list(trained.log)
     if trained.frozen is not None:
         tensors |= _tensors(FROZEN, trained.frozen)
-    if name == "elaa-jepa":
+    if _NAMES.get(name) == "jepa":
         others = draw(of_paths=True)
         paths = default_nomp(array).paths(others.observed)
         combiner, rows = train_combiner(seed, trained.tuned, paths, others, patches, inputs, scratch)
@@ -90,6 +101,8 @@ def job_settings(name: str, config: ElaaConfig) -> dict[str, Any]:
         told |= {"num_history": asked.num_history, "look_aheads": sorted(asked.look_aheads)}
     if name == BOTTLENECK:
         told["bottleneck"] = config.bottleneck.model_dump(mode="json")
+    if name == TOKENS:
+        told["subarray_size"] = config.subarray_size
     return told
 
 
@@ -124,17 +137,21 @@ class Trained:
 
     def estimate(self, prefix: str, observed: Observed, paths: Paths | None = None) -> torch.Tensor:
         """Estimates channels complex64 [N, M] by a prefix's part; paths: what NOMP found, for COMBINER."""
+        estimator = self.estimator(prefix)
+        if isinstance(estimator, HybridEstimator):
+            return estimator.estimate(observed, paths)
+        return estimator.estimate(observed)
+
+    def estimator(self, prefix: str) -> LearnedEstimator | HybridEstimator:
+        """Makes the estimator of a prefix's part."""
         if prefix != COMBINER:
-            return LearnedEstimator(self._model(prefix), self.array, self.config.patch_size).estimate(
-                observed
-            )
+            return LearnedEstimator(self._model(prefix), self.array, self.config.patch_size)
         with torch.random.fork_rng(devices=[]):
             combiner = PathCombiner(self.config, self.patches.num_patches)
         self._fill(combiner, COMBINER)
-        hybrid = HybridEstimator(
+        return HybridEstimator(
             self._model(TUNED), combiner, default_nomp(self.array), self.array, self.config.patch_size
         )
-        return hybrid.estimate(observed, paths)
 
     def forecast(self, heard: Heard, look_ahead: int) -> torch.Tensor:
         """Predicts channels complex64 [N, M] look_ahead snapshots after the last one heard, for TIME."""

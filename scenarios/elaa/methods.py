@@ -28,6 +28,9 @@ class Patch:
 Embed = Callable[[Patch], torch.Tensor]
 """Maps patches to tokens, float32 [n, D]: a sub-array's encoder."""
 
+Rebuild = Callable[[torch.Tensor], torch.Tensor]
+"""Maps tokens [..., D] to what they say that was received, complex64 [..., m]."""
+
 Fuse = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Maps tokens [B, L, D], 0 where none arrived, and arrived, bool [B, L], to channels complex64 [B, M]."""
 
@@ -40,19 +43,25 @@ def raw_csi(patch: Patch) -> torch.Tensor:
     return torch.view_as_real(patch.y).flatten(1)
 
 
+def raw_values(tokens: torch.Tensor) -> torch.Tensor:
+    """What the baseline's tokens [..., 2 m] say: complex64 [..., m]."""
+    return torch.view_as_complex(tokens.unflatten(-1, (-1, 2)).contiguous())
+
+
 @dataclass(frozen=True)
-class RawFusion:
-    """The baseline's fusion: puts the patches that arrived side by side and estimates from them.
+class PatchFusion:
+    """Rebuilds the patches that arrived, puts them side by side and estimates from them.
 
     Of a sub-array that sent, every element counts as known: hidden ones within it are sent as zeros, and an
     estimate that knows better has to leave them out.
     """
 
+    rebuild: Rebuild
     estimate: Estimate
 
     def __call__(self, tokens: torch.Tensor, arrived: torch.Tensor) -> torch.Tensor:
-        """Maps tokens float32 [B, L, 2 m] and arrived, bool [B, L], to channels complex64 [B, L m]."""
-        parts = torch.view_as_complex(tokens.unflatten(2, (-1, 2)).contiguous())
+        """Maps tokens float32 [B, L, D] and arrived, bool [B, L], to channels complex64 [B, L m]."""
+        parts = self.rebuild(tokens)
         known = arrived[:, :, None].expand(parts.shape)
         return self.estimate(torch.where(known, parts, 0).flatten(1), known.flatten(1))
 

@@ -52,6 +52,13 @@ FORECASTERS: dict[str, Method] = {
 FRONTHAUL: dict[str, Method] = {
     "raw-nomp": Method("what sub-arrays receive itself, and shrunk NOMP at the central unit"),
     "raw-ls": Method("the same, and zeros for what is missing"),
+    "wave-nomp": Method("each sub-array's strongest wave and what it leaves, and shrunk NOMP"),
+    "jepa-tokens": Method(
+        "the same reports, and a JEPA that predicts those missing", "jepa-tokens", "tuned."
+    ),
+    "jepa-tokens-hybrid": Method(
+        "the same reports, NOMP's paths and that JEPA's estimate, weighed", "jepa-tokens", "combiner."
+    ),
 }
 """What sub-arrays report over the fronthaul, and what the central unit makes of it."""
 

@@ -12,7 +12,15 @@ from nodes.cluster import Cluster
 from nodes.contracts import CellSpec
 from nodes.schedulers import PeriodicConfig
 from nodes.simulation import simulate
-from scenarios.elaa.methods import FusingReceiver, Patch, RawFusion, SubArraySender, channels_of, raw_csi
+from scenarios.elaa.methods import (
+    FusingReceiver,
+    Patch,
+    PatchFusion,
+    SubArraySender,
+    channels_of,
+    raw_csi,
+    raw_values,
+)
 from scenarios.elaa.world import SubArrayWorld
 from semcom.codecs.floating import Float32Codec
 from semcom.contracts import SemcomError
@@ -47,7 +55,7 @@ def make_sender(shared, devices: np.ndarray) -> SubArraySender:
 
 def make_receiver(shared) -> FusingReceiver:
     codec = Float32Codec(2 * SIZE)
-    return FusingReceiver(RawFusion(zero_fill), codec, 1, NUM_USERS, NUM_SUB_ARRAYS)
+    return FusingReceiver(PatchFusion(raw_values, zero_fill), codec, 1, NUM_USERS, NUM_SUB_ARRAYS)
 
 
 def cell(probability: float, group_size: int = 5) -> CellSpec:

@@ -22,11 +22,12 @@ def config() -> ElaaConfig:
 
 
 @cache
-def supervised() -> dict[str, dict[str, torch.Tensor]]:
-    """The shortest of the trainings, by its key."""
+def weights() -> dict[str, dict[str, torch.Tensor]]:
+    """The shortest of the trainings, and the fronthaul's, by their keys."""
     torch.set_num_threads(1)
     jobs = SCENARIO.training_jobs(config(), 0, "central")
-    return {job.key: dict(SCENARIO.train(job).tensors) for job in jobs if job.model == "supervised"}
+    wanted = ("supervised", "jepa-tokens")
+    return {job.key: dict(SCENARIO.train(job).tensors) for job in jobs if job.model in wanted}
 
 
 @pytest.mark.usefixtures("cluster")
@@ -38,16 +39,21 @@ def test_records_are_the_same_with_workers_and_without():
         Point("feedback", "nomp-parameters", 0, {"bits": 64, "visible_share": 1.0, "snr_db": 20.0}),
         Point("loss", "raw-nomp", 0, LOST),
         Point("loss", "raw-ls", 1, LOST),
+        Point("loss", "wave-nomp", 0, LOST | {"codec": "klt-24mean"}),
+        Point("loss", "jepa-tokens", 0, LOST),
+        Point("loss", "jepa-tokens-hybrid", 0, LOST | {"codec": "klt-24mean"}),
     ]
-    expected = SCENARIO.simulate(config(), points, supervised(), Cluster())
+    expected = SCENARIO.simulate(config(), points, weights(), Cluster())
     with Cluster(2) as two:
-        assert SCENARIO.simulate(config(), points, supervised(), two) == expected
+        assert SCENARIO.simulate(config(), points, weights(), two) == expected
 
 
 @pytest.mark.parametrize("result", ["estimate", "loss"])
 def test_a_point_s_records_do_not_hang_on_its_company(result):
     """A resumed run asks for what is left: some of the seeds and methods that it asked for at first."""
-    at, methods = (AT, ("ls", "polar-omp")) if result == "estimate" else (LOST, ("raw-ls", "raw-nomp"))
+    at, methods = (
+        (AT, ("ls", "polar-omp")) if result == "estimate" else (LOST, ("raw-ls", "raw-nomp", "wave-nomp"))
+    )
     points = [Point(result, method, seed, at) for method in methods for seed in (0, 1)]
     together = SCENARIO.simulate(config(), points, {}, Cluster())
     for point, rows in zip(points, together, strict=True):
@@ -60,5 +66,5 @@ def test_training_leaves_the_process_s_random_state_alone_and_asks_nothing_of_it
     before = torch.random.get_rng_state()
     again = SCENARIO.train(job).tensors
     assert torch.equal(torch.random.get_rng_state(), before)
-    for key, tensor in supervised()[job.key].items():
+    for key, tensor in weights()[job.key].items():
         assert torch.equal(again[key], tensor), key
