@@ -126,10 +126,11 @@ class CsiDecoder(nn.Module):
     def forward(self, predicted: torch.Tensor, context: torch.Tensor, inputs: Shown) -> torch.Tensor:
         """Decodes tokens: see the class."""
         tokens = self.join(torch.cat((predicted, context), dim=2))
-        seen = self.look(torch.cat((inputs.y, inputs.there), dim=2))
+        y = inputs.y * inputs.visible[:, :, None]
+        seen = self.look(torch.cat((y, inputs.there), dim=2))
         tokens = torch.cat((tokens[:, :-1] + seen, tokens[:, -1:]), dim=1)
         z = self.body(tokens)[:, :-1]
-        return self.out(z) + torch.sigmoid(self.gate(z)) * inputs.y[..., -self.num_numbers :]
+        return self.out(z) + torch.sigmoid(self.gate(z)) * y[..., -self.num_numbers :]
 
 
 class CsiModel(nn.Module):

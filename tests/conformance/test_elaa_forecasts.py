@@ -67,8 +67,11 @@ def test_the_jobs_tensors_are_what_the_forecaster_is_made_of(tensors):
     model = CsiModel(TINY.model, trained.patches, window_of(3)).eval()
     model.load_state_dict({key.removeprefix(TUNED): value for key, value in tensors.items()})
     by_hand = LearnedForecaster(model, TINY.array, TINY.model.patch_size).forecast(heard, 1)
-    assert torch.equal(trained.forecast(heard, 1), by_hand)
-    assert torch.equal(forecast(TINY, [TIME], 0.5, 1, 0, {TIME: tensors})[TIME][1], by_hand)
+    # Where weights lie in memory may change the last digit.
+    torch.testing.assert_close(trained.forecast(heard, 1), by_hand, atol=1e-5, rtol=1e-4)
+    predicted = forecast(TINY, [TIME], 0.5, 1, 0, {TIME: tensors})[TIME][1]
+    torch.testing.assert_close(predicted, by_hand, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(forecaster().forecast(heard, 1), by_hand, atol=1e-3)
     short = {key: value for key, value in tensors.items() if "decoder" not in key}
     with pytest.raises(SemcomError, match="a test"):
         Trained(TINY.model, TINY.array, short, "a test").forecast(heard, 1)

@@ -72,10 +72,15 @@ def test_the_coder_s_frequencies_are_the_density_s_probabilities():
     assert bool((total <= 2**20 + used).all())
     place = int(used.argmax())
     assert int(used[place]) > 2
+    told = []
     for number in range(1, int(used[place]) - 1):
         z_hat = torch.zeros(1, feedback.model.num_latents)
         z_hat[0, place] = (int(feedback.lowest[place]) + number) * feedback.step
         edges = z_hat.T.double() - feedback.step / 2, z_hat.T.double() + feedback.step / 2
         probability = float(feedback.model.density.probability(*edges)[place])
         assert abs(float(table[place, number]) - 2**20 * probability) < 2
-        assert abs(float(table[place, number]) - 2**20 * probability * 10**0.05) > 2  # half a dB more
+        if 2**20 * probability > 100:
+            # Half a dB more.
+            assert abs(float(table[place, number]) - 2**20 * probability * 10**0.05) > 2
+            told.append(number)
+    assert told
