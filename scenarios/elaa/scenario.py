@@ -164,7 +164,7 @@ def trained_for(config: ElaaConfig, result: str, axes: Axes) -> ElaaConfig:
 
 def training_job(config: ElaaConfig, model: str, seed: int) -> TrainingJob:
     """Makes the job that trains a model; its key hashes all that the weights depend on."""
-    told = {"trains": model, "seed": seed, "version": 1, **job_settings(model, config)}
+    told = {"trains": model, "seed": seed, "version": 2, **job_settings(model, config)}
     name = json.dumps(told, sort_keys=True)
     return TrainingJob(model, seed, hashlib.sha256(name.encode()).hexdigest()[:16], config)
 

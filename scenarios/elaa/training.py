@@ -49,10 +49,10 @@ def train_model(
     inputs: TrainingInputs,
     scratch: Path | None = None,
 ) -> Trained:
-    """Trains one of MODELS from scratch; all see as many examples until they are tuned.
+    """Trains one of MODELS from scratch, all with as many steps.
 
     jepa, mae: pretraining, a decoder for the frozen form, and fine-tuning of the whole from there.
-    supervised: the steps of pretraining and of fine-tuning together, on NMSE.
+    supervised: the steps of all three together, on NMSE.
     """
     streams, config = Streams(seed), inputs.training
     with torch.random.fork_rng(devices=[]):
@@ -63,7 +63,7 @@ def train_model(
     generator = streams.torch_generator(f"train elaa {name}")
     task = Task(inputs, examples, generator, scratch, may_mirror=patches.grid[0] == 1)
     if name == "supervised":
-        num_steps = config.num_steps_pretraining + config.num_steps_tuning
+        num_steps = config.num_steps_pretraining + config.num_steps_decoder + config.num_steps_tuning
         log = _fit_nmse(task, "supervised", model, num_steps)
         return Trained(None, model.eval().requires_grad_(False), log)
     log = pretrain_jepa(task, model) if name == "jepa" else _pretrain_mae(task, model, head)

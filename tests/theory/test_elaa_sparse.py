@@ -1,5 +1,6 @@
 """Paths of a partly visible array: matching pursuit on a grid, NOMP off it, shrinking, unknown masks."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -233,9 +234,12 @@ def test_distance_to_what_is_visible_decides_the_factor():
 def test_tuning_chooses_what_is_best_on_its_data(channels):
     observed = observe(channels, half_hidden(len(channels)), 10.0, generator())
     dictionary = polar_dictionary(ARRAY)
-    pursuit = tune_pursuit(dictionary, observed, channels, (1, 2, 4), (0.0, 1.0), (1.0, 10.0))
-    errors = [nmse(Pursuit(dictionary, num, 1.0, 10.0).estimate(observed), channels) for num in (1, 2, 4)]
+    grid = ((1, 2, 4), (0.0, 1.0, 40.0), (1.0, 10.0, 300.0))
+    pursuit = tune_pursuit(dictionary, observed, channels, *grid)
+    tried = [Pursuit(dictionary, num, stop, ridge) for num, stop, ridge in itertools.product(*grid)]
+    errors = [nmse(each.estimate(observed), channels) for each in tried]
     assert nmse(pursuit.estimate(observed), channels) <= min(errors) + 1e-6
+    assert max(errors) > 1.1 * min(errors)
     nomp = tune_nomp(ARRAY, observed, channels, (1, 4), (12.0,), (0.1,))
     assert nomp.max_paths == 4
     shrunk = tune_shrink(nomp, observed, channels)
