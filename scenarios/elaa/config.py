@@ -285,7 +285,8 @@ TINY = ElaaConfig(
         num_steps_pretraining=10, num_steps=10, num_steps_density=10, depth=1
     ),
     evaluation=EvaluationConfig(
-        shares=(1.0, 0.5), snrs_db=(10.0,), array_sizes=(32, 64), size_methods=("ls", "nomp-shrink", "supervised"),
+        shares=(1.0, 0.5), snrs_db=(10.0,), array_sizes=(32, 64),
+        size_methods=("ls", "nomp-shrink", "supervised"),
         look_aheads=(0, 1), ahead_shares=(0.5,), forecasters=tuple(FORECASTERS),
         feedback_shares=(1.0, 0.5), feedback_bits=(64,), feedbacks=tuple(FEEDBACKS),
         unknown_methods=("ls", "nomp-shrink", "hybrid"),
