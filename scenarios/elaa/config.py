@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated
@@ -184,9 +185,16 @@ def check(config: ElaaConfig) -> None:
     if "polar-omp" in told.methods:
         check_polar("polar-omp in evaluation.methods", config.array)
     # Nothing is named by the shares of training, so that they may be any.
-    for share in config.training_shares:
+    trained = {config.array.num_elements}
+    if any(ESTIMATORS[name].is_learned for name in told.size_methods):
+        trained |= set(told.array_sizes)
+    for size, share in itertools.product(sorted(trained), config.training_shares):
         at_share = visibility_of(config.visibility, share)
-        draw_visibility(at_share, config.array, 1, Streams(0).torch_generator("elaa-check"))
+        generator = Streams(0).torch_generator("elaa-check")
+        try:
+            draw_visibility(at_share, sized(config.array, size), 1, generator)
+        except SemcomError as error:
+            raise SemcomError(f"training_shares, at {size} elements: {error}") from None
     _check_fronthaul(config)
 
 
@@ -269,28 +277,3 @@ def moving(config: ElaaConfig) -> NearFieldConfig:
     told = config.evaluation
     num = told.num_history + max(told.look_aheads, default=0)
     return config.array.model_copy(update={"num_snapshots": num})
-
-
-TINY = ElaaConfig(
-    array=NearFieldConfig(num_elements=64),
-    subarray_size=16,
-    data=DataConfig(num_training=256, num_validation=16, num_test=8),
-    model=ModelConfig(dim=16, depth=1, num_heads=2, predictor_dim=16, predictor_depth=1, combiner_dim=16),
-    examples=ExampleConfig(num_examples=128, num_path_examples=64),
-    training=TrainingConfig(
-        num_steps_pretraining=10, num_steps_decoder=10, num_steps_tuning=10, num_steps_combiner=10,
-        batch_size=16, combiner_batch_size=16,
-    ),
-    bottleneck=BottleneckConfig(
-        num_steps_pretraining=10, num_steps=10, num_steps_density=10, depth=1
-    ),
-    evaluation=EvaluationConfig(
-        shares=(1.0, 0.5), snrs_db=(10.0,), array_sizes=(32, 64),
-        size_methods=("ls", "nomp-shrink", "supervised"),
-        look_aheads=(0, 1), ahead_shares=(0.5,), forecasters=tuple(FORECASTERS),
-        feedback_shares=(1.0, 0.5), feedback_bits=(64,), feedbacks=tuple(FEEDBACKS),
-        unknown_methods=("ls", "nomp-shrink", "hybrid"),
-        unknown_shares=(0.5,), air_methods=tuple(FRONTHAUL), air_codecs=("uniform-4",), erasures=(0.3,),
-    ),
-)  # fmt: skip
-PAPER = ElaaConfig(data=DataConfig(num_training=200_000, num_validation=2_000, num_test=2_000))

@@ -16,10 +16,11 @@ from nodes.process import one_thread
 from nodes.simulation import simulate
 from scenarios.contracts import Point, Trained, TrainingJob
 from scenarios.elaa.cells import NUM_STEPS, make_cell, make_shared, resolve
-from scenarios.elaa.config import PAPER, TINY, ElaaConfig, check, check_results, sized
+from scenarios.elaa.config import ElaaConfig, check, check_results, sized
 from scenarios.elaa.jobs import JOBS, job_settings, train_job
 from scenarios.elaa.limits import check_shares
 from scenarios.elaa.measures import Question, air_records, answer, group
+from scenarios.elaa.presets import PAPER, TINY
 from scenarios.elaa.vocabulary import METHODS
 from semcom.codecs.names import codec_name
 from semcom.contracts import Record, SemcomError

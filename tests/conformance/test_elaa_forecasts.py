@@ -7,7 +7,7 @@ import torch
 from elaa_setups import MODEL, PATCH_SIZE, PATCHES
 
 from channels.near_field import NearFieldConfig, draw_channels
-from scenarios.elaa.config import TINY, moving
+from scenarios.elaa.config import moving
 from scenarios.elaa.examples import ExampleConfig, training_visibilities
 from scenarios.elaa.features import Dechirper
 from scenarios.elaa.forecasts import draw_goal, draw_heard, forecast
@@ -15,6 +15,7 @@ from scenarios.elaa.inputs import mirror_patches
 from scenarios.elaa.jobs import TIME, TUNED, Trained, train_job
 from scenarios.elaa.models import CsiModel
 from scenarios.elaa.observations import observe
+from scenarios.elaa.presets import TINY
 from scenarios.elaa.scenario import training_job
 from scenarios.elaa.tracks import Heard
 from scenarios.elaa.vocabulary import FORECASTERS

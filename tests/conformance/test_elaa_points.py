@@ -11,10 +11,10 @@ from nodes.cluster import Cluster
 from scenarios.contracts import Point
 from scenarios.elaa.bench import Bench
 from scenarios.elaa.cells import air_bench, resolve
-from scenarios.elaa.config import TINY
 from scenarios.elaa.data import Cell, draw_part, draw_sample
 from scenarios.elaa.linear import tune_lmmse
 from scenarios.elaa.measures import group
+from scenarios.elaa.presets import TINY
 from scenarios.elaa.scenario import SCENARIO
 from semcom.contracts import Record, SemcomError
 

@@ -7,7 +7,8 @@ import torch
 
 from nodes.cluster import Cluster
 from scenarios.contracts import Point
-from scenarios.elaa.config import TINY, ElaaConfig
+from scenarios.elaa.config import ElaaConfig
+from scenarios.elaa.presets import TINY
 from scenarios.elaa.scenario import SCENARIO
 
 AT = {"visible_share": 0.5, "snr_db": 10.0}

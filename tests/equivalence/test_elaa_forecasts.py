@@ -8,12 +8,12 @@ import semcom.train
 from channels.near_field import NearFieldConfig
 from nodes.cluster import Cluster
 from scenarios.contracts import Point
-from scenarios.elaa.config import TINY
 from scenarios.elaa.examples import ExampleConfig, training_visibilities
 from scenarios.elaa.line_array import LineArray
 from scenarios.elaa.observations import Observed
 from scenarios.elaa.path_refinement import Prior, refine
 from scenarios.elaa.path_search import path_search
+from scenarios.elaa.presets import TINY
 from scenarios.elaa.scenario import SCENARIO
 from scenarios.elaa.tracks import Heard, Motion, MotionPrior, refine_motion
 from scenarios.elaa.window_examples import draw_window_examples

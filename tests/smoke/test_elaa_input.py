@@ -6,10 +6,10 @@ from elaa_setups import NOTHING, SHORT, only
 
 from channels.near_field import NearFieldConfig, response
 from scenarios.cli import main
-from scenarios.elaa.config import TINY
 from scenarios.elaa.dictionaries import polar_bytes, polar_dictionary
 from scenarios.elaa.line_array import LineArray
 from scenarios.elaa.observations import observe
+from scenarios.elaa.presets import TINY
 from scenarios.elaa.scenario import SCENARIO
 from semcom.contracts import SemcomError
 
