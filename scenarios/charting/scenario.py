@@ -289,7 +289,7 @@ def training_job(config: ChartingConfig, model: str, seed: int) -> TrainingJob:
         told["data"] = open_cache(config.data.scene, seed).path.name
     elif config.data.path.is_file():
         told["data"] = content_hash(config.data.path)
-    name = json.dumps({"trains": model, "seed": seed, "version": 1, **told}, sort_keys=True)
+    name = json.dumps({"trains": model, "seed": seed, "version": 2, **told}, sort_keys=True)
     return TrainingJob(model, seed, hashlib.sha256(name.encode()).hexdigest()[:16], config)
 
 

@@ -73,7 +73,7 @@ def training_job(config: ControlConfig, model: str, seed: int) -> TrainingJob:
     """Makes the job that trains a model; its key hashes all that the weights depend on."""
     parts = ("plant", "teacher", "camera", "dataset", "model", "training")
     told = {part: getattr(config, part).model_dump(mode="json") for part in parts}
-    name = json.dumps({"trains": model, "seed": seed, "version": 1, **told}, sort_keys=True)
+    name = json.dumps({"trains": model, "seed": seed, "version": 2, **told}, sort_keys=True)
     return TrainingJob(model, seed, hashlib.sha256(name.encode()).hexdigest()[:16], config)
 
 

@@ -55,7 +55,12 @@ class Setting:
     @property
     def key(self) -> str:
         """Names what senders and receivers need, among the shared objects."""
-        return f"{self.method}/{self.seed}/{codec_name(self.codec)}"
+        return f"{self.method}/{self.seed}/{codec_name(self.codec)}/{self.loss:g}"
+
+    @property
+    def loss(self) -> float:
+        """The share of reports that is lost, as far as it is known beforehand."""
+        return self.link.probability if isinstance(self.link, ErasureConfig) else 0.0
 
 
 def resolve(config: ElaaConfig, point: Point) -> Setting:
@@ -119,8 +124,8 @@ def make_shared(
     """Collects what the settings' senders, receivers and worlds need, by seed and codec.
 
     Codecs are fitted to the reports of validation channels, and classical estimators are tuned on these as
-    they are when rounded. weights: of each setting, the tensors of the models that its method needs, by
-    their names.
+    they are when rounded, and lost where the link is known to lose them. weights: of each setting, the
+    tensors of the models that its method needs, by their names.
     """
     shared: dict[str, Any] = {}
     for setting in settings:
@@ -161,11 +166,22 @@ def _make_sides(config: ElaaConfig, setting: Setting, bench: Bench, weights: Wei
             where = f"the checkpoint of {told.model}, seed {setting.seed}"
             estimator = Trained(config.model, config.array, weights[told.model], where).estimator(told.prefix)
         else:
-            heard = Observed(rebuilt.flatten(1), bench.known.visible, noise_var.expand(len(y)))
-            estimator = tune_shrink(bench.nomp, heard, bench.validation.h)
+            arrived = _arrived(sends, setting)[:, :, None].expand(seen.shape)
+            known = (seen & arrived).flatten(1)
+            y_rx = torch.where(known, rebuilt.flatten(1), 0)
+            some = known.any(dim=1)
+            heard = Observed(y_rx[some], known[some], noise_var.expand(int(some.sum())))
+            estimator = tune_shrink(bench.nomp, heard, bench.validation.h[some])
         estimate = EstimateAtTheCentre(estimator, bench.asked.visible, noise_var.expand(len(bench.asked)))
     fuse = PatchFusion(report.rebuild, estimate)
     return {"codec": codec, "embed": report.embed, "fuse": fuse, "version": _VERSION}
+
+
+def _arrived(sends: torch.Tensor, setting: Setting) -> torch.Tensor:
+    """Which validation reports are not lost, bool [N, L]; all of them where they would all be."""
+    generator = Streams(setting.seed).torch_generator("elaa-air-validation")
+    arrived = sends & (torch.rand(sends.shape, generator=generator) >= setting.loss)
+    return arrived if bool(arrived.any()) else sends
 
 
 def make_cell(config: ElaaConfig, setting: Setting) -> CellSpec:

@@ -79,7 +79,7 @@ class EvaluationConfig(BaseModel):
     look_aheads: tuple[Annotated[int, Field(ge=0, le=1000)], ...] = Field(
         (0, 1, 2, 4, 8), description="snapshots ahead that are predicted"
     )
-    num_history: int = Field(3, ge=2, le=100, description="snapshots that predictions look at")
+    num_history: int = Field(3, ge=2, le=16, description="snapshots that predictions look at")
     forecasters: tuple[str, ...] = Field(_classical(FORECASTERS), description="predictors over time")
     ahead_shares: tuple[Share, ...] = Field((1.0, 0.5), description="visible shares in the look-ahead result")
     ahead_snr_db: Decibels = Field(10.0, description="SNR in the look-ahead result")
@@ -155,12 +155,15 @@ def check(config: ElaaConfig) -> None:
             "array.num_subcarriers and array.num_snapshots have to be 1: elaa estimates one subcarrier, and "
             "takes its snapshots from evaluation.num_history and evaluation.look_aheads"
         )
+    Patches(config.array, config.model.patch_size)
     for size in told.array_sizes:
         check_near_field(sized(config.array, size))
         if any(ESTIMATORS[name].is_learned for name in told.size_methods):
-            Patches(sized(config.array, size), config.model.patch_size)
+            try:
+                Patches(sized(config.array, size), config.model.patch_size)
+            except SemcomError as error:
+                raise SemcomError(f"evaluation.array_sizes: {error}") from None
     check_near_field(moving(config))
-    Patches(config.array, config.model.patch_size)
     if config.examples.min_snr_db > config.examples.max_snr_db:
         raise SemcomError(
             f"examples.min_snr_db = {config.examples.min_snr_db:g} is above examples.max_snr_db = "
@@ -172,6 +175,13 @@ def check(config: ElaaConfig) -> None:
                 f"model.{key} = {width} can't be divided among model.num_heads = {config.model.num_heads}: "
                 "take a multiple"
             )
+        if width % 2:
+            raise SemcomError(f"model.{key} = {width} is odd: positions need an even number, take another")
+    if config.bottleneck.last_step >= config.bottleneck.first_step:
+        raise SemcomError(
+            f"bottleneck.last_step = {config.bottleneck.last_step:g} is not below bottleneck.first_step = "
+            f"{config.bottleneck.first_step:g}, the coarsest: lower it"
+        )
     if isinstance(config.visibility, BlockVisibility):
         size = config.visibility.subarray_size
         for elements in (config.array.num_elements, *told.array_sizes):

@@ -61,29 +61,36 @@ class CsiFeedback:
         return _complex(self.codec(_real(h)))
 
 
-def fit_klt_feedback(h: torch.Tensor, mean_bits: float) -> CsiFeedback:
+def fit_klt_feedback(h: torch.Tensor, mean_bits: float, held_out: torch.Tensor | None = None) -> CsiFeedback:
     """Karhunen-Loeve transform coding of the channel as it is; mean_bits on channels not fitted to.
 
-    h: complex64 [N, M], training channels, every eighth of which only measures what payloads take.
+    h: complex64 [N, M], training channels. held_out: complex64 [V, M], others, as they will be coded, which
+    only measure what payloads take; every eighth of h if None.
     """
-    return _fit_to(h, mean_bits, [TransformQuantiser(2 * h.shape[1], mean_bits)], turned=True)
+    return _fit_to(h, mean_bits, [TransformQuantiser(2 * h.shape[1], mean_bits)], held_out, turned=True)
 
 
 def fit_dechirped_klt_feedback(
-    array: LineArray, h: torch.Tensor, mean_bits: float, grids: Sequence[tuple[int, int, int]] = GRIDS
+    array: LineArray,
+    h: torch.Tensor,
+    mean_bits: float,
+    grids: Sequence[tuple[int, int, int]] = GRIDS,
+    held_out: torch.Tensor | None = None,
 ) -> CsiFeedback:
     """Transform coding of what the strongest direction leaves (see `DechirpedTransform`).
 
-    grids: numbers of sines, rings and phases that are tried; the one with the least NMSE is taken.
+    held_out: as in `fit_klt_feedback`. grids: numbers of sines, rings and phases that are tried; the one with
+    the least NMSE is taken.
     """
     quantisers = [DechirpedTransform(array, mean_bits, *grid) for grid in grids]
-    return _fit_to(h, mean_bits, quantisers, turned=False)
+    return _fit_to(h, mean_bits, quantisers, held_out, turned=False)
 
 
 def _fit_to(
     h: torch.Tensor,
     mean_bits: float,
     quantisers: Sequence[TransformQuantiser] | Sequence[DechirpedTransform],
+    held_out: torch.Tensor | None,
     *,
     turned: bool,
 ) -> CsiFeedback:
@@ -99,7 +106,9 @@ def _fit_to(
         raise SemcomError(
             f"transform coding can't be fitted on {len(h)} channels: give it {_HELD_OUT} or more"
         )
-    held_out, kept = h[::_HELD_OUT], h[torch.arange(len(h)) % _HELD_OUT != 0]
+    kept = h
+    if held_out is None:
+        held_out, kept = h[::_HELD_OUT], h[torch.arange(len(h)) % _HELD_OUT != 0]
     power = held_out.abs().square().sum(dim=1)
     name, codec_id = ("klt", 10) if turned else ("klt-dechirped", 12)
     best: tuple[float, CsiFeedback] | None = None

@@ -16,15 +16,17 @@ _LOSSY_SHARE, _MOST_ERASED = 0.5, 0.4
 _PATCHES_AT_ONCE = 4096
 
 
-def over_the_fronthaul(observed: Observed, subarray_size: int, streams: Streams) -> Observed:
+def over_the_fronthaul(
+    observed: Observed, subarray_size: int, streams: Streams, purpose: str = "elaa fronthaul"
+) -> Observed:
     """Embeds, rounds, loses and rebuilds what sub-arrays received: what the central unit has of it.
 
     The numbers of a channel's embeddings are rounded to multiples of one step, one of _NUM_STEPS from
     _LEAST_STEP to _LARGEST_STEP, so that one network serves codecs of all rates. Half of the channels lose
     reports, with a probability from 0 to _MOST_ERASED, but never all of them: lost ones are hidden. To the
-    noise comes the mean square error of rebuilding at the channel's step.
+    noise comes the mean square error of rebuilding at the channel's step. purpose: names the random stream.
     """
-    generator = streams.torch_generator("elaa fronthaul")
+    generator = streams.torch_generator(purpose)
     num = len(observed)
     seen = observed.visible.unflatten(1, (-1, subarray_size))
     y = observed.y.unflatten(1, (-1, subarray_size))

@@ -63,17 +63,8 @@ def train_job(
         model, log = train_window_model(seed, windows, sorted(told.look_aheads), patches, inputs, scratch)
         return _tensors(TUNED, model), log
     through = partial(over_the_fronthaul, subarray_size=config.subarray_size, streams=streams)
-    draw = partial(
-        draw_examples,
-        array,
-        config.examples,
-        visibilities,
-        patches,
-        Dechirper(array),
-        streams,
-        through=through if name == TOKENS else None,
-    )
-    shown = draw()
+    draw = partial(draw_examples, array, config.examples, visibilities, patches, Dechirper(array), streams)
+    shown = draw(through=through if name == TOKENS else None)
     if name == BOTTLENECK:
         bottleneck, log = train_bottleneck(seed, shown, array, inputs, config.bottleneck, scratch)
         return _tensors("", bottleneck), log
@@ -83,7 +74,8 @@ def train_job(
     if trained.frozen is not None:
         tensors |= _tensors(FROZEN, trained.frozen)
     if _NAMES.get(name) == "jepa":
-        others = draw(of_paths=True)
+        again = partial(through, purpose="elaa fronthaul paths")
+        others = draw(of_paths=True, through=again if name == TOKENS else None)
         paths = default_nomp(array).paths(others.observed)
         combiner, rows = train_combiner(seed, trained.tuned, paths, others, patches, inputs, scratch)
         tensors |= _tensors(COMBINER, combiner)

@@ -26,7 +26,7 @@ _BATCH = 16
 def posterior_fields(paths: Paths, observed: Observed) -> torch.Tensor:
     """Expected field of each path at all elements, complex64 [N, K, M]; 0 beyond a channel's count.
 
-    Path p is looked at alone, in what the others leave: r_p = y - sum_(q != p) e_q exp(-v_q / 2). Its gain is
+    Path p is looked at alone, in what the others leave: r_p = y - sum_(q != p) e_q. Its gain is
     CN(0, G) and its distance uniform, so that with a the response to slope and curvature,
 
         p(s, k | r_p) ~ p(k) exp(|m|^2 / (sigma^2 (n + sigma^2 / G))), m = sum_visible conj(a) r_p
@@ -47,7 +47,6 @@ def _expected(paths: Paths, observed: Observed) -> torch.Tensor:
     """`posterior_fields` of a batch: all that there is of K paths as one list of R."""
     array = paths.array
     waves = PathSet(paths.gain, paths.sine, paths.inverse_m).waves(array)
-    faded = waves.field * torch.exp(-waves.phase_variance(paths.covariance) / 2)
     others = waves.field.sum(dim=1, keepdim=True) - waves.field
     row, number = (paths.gain.abs() > 0).nonzero(as_tuple=True)
     seen, noise_var = observed.visible[row], observed.noise_var[row]
@@ -71,7 +70,7 @@ def _expected(paths: Paths, observed: Observed) -> torch.Tensor:
     likely = match.abs().square() / (noise_var * total)[:, None, None] + log_prior[:, :, None]
     weight = torch.softmax(likely.flatten(1), dim=1).view_as(likely)
     expected = (((weight * match / total[:, None, None]) @ sloped) * bent).sum(dim=1) * wave
-    fields = torch.zeros_like(faded)
+    fields = torch.zeros_like(waves.field)
     fields[row, number] = expected
     return fields
 

@@ -252,7 +252,7 @@ def training_job(config: IsacConfig, model: str, seed: int) -> TrainingJob:
         for part in ("observation", "split", "model", "training")
     }
     told["data"] = data_name(config, seed)
-    name = json.dumps({"trains": model, "seed": seed, "version": 1, **told}, sort_keys=True)
+    name = json.dumps({"trains": model, "seed": seed, "version": 2, **told}, sort_keys=True)
     return TrainingJob(model, seed, hashlib.sha256(name.encode()).hexdigest()[:16], config)
 
 

@@ -94,7 +94,7 @@ def test_rows_are_independent_and_the_look_ahead_counts():
     assert not torch.allclose(learned.forecast(heard, 4), whole, atol=1e-2)
 
 
-def test_hidden_elements_and_the_future_never_reach_the_forecaster():
+def test_hidden_patches_never_reach_the_forecaster():
     _, heard = hear()
     patches, learned = PATCHES.split(heard.visible), forecaster()
     inputs, _ = make_window_inputs(heard, Dechirper(ARRAY), PATCHES)
