@@ -16,7 +16,7 @@ from scenarios.elaa.models import CsiModel
 from scenarios.elaa.nomp import Paths
 from scenarios.elaa.patches import Patches
 from scenarios.elaa.path_inputs import make_path_inputs
-from scenarios.elaa.task import CellLevels, Log, Task, TrainingInputs, cell_means, nmse
+from scenarios.elaa.task import CellLevels, Log, Task, TrainingConfig, TrainingInputs, cell_means, nmse
 from semcom.diagnostics import rank_me
 from semcom.distances import DISTANCES
 from semcom.patch_jepa import PatchJepa
@@ -129,14 +129,19 @@ def estimate_all(model: CsiModel, examples: Examples) -> torch.Tensor:
     return estimates
 
 
-def pretrain_jepa(task: Task, model: CsiModel) -> Log:
-    """The EMA target encoder sees the whole and clean channel; its tokens of all patches are predicted."""
-    config = task.inputs.training
+def make_jepa(model: CsiModel, config: TrainingConfig) -> PatchJepa:
+    """The JEPA of a model's encoder and predictor, with an EMA target encoder."""
     target = EmaTarget(model.encoder, config.ema_momentum, 1.0, config.num_steps_pretraining)
     regularizer = (
         VicReg(config.variance_weight, config.covariance_weight) if config.regularizer == "vicreg" else None
     )
-    jepa = PatchJepa(model.encoder, model.predictor, regularizer, DISTANCES[config.distance], target=target)
+    return PatchJepa(model.encoder, model.predictor, regularizer, DISTANCES[config.distance], target=target)
+
+
+def pretrain_jepa(task: Task, model: CsiModel) -> Log:
+    """The EMA target encoder sees the whole and clean channel; its tokens of all patches are predicted."""
+    config = task.inputs.training
+    jepa = make_jepa(model, config)
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         inputs, clean, _ = task.draw(generator)
@@ -147,9 +152,10 @@ def pretrain_jepa(task: Task, model: CsiModel) -> Log:
     log = task.fit("jepa", jepa, batch_loss, config.num_steps_pretraining, jepa.update_target)
     rows = torch.arange(min(_NUM_DIAGNOSED, len(task.examples)))
     inputs = task.examples.inputs[rows]
+    assert isinstance(jepa.target, EmaTarget)
     with torch.no_grad():
         z = model.encoder(inputs)[:, :-1][inputs.visible]
-        goal = target(inputs.whole(task.examples.clean[rows]))[:, :-1].flatten(0, 1)
+        goal = jepa.target(inputs.whole(task.examples.clean[rows]))[:, :-1].flatten(0, 1)
     ranks = {
         "rank_me_context": rank_me(z - z.mean(dim=0)),
         "rank_me_target": rank_me(goal - goal.mean(dim=0)),

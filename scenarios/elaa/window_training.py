@@ -16,13 +16,10 @@ from scenarios.elaa.models import CsiModel
 from scenarios.elaa.patches import Patches
 from scenarios.elaa.task import CellLevels, Log, TrainingInputs, nmse
 from scenarios.elaa.tracks import Heard
+from scenarios.elaa.training import make_jepa
 from scenarios.elaa.window_examples import NUM_CELLS_AHEAD, WindowExamples, cells_ahead
 from scenarios.elaa.windows import WindowInputs, make_window_inputs, mirror_window, window_of
-from semcom.distances import DISTANCES
-from semcom.patch_jepa import PatchJepa
-from semcom.regularizers import VicReg
 from semcom.rng import Streams
-from semcom.targets import EmaTarget
 from semcom.train import BatchLoss, fit_stage
 
 
@@ -85,11 +82,7 @@ def _pretrain(task: WindowTask, model: CsiModel) -> Log:
     All its patches' tokens are predicted: those of a window to come are all unseen.
     """
     config = task.inputs.training
-    target = EmaTarget(model.encoder, config.ema_momentum, 1.0, config.num_steps_pretraining)
-    regularizer = (
-        VicReg(config.variance_weight, config.covariance_weight) if config.regularizer == "vicreg" else None
-    )
-    jepa = PatchJepa(model.encoder, model.predictor, regularizer, DISTANCES[config.distance], target=target)
+    jepa = make_jepa(model, config)
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         inputs, clean, _ = task.draw(generator)
