@@ -5,9 +5,10 @@
 #   make check    what has to pass before a commit: format, lint, types, tests
 #   make clean    removes .venv and all caches; runs/ and docs/ are left alone
 #
-# Another interpreter: make demo PYTHON=python3.12
+# Another interpreter: make demo PYTHON=python3.12; on more than two cores: make test TEST_PROCESSES=4
 
 PYTHON ?= python3
+TEST_PROCESSES ?= 2
 BIN := .venv/bin
 
 .PHONY: demo test check clean
@@ -17,13 +18,13 @@ demo: .venv/.installed
 	$(BIN)/semcom run control
 
 test: .venv/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES)
 
 check: .venv/.installed-all
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES)
 
 # Editable, so that a changed source file needs no new installation and a run notes its commit.
 .venv/.installed: pyproject.toml constraints.txt | $(BIN)/python

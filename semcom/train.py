@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import safe_open
@@ -14,7 +15,9 @@ from torch import nn
 
 from semcom.contracts import SemcomError
 from semcom.files import write_atomically
+from semcom.muon import Muon, matrices_of
 
+OptimizerName = Literal["adamw", "muon"]
 BatchLoss = Callable[[int, torch.Generator], Mapping[str, torch.Tensor]]
 Log = list[dict[str, float | int]]
 
@@ -36,36 +39,53 @@ def fit(
     log_every: int = 100,
     checkpoint: Path | None = None,
     checkpoint_every: int = 200,
+    optimizer: OptimizerName = "adamw",
 ) -> Log:
-    """Trains `model` with AdamW for num_steps steps; returns one row of loss terms for each log_every.
+    """Trains `model` for num_steps steps; returns one row of loss terms for each log_every.
 
     batch_loss(step, generator): draws a batch and returns named terms with their sum under "total".
+    optimizer: AdamW for all weights, or Muon for the matrices of linear maps and AdamW for the rest.
     after_step(step): called after each update, before the checkpoint is written. With `checkpoint`, the
     run is saved there every checkpoint_every steps and continues from it exactly where it stopped: all
     that changes from step to step has to be in `model`, an average of its weights too.
     Raises SemcomError when the loss is no longer finite, or the checkpoint belongs to another model.
     """
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=peak_rate, weight_decay=1e-5, fused=True)
+    optimizers = _make_optimizers(optimizer, model, weights, peak_rate)
     first, log = 0, Log()
     if checkpoint and checkpoint.exists():
-        first, log = load_state(checkpoint, model, optimizer, generator)
+        first, log = load_state(checkpoint, model, optimizers, generator)
     for step in range(first, num_steps):
-        optimizer.param_groups[0]["lr"] = learning_rate(step, num_steps, peak_rate)
         terms = batch_loss(step, generator)
         if not torch.isfinite(terms["total"]):
             raise SemcomError(f"the loss is not finite at training step {step}: lower the learning rate")
-        optimizer.zero_grad()
+        model.zero_grad()
         terms["total"].backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
+        for each in optimizers.values():
+            each.param_groups[0]["lr"] = learning_rate(step, num_steps, peak_rate)
+            each.step()
         if after_step is not None:
             after_step(step)
         if step % log_every == 0 or step == num_steps - 1:
             log.append({"step": step, **{name: float(term.detach()) for name, term in terms.items()}})
         if checkpoint and ((step + 1) % checkpoint_every == 0 or step == num_steps - 1):
-            save_state(checkpoint, model, optimizer, generator, step + 1, log)
+            save_state(checkpoint, model, optimizers, generator, step + 1, log)
     return log
+
+
+def _make_optimizers(
+    name: OptimizerName, model: nn.Module, weights: list[nn.Parameter], rate: float
+) -> dict[str, torch.optim.Optimizer]:
+    matrices = matrices_of(model) if name == "muon" else []
+    known = {id(matrix) for matrix in matrices}
+    rest = [weight for weight in weights if id(weight) not in known]
+    optimizers: dict[str, torch.optim.Optimizer] = {}
+    if rest:
+        optimizers["optimizer"] = torch.optim.AdamW(rest, lr=rate, weight_decay=1e-5, fused=True)
+    if matrices:
+        optimizers["muon"] = Muon(matrices, rate)
+    return optimizers
 
 
 def fit_stage(
@@ -78,11 +98,19 @@ def fit_stage(
     *,
     after_step: Callable[[int], None] | None = None,
     scratch: Path | None = None,
+    optimizer: OptimizerName = "adamw",
 ) -> list[dict[str, float | int | str]]:
     """Runs one of the stages of a training (see fit); its rows name it, and so does its file in `scratch`."""
     checkpoint = None if scratch is None else scratch / f"{stage}.safetensors"
     rows = fit(
-        model, batch_loss, num_steps, peak_rate, generator, after_step=after_step, checkpoint=checkpoint
+        model,
+        batch_loss,
+        num_steps,
+        peak_rate,
+        generator,
+        after_step=after_step,
+        checkpoint=checkpoint,
+        optimizer=optimizer,
     )
     return [{"stage": stage, **row} for row in rows]
 
@@ -90,15 +118,16 @@ def fit_stage(
 def save_state(
     path: Path,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Mapping[str, torch.optim.Optimizer],
     generator: torch.Generator,
     step: int,
     log: Log,
 ) -> None:
     """Writes all that the next step depends on, and the log so far, to one safetensors file, atomically."""
     tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": value.contiguous() for name, value in state.items()}
+    for kind, optimizer in optimizers.items():
+        for index, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"{kind}.{index}.{name}": value.contiguous() for name, value in state.items()}
     tensors["generator"] = generator.get_state()
     state = {"state": json.dumps({"step": step, "log": log})}
     whole = {name: tensor.clone() for name, tensor in tensors.items()}
@@ -106,7 +135,10 @@ def save_state(
 
 
 def load_state(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
+    path: Path,
+    model: nn.Module,
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    generator: torch.Generator,
 ) -> tuple[int, Log]:
     """Restores what `save_state` wrote; returns the number of steps done and their log.
 
@@ -130,12 +162,13 @@ def load_state(
                 "use the configuration that it was trained with, or delete it"
             )
     model.load_state_dict(saved)
-    moments: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, field = name.split(".", 2)
-            moments.setdefault(int(index), {})[field] = tensor
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    for kind, optimizer in optimizers.items():
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith(f"{kind}."):
+                _, index, field = name.split(".", 2)
+                moments.setdefault(int(index), {})[field] = tensor
+        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     generator.set_state(tensors["generator"])
     return step, log
 

@@ -1,4 +1,8 @@
-"""What the whole suite shares: one Ray cluster, started by the first test that needs it."""
+"""What the whole suite shares: one Ray cluster, started by the first test that needs it.
+
+Several processes share the tests out by files: what a file makes for its tests is made once. All that need
+Ray are one process's.
+"""
 
 import gc
 import sys
@@ -12,6 +16,14 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from nodes.cluster import Cluster
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Names the group that each test belongs to: its file, or Ray's for files with a test that needs Ray."""
+    on_ray = {item.path for item in items if "cluster" in getattr(item, "fixturenames", ())}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if item.path in on_ray else str(item.path)))
 
 
 @pytest.fixture(scope="session", autouse=True)

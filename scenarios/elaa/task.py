@@ -14,7 +14,7 @@ from torch import nn
 from scenarios.elaa.examples import NUM_CELLS, Examples
 from scenarios.elaa.inputs import Inputs, mirror_patches
 from scenarios.elaa.models import ModelConfig
-from semcom.train import BatchLoss, fit_stage
+from semcom.train import BatchLoss, OptimizerName, fit_stage
 
 Log = list[dict[str, float | int | str]]
 
@@ -35,6 +35,7 @@ class TrainingConfig(BaseModel):
     num_steps_combiner: int = Field(2000, ge=10, le=10_000_000, description="steps of the hybrid's network")
     batch_size: int = Field(64, ge=2, le=65_536, description="channels in a batch")
     combiner_batch_size: int = Field(128, ge=2, le=65_536, description="channels in a batch of the hybrid")
+    optimizer: OptimizerName = Field("muon", description="AdamW, or Muon for matrices and AdamW for the rest")
     learning_rate: float = Field(3e-3, gt=0, le=1, description="peak learning rate")
     combiner_learning_rate: float = Field(2e-3, gt=0, le=1, description="peak learning rate of the hybrid")
     distance: Literal["cosine", "l2", "smooth_l1", "l1"] = Field("l2", description="distance of prediction")
@@ -128,4 +129,5 @@ class Task:
             self.generator,
             after_step=after_step,
             scratch=self.scratch,
+            optimizer=self.inputs.training.optimizer,
         )

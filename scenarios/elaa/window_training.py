@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,10 +45,26 @@ class WindowTask:
             inputs, clean = inputs.mirrored(), mirror_window(clean)
         return inputs, clean, cells_ahead(examples.cell[rows], look_ahead)
 
-    def fit(self, stage: str, module: nn.Module, batch_loss: BatchLoss, num_steps: int) -> Log:
-        """Runs one stage on NMSE; returns its log."""
-        rate = self.inputs.training.learning_rate
-        return fit_stage(stage, module, batch_loss, num_steps, rate, self.generator, scratch=self.scratch)
+    def fit(
+        self,
+        stage: str,
+        module: nn.Module,
+        batch_loss: BatchLoss,
+        num_steps: int,
+        after_step: Callable[[int], None] | None = None,
+    ) -> Log:
+        """Runs one stage; returns its log."""
+        return fit_stage(
+            stage,
+            module,
+            batch_loss,
+            num_steps,
+            self.inputs.training.learning_rate,
+            self.generator,
+            after_step=after_step,
+            scratch=self.scratch,
+            optimizer=self.inputs.training.optimizer,
+        )
 
 
 def train_window_model(
@@ -89,16 +105,7 @@ def _pretrain(task: WindowTask, model: CsiModel) -> Log:
         wanted = torch.ones_like(inputs.visible)
         return jepa.loss(inputs, inputs.whole(clean), inputs.visible, wanted, generator)
 
-    return fit_stage(
-        "jepa",
-        jepa,
-        batch_loss,
-        config.num_steps_pretraining,
-        config.learning_rate,
-        task.generator,
-        after_step=jepa.update_target,
-        scratch=task.scratch,
-    )
+    return task.fit("jepa", jepa, batch_loss, config.num_steps_pretraining, jepa.update_target)
 
 
 def _fit_nmse(task: WindowTask, stage: str, model: CsiModel, num_steps: int) -> Log:

@@ -12,7 +12,7 @@ from semcom.regularizers import VicReg
 from semcom.train import fit
 
 
-def _train(path, num_steps, total=20):
+def _train(path, num_steps, total=20, optimizer="adamw"):
     torch.manual_seed(3)
     model = nn.Linear(3, 2)
 
@@ -24,17 +24,27 @@ def _train(path, num_steps, total=20):
 
     generator = torch.Generator().manual_seed(5)
     try:
-        fit(model, batch_loss, total, 1e-2, generator, checkpoint=path, checkpoint_every=7)
+        fit(
+            model,
+            batch_loss,
+            total,
+            1e-2,
+            generator,
+            checkpoint=path,
+            checkpoint_every=7,
+            optimizer=optimizer,
+        )
     except KeyboardInterrupt:
         return model
     return model
 
 
-def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path):
-    whole = _train(tmp_path / "whole.safetensors", 20)
-    interrupted = _train(tmp_path / "parts.safetensors", 11)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, optimizer):
+    whole = _train(tmp_path / "whole.safetensors", 20, optimizer=optimizer)
+    interrupted = _train(tmp_path / "parts.safetensors", 11, optimizer=optimizer)
     assert not torch.equal(whole.weight, interrupted.weight)
-    resumed = _train(tmp_path / "parts.safetensors", 20)
+    resumed = _train(tmp_path / "parts.safetensors", 20, optimizer=optimizer)
     assert torch.equal(whole.weight, resumed.weight)
     assert torch.equal(whole.bias, resumed.bias)
 
