@@ -41,12 +41,12 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Takes one step; parameters without a gradient stay as they are."""
         for group in self.param_groups:
-            alike: dict[torch.Size, list[nn.Parameter]] = {}
+            alike: dict[tuple[int, ...], list[nn.Parameter]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    alike.setdefault(parameter.shape, []).append(parameter)
-            for shape, parameters in alike.items():
-                self._step(parameters, group["lr"] * 0.2 * math.sqrt(max(shape)), group["momentum"])
+                    alike.setdefault(tuple(sorted(parameter.shape)), []).append(parameter)
+            for (_, longest), parameters in alike.items():
+                self._step(parameters, group["lr"] * 0.2 * math.sqrt(longest), group["momentum"])
 
     def _step(self, parameters: list[nn.Parameter], rate: float, momentum: float) -> None:
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -57,23 +57,23 @@ class Muon(torch.optim.Optimizer):
                 state["momentum"] = torch.zeros_like(parameter)
             buffers.append(state["momentum"])
         torch._foreach_lerp_(buffers, gradients, 1 - momentum)
-        wanted = torch.stack(torch._foreach_lerp(gradients, buffers, momentum))
-        for parameter, update in zip(parameters, orthogonalize(wanted), strict=True):
-            parameter.add_(update, alpha=-rate)
+        wanted = torch._foreach_lerp(gradients, buffers, momentum)
+        # A tall matrix lies down, so that there are fewer shapes.
+        lying = torch.stack([each if each.shape[0] <= each.shape[1] else each.mT for each in wanted])
+        for parameter, update in zip(parameters, orthogonalize(lying), strict=True):
+            parameter.add_(update if update.shape == parameter.shape else update.mT, alpha=-rate)
 
 
 def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
-    """Nearly U V^T of each matrix U S V^T [B, N, M], its singular values between 0.5 and 1.5.
+    """Nearly U V^T of each matrix U S V^T [B, N, M], N at most M, its singular values between 0.5 and 1.5.
 
     Five steps of the quintic Newton-Schulz iteration X <- a X + (b A + c A^2) X, with A = X X^T.
     """
-    wide = matrices.shape[1] <= matrices.shape[2]
-    x = matrices if wide else matrices.mT
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-12)
+    x = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp_min(1e-12)
     for _ in range(_NUM_STEPS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C), x, beta=_A)
-    return x if wide else x.mT
+    return x
 
 
 def matrices_of(model: nn.Module) -> list[torch.Tensor]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from channels.catalogue import LinkConfig, make_link, shared_channel, uses_a_cha
 from channels.grid import ResourceGrid
 from channels.links.erasure import ErasureConfig
 from nodes.contracts import CellSpec, Receiver, Sender, Shared
+from nodes.process import one_thread
 from nodes.schedulers import PeriodicConfig, RoundRobinConfig, SchedulerConfig
 from scenarios.contracts import Point
 from scenarios.elaa.bench import Bench
@@ -37,6 +38,9 @@ from semcom.codecs.catalogue import AnyCodec, CodecConfig, make_codec
 from semcom.codecs.names import codec_config, codec_name
 from semcom.contracts import FittedCodec, Link
 from semcom.rng import Streams
+
+if TYPE_CHECKING:
+    from nodes.cluster import Cluster
 
 Weights = Mapping[str, Mapping[str, torch.Tensor]]
 NUM_STEPS = 1
@@ -119,7 +123,7 @@ def zero_fill(y: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
 
 
 def make_shared(
-    config: ElaaConfig, settings: list[Setting], weights: Mapping[Setting, Weights]
+    config: ElaaConfig, settings: Sequence[Setting], weights: Mapping[Setting, Weights], cluster: Cluster
 ) -> dict[str, Any]:
     """Collects what the settings' senders, receivers and worlds need, by seed and codec.
 
@@ -128,23 +132,23 @@ def make_shared(
     tensors of the models that its method needs, by their names.
     """
     shared: dict[str, Any] = {}
-    for setting in settings:
-        bench = air_bench(config, setting.seed)
-        if f"pilots/{setting.seed}" not in shared:
-            asked = bench.asked
-            shared[f"pilots/{setting.seed}"] = {
-                "y": asked.y[:, None],
-                "visible": asked.visible[:, None],
-                "noise_var": asked.noise_var[:, None],
-            }
-        if setting.key not in shared:
-            shared[setting.key] = _make_sides(config, setting, bench, weights.get(setting, {}))
-    return shared
+    for seed in dict.fromkeys(setting.seed for setting in settings):
+        with one_thread():
+            asked = air_bench(config, seed).asked
+        shared[f"pilots/{seed}"] = {
+            "y": asked.y[:, None],
+            "visible": asked.visible[:, None],
+            "noise_var": asked.noise_var[:, None],
+        }
+    by_key = {setting.key: (setting, weights.get(setting, {})) for setting in settings}
+    sides = cluster.map(partial(_make_sides, config), list(by_key.values()))
+    return shared | dict(zip(by_key, sides, strict=True))
 
 
-def _make_sides(config: ElaaConfig, setting: Setting, bench: Bench, weights: Weights) -> dict[str, Any]:
+def _make_sides(config: ElaaConfig, asked: tuple[Setting, Weights]) -> dict[str, Any]:
     """Makes what one setting's senders and receiver need."""
-    size, told = config.subarray_size, METHODS[setting.method]
+    setting, weights = asked
+    size, told, bench = config.subarray_size, METHODS[setting.method], air_bench(config, setting.seed)
     report = report_of(setting.method)
     y, seen = bench.known.y.unflatten(1, (-1, size)), bench.known.visible.unflatten(1, (-1, size))
     sends = seen.any(dim=2)

@@ -130,10 +130,11 @@ def _record(point: Point, metric: str, value: float, unit: str, num: int) -> Rec
 def group(points: Sequence[Point]) -> list[list[int]]:
     """Puts points together that share what they are found of: lists of their numbers.
 
-    They differ in their methods, look-aheads or bits alone.
+    They differ in their methods, look-aheads or bits alone; feedback's methods share next to nothing.
     """
     groups: dict[tuple[object, ...], list[int]] = {}
     for number, point in enumerate(points):
         at = sorted(item for item in point.axes.items() if item[0] not in ("look_ahead", "bits"))
-        groups.setdefault((point.result, point.seed, *at), []).append(number)
+        alone = point.method if point.result == "feedback" else ""
+        groups.setdefault((point.result, point.seed, alone, *at), []).append(number)
     return list(groups.values())

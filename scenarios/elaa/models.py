@@ -24,7 +24,7 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    patch_size: int = Field(16, ge=1, le=1024, description="elements of a sub-array's patch")
+    patch_size: int = Field(32, ge=1, le=1024, description="elements of a patch, which becomes a token")
     dim: int = Field(64, ge=8, le=4096, description="width of the context encoder")
     depth: int = Field(2, ge=1, le=48, description="blocks of the context encoder")
     num_heads: int = Field(2, ge=1, le=64, description="attention heads, everywhere")

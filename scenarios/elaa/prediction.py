@@ -75,18 +75,21 @@ def tune_linear_predictor(
     orders: Sequence[int] | None = None,
     ridges: Sequence[float] = (0.0, 1e-3, 1e-2, 0.1),
 ) -> LinearPredictor:
-    """Chooses order (all up to T) and ridge by validation data; each pair is snapshots and targets."""
+    """Chooses order (all up to T) and ridge by validation data, and then fits to both.
+
+    Each pair is snapshots and targets, as in `fit_linear_predictor`.
+    """
     num_snapshots = train[0].shape[1]
-    choices = [
-        fit_linear_predictor(*train, order, ridge)
-        for order, ridge in itertools.product(orders or range(1, num_snapshots + 1), ridges)
-    ]
+    choices = list(itertools.product(orders or range(1, num_snapshots + 1), ridges))
     h, target = validation
     power = target.abs().square().sum(dim=1)
-    errors = [
-        float(((each.predict(h) - target).abs().square().sum(dim=1) / power).mean()) for each in choices
-    ]
-    return choices[min(range(len(errors)), key=errors.__getitem__)]
+
+    def error(choice: tuple[int, float]) -> float:
+        guess = fit_linear_predictor(*train, *choice).predict(h)
+        return float(((guess - target).abs().square().sum(dim=1) / power).mean())
+
+    order, ridge = min(choices, key=error)
+    return fit_linear_predictor(torch.cat((train[0], h)), torch.cat((train[1], target)), order, ridge)
 
 
 def extrapolate_atoms(sparse: Sparse, look_ahead: float) -> torch.Tensor:

@@ -16,7 +16,9 @@ TINY = ElaaConfig(
     training_shares=(1.0, 0.5),
     subarray_size=16,
     data=DataConfig(num_training=256, num_validation=16, num_test=8),
-    model=ModelConfig(dim=16, depth=1, num_heads=2, predictor_dim=16, predictor_depth=1, combiner_dim=16),
+    model=ModelConfig(
+        patch_size=16, dim=16, depth=1, num_heads=2, predictor_dim=16, predictor_depth=1, combiner_dim=16
+    ),
     examples=ExampleConfig(num_examples=128, num_path_examples=64),
     training=TrainingConfig(
         num_steps_pretraining=10, num_steps_decoder=10, num_steps_tuning=10, num_steps_combiner=10,
@@ -37,8 +39,8 @@ TINY = ElaaConfig(
 PAPER = ElaaConfig(
     data=DataConfig(num_training=20_000, num_validation=2_000, num_test=2_000),
     model=ModelConfig(
-        dim=128, depth=4, num_heads=4, predictor_dim=96, predictor_depth=4, decoder_depth=2, combiner_dim=128,
-        combiner_depth=4,
+        patch_size=16, dim=128, depth=4, num_heads=4, predictor_dim=96, predictor_depth=4, decoder_depth=2,
+        combiner_dim=128, combiner_depth=4,
     ),
     examples=ExampleConfig(num_examples=200_000, num_path_examples=100_000),
     training=TrainingConfig(

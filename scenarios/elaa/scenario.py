@@ -12,7 +12,6 @@ import torch
 from pydantic import BaseModel
 
 from channels.catalogue import uses_a_channel
-from nodes.process import one_thread
 from nodes.simulation import simulate
 from scenarios.contracts import Point, Trained, TrainingJob
 from scenarios.elaa.cells import NUM_STEPS, make_cell, make_shared, resolve
@@ -130,8 +129,7 @@ class ElaaScenario:
             setting: weights_for(config, [point], models)
             for point, setting in zip(points, settings, strict=True)
         }
-        with one_thread():
-            shared = make_shared(config, distinct, weights)
+        shared = make_shared(config, distinct, weights, cluster)
         cells = [make_cell(config, setting) for setting in distinct]
         outcomes = simulate(cells, NUM_STEPS, cluster, shared=shared)
         outcome_of = dict(zip(distinct, outcomes, strict=True))
@@ -165,7 +163,7 @@ def trained_for(config: ElaaConfig, result: str, axes: Axes) -> ElaaConfig:
 
 def training_job(config: ElaaConfig, model: str, seed: int) -> TrainingJob:
     """Makes the job that trains a model; its key hashes all that the weights depend on."""
-    told = {"trains": model, "seed": seed, "version": 2, **job_settings(model, config)}
+    told = {"trains": model, "seed": seed, "version": 3, **job_settings(model, config)}
     name = json.dumps(told, sort_keys=True)
     return TrainingJob(model, seed, hashlib.sha256(name.encode()).hexdigest()[:16], config)
 
@@ -213,8 +211,8 @@ def _listed(config: ElaaConfig) -> list[tuple[str, str, Axes]]:
     listed += [
         ("ahead", method, {"look_ahead": ahead, "visible_share": share, "snr_db": told.ahead_snr_db})
         for share in told.ahead_shares
-        for ahead in told.look_aheads
         for method in told.forecasters
+        for ahead in told.look_aheads
     ]
     codec = codec_name(config.codec)
     listed += [

@@ -24,19 +24,19 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    num_steps_pretraining: int = Field(1000, ge=10, le=10_000_000, description="steps of JEPA and of MAE")
+    num_steps_pretraining: int = Field(800, ge=10, le=10_000_000, description="steps of JEPA and of MAE")
     num_steps_decoder: int = Field(
-        1200,
+        600,
         ge=10,
         le=10_000_000,
         description="steps of a decoder on what was pretrained and no longer changes",
     )
     num_steps_tuning: int = Field(1200, ge=10, le=10_000_000, description="steps of fine-tuning on NMSE")
-    num_steps_combiner: int = Field(2000, ge=10, le=10_000_000, description="steps of the hybrid's network")
+    num_steps_combiner: int = Field(1000, ge=10, le=10_000_000, description="steps of the hybrid's network")
     batch_size: int = Field(64, ge=2, le=65_536, description="channels in a batch")
     combiner_batch_size: int = Field(128, ge=2, le=65_536, description="channels in a batch of the hybrid")
     optimizer: OptimizerName = Field("muon", description="AdamW, or Muon for matrices and AdamW for the rest")
-    learning_rate: float = Field(3e-3, gt=0, le=1, description="peak learning rate")
+    learning_rate: float = Field(5e-3, gt=0, le=1, description="peak learning rate")
     combiner_learning_rate: float = Field(2e-3, gt=0, le=1, description="peak learning rate of the hybrid")
     distance: Literal["cosine", "l2", "smooth_l1", "l1"] = Field("l2", description="distance of prediction")
     ema_momentum: float = Field(0.99, ge=0, le=1, description="momentum of the EMA target at the start")

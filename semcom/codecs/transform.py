@@ -59,13 +59,14 @@ class TransformQuantiser(nn.Module):
         # An eigenvector's sign is arbitrary: the same embeddings are to give the same codec.
         self.basis.copy_(vectors * torch.sign(vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))))
         coefficients = centred @ self.basis
-        largest = float(coefficients.abs().max())
+        extent = coefficients.abs().amax(dim=0)
+        largest = float(extent.max())
         # At the largest step every symbol is 0; at the smallest the largest coefficient is in bounds.
         low, high = largest / _MAX_SYMBOL, 4 * largest
         if largest > 0:
             for _ in range(_NUM_HALVINGS):
                 step = (low * high) ** 0.5
-                too_many = _cost_bits(coefficients, step) > self.mean_bits
+                too_many = _cost_bits(coefficients, extent, step) > self.mean_bits
                 low, high = (step, high) if too_many else (low, step)
         self.step.fill_(high if largest > 0 else 1.0)
         self._set_points(coefficients)
@@ -131,15 +132,17 @@ def _each_times(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     )
 
 
-def _cost_bits(coefficients: torch.Tensor, step: float) -> float:
-    """Mean cross-entropy of rounded coefficients [N, D] under their own counts plus one each, bits."""
-    symbols = (coefficients / step).round().clamp(-_MAX_SYMBOL, _MAX_SYMBOL).long()
-    bound = symbols.abs().amax(dim=0)
-    used = bound > 0
+def _cost_bits(coefficients: torch.Tensor, extent: torch.Tensor, step: float) -> float:
+    """Mean cross-entropy of rounded coefficients [N, D] under their own counts plus one each, bits.
+
+    extent: the largest of each [D], in absolute value; those that are 0 everywhere cost nothing.
+    """
+    used = (extent / step).round() > 0
     if not used.any():
         return 0.0
-    symbols, sizes = (symbols + bound)[:, used], (2 * bound + 1)[used]
-    table = count_symbols(symbols, sizes, 2 * _MAX_SYMBOL + 1).double()
+    symbols = (coefficients[:, used] / step).round().clamp(-_MAX_SYMBOL, _MAX_SYMBOL).long()
+    bound = symbols.abs().amax(dim=0)
+    table = count_symbols(symbols + bound, 2 * bound + 1, 2 * _MAX_SYMBOL + 1).double()
     share = table / table.sum(dim=1, keepdim=True)
     counts = torch.where(table > 0, table - 1, 0.0)
     bits = torch.where(counts > 0, counts * -share.clamp_min(1e-300).log2(), 0.0)

@@ -9,7 +9,7 @@ from semcom.muon import Muon, matrices_of, orthogonalize
 from semcom.train import fit
 
 
-@pytest.mark.parametrize("shape", [(6, 16, 16), (3, 8, 40), (4, 40, 8)])
+@pytest.mark.parametrize("shape", [(6, 16, 16), (3, 8, 40)])
 def test_what_is_orthogonalised_keeps_its_singular_vectors(shape):
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     u, s, vh = torch.linalg.svd(matrices, full_matrices=False)
