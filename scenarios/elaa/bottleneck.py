@@ -32,8 +32,8 @@ class BottleneckConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    num_steps_pretraining: int = Field(200, ge=10, le=10_000_000, description="steps of the JEPA alone")
-    num_steps: int = Field(600, ge=10, le=10_000_000, description="steps of JEPA and bottleneck together")
+    num_steps_pretraining: int = Field(400, ge=10, le=10_000_000, description="steps of the JEPA alone")
+    num_steps: int = Field(1500, ge=10, le=10_000_000, description="steps of JEPA and bottleneck together")
     num_steps_density: int = Field(300, ge=10, le=10_000_000, description="steps of the entropy model alone")
     first_step: float = Field(3.0, gt=0, le=1000, description="rounding step at rate level 0, the coarsest")
     last_step: float = Field(0.5, gt=0, le=1000, description="rounding step at rate level 1")
