@@ -1,4 +1,4 @@
-"""The training loop, with checkpoints that resume exactly: weights, optimiser and random state."""
+"""The training loop: one step at a time, with checkpoints that resume exactly."""
 
 from __future__ import annotations
 
@@ -28,6 +28,71 @@ def learning_rate(step: int, num_steps: int, peak: float, num_warmup: int = 50) 
     return peak * min(1.0, (step + 1) / num_warmup) * (cosine + 0.005)
 
 
+class Training:
+    """A model in training: its loss, optimisers, schedule and random stream, stepped one by one.
+
+    batch_loss(step, generator): draws a batch and returns named terms with their sum under "total".
+    optimizer: AdamW for all weights, or Muon for the matrices of linear maps and AdamW for the rest.
+    after_step(step): called after each update. All that changes from step to step has to be in `model`, an
+    average of its weights too; what is the trainer's own is in `state`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batch_loss: BatchLoss,
+        num_steps: int,
+        peak_rate: float,
+        generator: torch.Generator,
+        *,
+        after_step: Callable[[int], None] | None = None,
+        optimizer: OptimizerName = "adamw",
+    ) -> None:
+        self.model, self.batch_loss, self.after_step = model, batch_loss, after_step
+        self.num_steps, self.peak_rate, self.generator = num_steps, peak_rate, generator
+        self.num_done = 0
+        self._weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._optimizers = _make_optimizers(optimizer, model, self._weights, peak_rate)
+
+    def step(self) -> Mapping[str, torch.Tensor]:
+        """Takes the next step; returns its loss terms. Raises SemcomError for a loss that is not finite."""
+        step = self.num_done
+        terms = self.batch_loss(step, self.generator)
+        if not torch.isfinite(terms["total"]):
+            raise SemcomError(f"the loss is not finite at training step {step}: lower the learning rate")
+        self.model.zero_grad()
+        terms["total"].backward()
+        nn.utils.clip_grad_norm_(self._weights, 1.0)
+        for optimizer in self._optimizers.values():
+            optimizer.param_groups[0]["lr"] = learning_rate(step, self.num_steps, self.peak_rate)
+            optimizer.step()
+        if self.after_step is not None:
+            self.after_step(step)
+        self.num_done += 1
+        return terms
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What the next step depends on besides the model: moments, random state, steps done; copies."""
+        tensors = {"generator": self.generator.get_state(), "num_done": torch.tensor(self.num_done)}
+        for kind, optimizer in self._optimizers.items():
+            for index, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"{kind}.{index}.{name}": value.clone() for name, value in state.items()}
+        return tensors
+
+    def load(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Goes on from what `state` returned."""
+        for kind, optimizer in self._optimizers.items():
+            moments: dict[int, dict[str, torch.Tensor]] = {}
+            for name, tensor in state.items():
+                if name.startswith(f"{kind}."):
+                    _, index, field = name.split(".", 2)
+                    moments.setdefault(int(index), {})[field] = tensor
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.generator.set_state(state["generator"])
+        self.num_done = int(state["num_done"])
+
+
 def fit(
     model: nn.Module,
     batch_loss: BatchLoss,
@@ -41,36 +106,23 @@ def fit(
     checkpoint_every: int = 200,
     optimizer: OptimizerName = "adamw",
 ) -> Log:
-    """Trains `model` for num_steps steps; returns one row of loss terms for each log_every.
+    """Trains `model` for num_steps steps (see Training); returns a row of loss terms for each log_every.
 
-    batch_loss(step, generator): draws a batch and returns named terms with their sum under "total".
-    optimizer: AdamW for all weights, or Muon for the matrices of linear maps and AdamW for the rest.
-    after_step(step): called after each update, before the checkpoint is written. With `checkpoint`, the
-    run is saved there every checkpoint_every steps and continues from it exactly where it stopped: all
-    that changes from step to step has to be in `model`, an average of its weights too.
-    Raises SemcomError when the loss is no longer finite, or the checkpoint belongs to another model.
+    With `checkpoint`, the run is saved there every checkpoint_every steps and continues from it exactly where
+    it stopped. Raises SemcomError when the loss is no longer finite, or the checkpoint is another model's.
     """
-    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizers = _make_optimizers(optimizer, model, weights, peak_rate)
-    first, log = 0, Log()
+    training = Training(
+        model, batch_loss, num_steps, peak_rate, generator, after_step=after_step, optimizer=optimizer
+    )
+    log = Log()
     if checkpoint and checkpoint.exists():
-        first, log = load_state(checkpoint, model, optimizers, generator)
-    for step in range(first, num_steps):
-        terms = batch_loss(step, generator)
-        if not torch.isfinite(terms["total"]):
-            raise SemcomError(f"the loss is not finite at training step {step}: lower the learning rate")
-        model.zero_grad()
-        terms["total"].backward()
-        nn.utils.clip_grad_norm_(weights, 1.0)
-        for each in optimizers.values():
-            each.param_groups[0]["lr"] = learning_rate(step, num_steps, peak_rate)
-            each.step()
-        if after_step is not None:
-            after_step(step)
+        log = load_state(checkpoint, training)
+    for step in range(training.num_done, num_steps):
+        terms = training.step()
         if step % log_every == 0 or step == num_steps - 1:
             log.append({"step": step, **{name: float(term.detach()) for name, term in terms.items()}})
         if checkpoint and ((step + 1) % checkpoint_every == 0 or step == num_steps - 1):
-            save_state(checkpoint, model, optimizers, generator, step + 1, log)
+            save_state(checkpoint, training, log)
     return log
 
 
@@ -115,43 +167,29 @@ def fit_stage(
     return [{"stage": stage, **row} for row in rows]
 
 
-def save_state(
-    path: Path,
-    model: nn.Module,
-    optimizers: Mapping[str, torch.optim.Optimizer],
-    generator: torch.Generator,
-    step: int,
-    log: Log,
-) -> None:
+def save_state(path: Path, training: Training, log: Log) -> None:
     """Writes all that the next step depends on, and the log so far, to one safetensors file, atomically."""
-    tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
-    for kind, optimizer in optimizers.items():
-        for index, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"{kind}.{index}.{name}": value.contiguous() for name, value in state.items()}
-    tensors["generator"] = generator.get_state()
-    state = {"state": json.dumps({"step": step, "log": log})}
-    whole = {name: tensor.clone() for name, tensor in tensors.items()}
+    tensors = {f"model.{name}": tensor for name, tensor in training.model.state_dict().items()}
+    whole = {name: tensor.clone().contiguous() for name, tensor in (tensors | training.state()).items()}
+    state = {"state": json.dumps({"log": log})}
     write_atomically(path, lambda file: save_file(whole, file, state))
 
 
-def load_state(
-    path: Path,
-    model: nn.Module,
-    optimizers: Mapping[str, torch.optim.Optimizer],
-    generator: torch.Generator,
-) -> tuple[int, Log]:
-    """Restores what `save_state` wrote; returns the number of steps done and their log.
+def load_state(path: Path, training: Training) -> Log:
+    """Restores what `save_state` wrote; returns the log of the steps done.
 
     Raises SemcomError, changing nothing, for a file of another model or a damaged one.
     """
     try:
         with safe_open(path, "pt") as file:
-            state = json.loads(file.metadata()["state"])
-            step, log = int(state["step"]), list(state["log"])
+            log = list(json.loads(file.metadata()["state"])["log"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        rest = {name: t for name, t in tensors.items() if not name.startswith("model.")}
+        if not {"generator", "num_done"} <= rest.keys():
+            raise ValueError("it holds no training")
     except Exception as error:
         raise SemcomError(f"checkpoint {path} can't be read ({error}): delete it to train anew") from error
-    own = model.state_dict()
+    own = training.model.state_dict()
     saved = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
     for name in own.keys() | saved.keys():
         ours, theirs = own.get(name), saved.get(name)
@@ -161,16 +199,9 @@ def load_state(
                 f"checkpoint {path}: tensor {name} has shape {found}, the model needs {wanted}: "
                 "use the configuration that it was trained with, or delete it"
             )
-    model.load_state_dict(saved)
-    for kind, optimizer in optimizers.items():
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith(f"{kind}."):
-                _, index, field = name.split(".", 2)
-                moments.setdefault(int(index), {})[field] = tensor
-        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    generator.set_state(tensors["generator"])
-    return step, log
+    training.model.load_state_dict(saved)
+    training.load(rest)
+    return log
 
 
 class WeightAverage(nn.Module):

@@ -42,8 +42,8 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, monkeypatch):
 
     save = semcom.train.save_state
 
-    def save_and_stop(path, model, optimizer, generator, step, log):
-        save(path, model, optimizer, generator, step, log)
+    def save_and_stop(path, training, log):
+        save(path, training, log)
         if path.stem == "decoder":
             raise StopError
 

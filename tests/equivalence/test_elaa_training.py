@@ -33,8 +33,8 @@ def test_a_resumed_training_equals_an_uninterrupted_one(name, tmp_path, monkeypa
 
     save = semcom.train.save_state
 
-    def save_and_stop(path, model, optimizer, generator, step, log):
-        save(path, model, optimizer, generator, step, log)
+    def save_and_stop(path, training, log):
+        save(path, training, log)
         if path.stem in ("tuning", "supervised"):
             raise StopError
 
