@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from safetensors import safe_open
@@ -16,10 +17,12 @@ from torch import nn
 from semcom.contracts import SemcomError
 from semcom.files import write_atomically
 from semcom.muon import Muon, matrices_of
+from semcom.samples import Samples
 
 OptimizerName = Literal["adamw", "muon"]
 BatchLoss = Callable[[int, torch.Generator], Mapping[str, torch.Tensor]]
 Log = list[dict[str, float | int]]
+StageLog = list[dict[str, float | int | str]]
 
 
 def learning_rate(step: int, num_steps: int, peak: float, num_warmup: int = 50) -> float:
@@ -140,31 +143,58 @@ def _make_optimizers(
     return optimizers
 
 
-def fit_stage(
-    stage: str,
-    model: nn.Module,
-    batch_loss: BatchLoss,
-    num_steps: int,
-    peak_rate: float,
-    generator: torch.Generator,
-    *,
-    after_step: Callable[[int], None] | None = None,
-    scratch: Path | None = None,
-    optimizer: OptimizerName = "adamw",
-) -> list[dict[str, float | int | str]]:
-    """Runs one of the stages of a training (see fit); its rows name it, and so does its file in `scratch`."""
-    checkpoint = None if scratch is None else scratch / f"{stage}.safetensors"
-    rows = fit(
-        model,
-        batch_loss,
-        num_steps,
-        peak_rate,
-        generator,
-        after_step=after_step,
-        checkpoint=checkpoint,
-        optimizer=optimizer,
-    )
-    return [{"stage": stage, **row} for row in rows]
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a training: which module learns from which loss, for how many steps (see Training).
+
+    samples: what batches are drawn from.
+    """
+
+    name: str
+    module: nn.Module
+    batch_loss: BatchLoss
+    num_steps: int
+    peak_rate: float
+    generator: torch.Generator
+    samples: Samples
+    after_step: Callable[[int], None] | None = None
+    optimizer: OptimizerName = "adamw"
+
+
+class Trainer(Protocol):
+    """Where the stages of a training are run, one after the other, each from where the last one ended."""
+
+    def fit(self, stage: Stage) -> StageLog:
+        """Runs a stage, which leaves its weights in the stage's module; returns its rows, which name it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Central:
+    """Runs stages here, on all samples.
+
+    scratch: a folder in which each stage leaves its checkpoints, and continues from those it finds.
+    """
+
+    scratch: Path | None = None
+
+    def fit(self, stage: Stage) -> StageLog:
+        """Runs a stage: see Trainer."""
+        rows = fit(
+            stage.module,
+            stage.batch_loss,
+            stage.num_steps,
+            stage.peak_rate,
+            stage.generator,
+            after_step=stage.after_step,
+            checkpoint=None if self.scratch is None else self.scratch / f"{stage.name}.safetensors",
+            optimizer=stage.optimizer,
+        )
+        return [{"stage": stage.name, **row} for row in rows]
+
+
+CENTRAL = Central()
+"""Nothing is left on the way."""
 
 
 def save_state(path: Path, training: Training, log: Log) -> None:

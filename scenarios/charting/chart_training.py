@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from scenarios.charting.task import Log, Task, dissimilarities, draw_rows, pair_term, set_scales
+from scenarios.charting.task import KnownDissimilarities, Log, Task, draw_rows, pair_term, set_scales
 from semcom.contracts import SemcomError
 
 
 def train_siamese(task: Task) -> Log:
     """Fits the distances on the chart to the fused geodesic dissimilarities of training positions."""
-    known = dissimilarities(task)
+    known = KnownDissimilarities(task)
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        term = pair_term(task, known, generator)
+        term = pair_term(task, known(), generator)
         return {"dissimilarity": term, "total": term}
 
     return task.fit("model", task.model, batch_loss, task.inputs.training.num_steps_baseline)
@@ -67,13 +67,13 @@ def train_odometry(task: Task) -> Log:
         raise SemcomError("the chart odometry needs velocities: leave it out of evaluation.charts")
     model, config, train = task.model, task.inputs.training, task.data.train
     moved, num_steps = set_scales(task), config.num_steps_baseline
-    known = dissimilarities(task) if config.pretraining_share > 0 else None
+    known = KnownDissimilarities(task) if config.pretraining_share > 0 else None
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         if known is not None and step / num_steps < config.pretraining_share:
-            term = pair_term(task, known, generator)
+            term = pair_term(task, known(), generator)
             return {"dissimilarity": term, "total": term}
-        user = torch.randint(0, train.num_trajectories, (config.num_pairs, 1), generator=generator)
+        user = task.samples.draw((config.num_pairs, 1), generator)
         first, last = torch.randint(0, train.num_steps, (2, config.num_pairs), generator=generator)
         rows = user[:, 0] * train.num_steps
         one, other = model.head(task.embed_rows(torch.cat((rows + first, rows + last)), generator)).chunk(2)

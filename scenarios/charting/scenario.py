@@ -46,6 +46,7 @@ from scenarios.recorded import content_hash
 from semcom.codecs.names import codec_name
 from semcom.contracts import Record, SemcomError
 from semcom.rng import Streams
+from semcom.train import Central
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,7 +111,7 @@ class ChartingScenario:
             return train_snapshot_job(job)
         data = load_sequences(config, job.seed)
         if job.model not in _LSTMS:
-            model, log = train_model(job.model, job.seed, data, config.training_inputs(), scratch)
+            model, log = train_model(job.model, job.seed, data, config.training_inputs(), Central(scratch))
             return Trained(model.state_dict(), log)
         # The very encoders that the job `supervised` trains; a job depends on nothing but itself.
         encoders, log = train_model("supervised", job.seed, data, config.training_inputs())

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from scenarios.charting.data import ChartingData
+from scenarios.charting.data import ChartingData, Sequences
 from scenarios.charting.features import FeatureConfig
 from scenarios.charting.geodesics import Dissimilarities, training_dissimilarities
 from scenarios.charting.models import ArrayModel, ModelConfig
-from semcom.train import BatchLoss, fit_stage
+from semcom.samples import Samples
+from semcom.train import BatchLoss, Stage, StageLog, Trainer
 
-Log = list[dict[str, float | int | str]]
+Log = StageLog
 
 
 class TrainingConfig(BaseModel):
@@ -62,14 +62,18 @@ class TrainingInputs:
 
 @dataclass(frozen=True)
 class Task:
-    """One model in training: its data, its random stream, and where it leaves its checkpoints."""
+    """One model in training: its data, its random stream, and where its stages are run.
+
+    samples: the training trajectories.
+    """
 
     model: ArrayModel
     inputs: TrainingInputs
     data: ChartingData
     features: torch.Tensor
     generator: torch.Generator
-    scratch: Path | None
+    trainer: Trainer
+    samples: Samples
 
     def fit(
         self,
@@ -80,15 +84,9 @@ class Task:
         after_step: Callable[[int], None] | None = None,
     ) -> Log:
         """Runs one stage; returns its log."""
-        return fit_stage(
-            stage,
-            module,
-            batch_loss,
-            num_steps,
-            self.inputs.training.learning_rate,
-            self.generator,
-            after_step=after_step,
-            scratch=self.scratch,
+        rate = self.inputs.training.learning_rate
+        return self.trainer.fit(
+            Stage(stage, module, batch_loss, num_steps, rate, self.generator, self.samples, after_step)
         )
 
     def noisy(self, features: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -116,14 +114,31 @@ def set_scales(task: Task) -> torch.Tensor:
     return moved_m / model.scale_m
 
 
-def dissimilarities(task: Task) -> Dissimilarities:
-    config = task.inputs.training
-    return training_dissimilarities(
-        task.data.train,
-        task.data.interval_s,
-        config.num_dissimilarity_points,
-        task.inputs.features.num_taps,
-    )
+class KnownDissimilarities:
+    """The dissimilarities of the trajectories that batches are drawn from, computed once for each share."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._of: dict[bytes, Dissimilarities] = {}
+
+    def __call__(self) -> Dissimilarities:
+        """Returns them; rows number the positions of all trajectories."""
+        own = self._task.samples.own
+        key = own.numpy().tobytes()
+        if key not in self._of:
+            self._of[key] = self._compute(own)
+        return self._of[key]
+
+    def _compute(self, own: torch.Tensor) -> Dissimilarities:
+        task, train = self._task, self._task.data.train
+        config, num_taps = task.inputs.training, task.inputs.features.num_taps
+        if len(own) < train.num_trajectories:
+            train = Sequences(train.csi[own], train.position_m[own], train.velocity_m_s[own])
+        found = training_dissimilarities(
+            train, task.data.interval_s, config.num_dissimilarity_points, num_taps
+        )
+        trajectory, step = found.rows // train.num_steps, found.rows % train.num_steps
+        return Dissimilarities(own[trajectory] * train.num_steps + step, found.geodesic)
 
 
 def pair_term(task: Task, known: Dissimilarities, generator: torch.Generator) -> torch.Tensor:
@@ -142,5 +157,7 @@ def pair_term(task: Task, known: Dissimilarities, generator: torch.Generator) ->
 
 
 def draw_rows(task: Task, generator: torch.Generator) -> torch.Tensor:
-    num = task.data.train.num_trajectories * task.data.train.num_steps
-    return torch.randint(0, num, (2 * task.inputs.training.num_pairs,), generator=generator)
+    num_steps = task.data.train.num_steps
+    num = len(task.samples) * num_steps
+    number = torch.randint(0, num, (2 * task.inputs.training.num_pairs,), generator=generator)
+    return task.samples.own[number // num_steps] * num_steps + number % num_steps

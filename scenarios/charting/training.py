@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import nn
 
@@ -15,7 +13,7 @@ from scenarios.charting.chart_training import (
 )
 from scenarios.charting.data import ChartingData, Sequences
 from scenarios.charting.models import NUM_CALIBRATION, ArrayModel, SequenceEncoder
-from scenarios.charting.task import Log, Task, TrainingInputs, dissimilarities, pair_term, set_scales
+from scenarios.charting.task import KnownDissimilarities, Log, Task, TrainingInputs, pair_term, set_scales
 from semcom.contracts import SemcomError
 from semcom.diagnostics import error_ratio, rank_me
 from semcom.distances import DISTANCES
@@ -23,7 +21,9 @@ from semcom.jepa import Jepa
 from semcom.predictors import rollout
 from semcom.regularizers import SigReg, VicReg
 from semcom.rng import Streams
+from semcom.samples import Samples
 from semcom.targets import EmaTarget
+from semcom.train import CENTRAL, Trainer
 
 # What the chart's term weighs more where the predictor is trained alone: its latent term is larger there.
 _FORECAST_FACTOR = 4
@@ -31,7 +31,7 @@ MODELS = ("w-jepa", "siamese", "autoencoder", "supervised", "odometry")
 
 
 def train_model(
-    name: str, seed: int, data: ChartingData, inputs: TrainingInputs, scratch: Path | None = None
+    name: str, seed: int, data: ChartingData, inputs: TrainingInputs, trainer: Trainer = CENTRAL
 ) -> tuple[ArrayModel, Log]:
     """Trains one of MODELS from scratch; returns it with its log and its diagnostics on validation data.
 
@@ -48,15 +48,15 @@ def train_model(
         with torch.no_grad():
             features = model.features(train.csi.flatten(0, 1)).unflatten(0, train.csi.shape[:2])
         generator = streams.torch_generator(f"train-{name}")
-        task = Task(model, inputs, data, features, generator, scratch)
-        trainer = {
+        task = Task(model, inputs, data, features, generator, trainer, Samples(train.num_trajectories))
+        train_one = {
             "w-jepa": _train_jepa,
             "siamese": train_siamese,
             "autoencoder": train_autoencoder,
             "supervised": train_supervised,
             "odometry": train_odometry,
         }
-        log = trainer[name](task)
+        log = train_one[name](task)
     model.eval().requires_grad_(False)
     keep_calibration(model, features.flatten(0, 1))
     log.append({"stage": "validation", "step": 0, **_diagnose(model, data.validation)})
@@ -114,11 +114,11 @@ def _train_jepa(task: Task) -> Log:
         target=EmaTarget(online, config.ema_momentum, 1.0, config.num_steps),
     )
     needs_dissimilarity = not data.knows_velocity or config.pretraining_share > 0
-    known = dissimilarities(task) if needs_dissimilarity else None
+    known = KnownDissimilarities(task) if needs_dissimilarity else None
 
     def chart_terms(num_rollout: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """How far the chart is from the velocities: between encoded embeddings, and to predicted ones."""
-        user = torch.randint(0, train.num_trajectories, (config.num_pairs, 1), generator=generator)
+        user = task.samples.draw((config.num_pairs, 1), generator)
         first, last = torch.randint(0, train.num_steps, (2, config.num_pairs, 1), generator=generator)
         start = torch.randint(0, train.num_steps - num_rollout, (config.num_pairs, 1), generator=generator)
         steps = torch.cat((first, last, start), dim=1)
@@ -140,13 +140,13 @@ def _train_jepa(task: Task) -> Log:
         progress = step / config.num_steps
         longest = config.rollout_steps
         num_rollout = min(longest, int(3 + 2 * progress * max(0, longest - 3)))
-        user = torch.randint(0, train.num_trajectories, (config.batch_size, 1), generator=generator)
+        user = task.samples.draw((config.batch_size, 1), generator)
         start = torch.randint(0, train.num_steps - length + 1, (config.batch_size, 1), generator=generator)
         steps = start + torch.arange(length)
         window = task.noisy(task.features[user, steps], generator)
         terms = jepa.loss(window, condition[user, steps], num_rollout, config.num_starts, generator)
         if known is not None and (not data.knows_velocity or progress < config.pretraining_share):
-            chart = {"dissimilarity": pair_term(task, known, generator)}
+            chart = {"dissimilarity": pair_term(task, known(), generator)}
         else:
             chart = chart_terms(num_rollout, generator)
         total = terms["total"] + config.chart_weight * torch.stack(list(chart.values())).sum()
@@ -173,7 +173,7 @@ def _train_predictor(task: Task, condition: torch.Tensor, moved: torch.Tensor) -
     num_rows, horizon = config.num_pairs, config.rollout_steps
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        user = torch.randint(0, len(z), (num_rows, 1), generator=generator)
+        user = task.samples.draw((num_rows, 1), generator)
         start = torch.randint(0, num_steps - horizon, (num_rows, 1), generator=generator)
         steps = start + torch.arange(horizon + 1)
         true = z[user, steps]

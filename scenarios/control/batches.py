@@ -6,6 +6,7 @@ import torch
 
 from scenarios.control.dataset import Trajectories
 from scenarios.control.models import MotionModel, Window, stem_window
+from semcom.samples import Samples
 
 
 def _features(model: MotionModel, data: Trajectories) -> torch.Tensor:
@@ -24,12 +25,13 @@ class Batches:
         self.command = data.command / model.command_scale_n
         self.teacher_command = data.teacher_command / model.command_scale_n
         self.frame = data.frame
+        self.samples = Samples(len(data.frame))
 
     def indices(
         self, size: int, length: int, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Draws `size` windows of `length` steps: trajectory [size, 1] and step [size, length] indices."""
-        row = torch.randint(0, len(self.source), (size, 1), generator=generator)
+        row = self.samples.draw((size, 1), generator)
         start = torch.randint(0, self.source.shape[1] - length + 1, (size, 1), generator=generator)
         return row, start + torch.arange(length)
 

@@ -21,6 +21,7 @@ from scenarios.control.metrics import make_records
 from scenarios.control.training import train_model
 from semcom.codecs.names import codec_config, codec_name
 from semcom.contracts import Record, SemcomError
+from semcom.train import Central
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +63,7 @@ class ControlScenario:
     def train(self, job: TrainingJob, scratch: Path | None = None) -> Trained:
         """Trains one model on one thread, and goes on from what an earlier attempt left in `scratch`."""
         assert isinstance(job.config, ControlConfig)
-        model, log = train_model(job.model, job.seed, job.config.training_inputs(), scratch)
+        model, log = train_model(job.model, job.seed, job.config.training_inputs(), Central(scratch))
         return Trained(model.state_dict(), log)
 
     def points(self, config: ControlConfig, seeds: Sequence[int]) -> list[Point]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -25,9 +24,9 @@ from semcom.predictors import FilmPredictor, rollout
 from semcom.regularizers import SigReg, VicReg
 from semcom.rng import Streams
 from semcom.targets import EmaTarget, StopGradientTarget
-from semcom.train import BatchLoss, WeightAverage, fit_stage
+from semcom.train import CENTRAL, BatchLoss, Stage, StageLog, Trainer, WeightAverage
 
-Log = list[dict[str, float | int | str]]
+Log = StageLog
 
 
 class TrainingConfig(BaseModel):
@@ -74,7 +73,7 @@ class TrainingInputs:
 
 @dataclass(frozen=True)
 class _Task:
-    """One model in training: its data, its random stream, and where its stages leave their checkpoints."""
+    """One model in training: its data, its random stream, and where its stages are run."""
 
     model: MotionModel
     inputs: TrainingInputs
@@ -82,7 +81,7 @@ class _Task:
     held_out: Trajectories
     batches: Batches
     generator: torch.Generator
-    scratch: Path | None
+    trainer: Trainer
 
     def fit(
         self,
@@ -93,15 +92,10 @@ class _Task:
         after_step: Callable[[int], None] | None = None,
     ) -> Log:
         """Runs one stage; returns its log."""
-        return fit_stage(
-            stage,
-            module,
-            batch_loss,
-            num_steps,
-            self.inputs.training.learning_rate,
-            self.generator,
-            after_step=after_step,
-            scratch=self.scratch,
+        rate = self.inputs.training.learning_rate
+        samples = self.batches.samples
+        return self.trainer.fit(
+            Stage(stage, module, batch_loss, num_steps, rate, self.generator, samples, after_step)
         )
 
     def finish_encoder(self, predictor: nn.Module | None = None) -> tuple[torch.Tensor, Log]:
@@ -121,11 +115,11 @@ class _Task:
 
 
 def train_model(
-    name: str, seed: int, inputs: TrainingInputs, scratch: Path | None = None
+    name: str, seed: int, inputs: TrainingInputs, trainer: Trainer = CENTRAL
 ) -> tuple[MotionModel, Log]:
     """Trains "jepa", "supervised" or "autoencoder" from scratch; returns it with its diagnostics.
 
-    scratch: a folder in which each stage leaves its checkpoints, and continues from those it finds.
+    trainer: where its stages are run.
     """
     streams = Streams(seed)
     train, held_out = collect(inputs.dataset, inputs.plant, inputs.teacher, inputs.camera, streams)
@@ -136,9 +130,9 @@ def train_model(
         if isinstance(model.stem, KeypointStem):
             model.stem.calibrate(train.frame[::2, ::5].flatten(0, 1))
         generator = streams.torch_generator(f"train-{name}")
-        task = _Task(model, inputs, train, held_out, Batches(model, train), generator, scratch)
-        trainer = {"jepa": _train_jepa, "supervised": _train_supervised, "autoencoder": _train_autoencoder}
-        z, log = trainer[name](task)
+        task = _Task(model, inputs, train, held_out, Batches(model, train), generator, trainer)
+        train_one = {"jepa": _train_jepa, "supervised": _train_supervised, "autoencoder": _train_autoencoder}
+        z, log = train_one[name](task)
         row = deployed_row(Batches(model, held_out), z, train, held_out)
         log.append({"stage": "held_out", "step": 0, **row})
     return model.eval(), log
@@ -199,7 +193,7 @@ def _train_predictor_and_actor(task: _Task, z: torch.Tensor) -> Log:
     average = WeightAverage(nn.ModuleList((predictor, actor)))
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        row = torch.randint(0, len(z), (config.actor_batch_size, 1), generator=generator)
+        row = batches.samples.draw((config.actor_batch_size, 1), generator)
         start = torch.randint(0, z.shape[1] - horizon, (config.actor_batch_size, 1), generator=generator)
         steps = start + torch.arange(horizon + 1)
         true = z[row, steps]

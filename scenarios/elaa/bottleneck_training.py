@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import nn
 
@@ -15,6 +13,7 @@ from scenarios.elaa.task import CellLevels, Log, Task, TrainingInputs, nmse
 from scenarios.elaa.training import pretrain_jepa
 from semcom.codecs.range_coding import count_symbols
 from semcom.rng import Streams
+from semcom.train import CENTRAL, Trainer
 
 _ROWS_AT_ONCE = 512
 _DENSITY_RATE = 0.02
@@ -38,7 +37,7 @@ def train_bottleneck(
     array: NearFieldConfig,
     inputs: TrainingInputs,
     told: BottleneckConfig,
-    scratch: Path | None = None,
+    trainer: Trainer = CENTRAL,
 ) -> tuple[BottleneckModel, Log]:
     """Trains it from scratch, each batch at a rate level t of its own, uniform from 0 to 1.
 
@@ -52,7 +51,7 @@ def train_bottleneck(
     steps = inputs.training.model_copy(update={"num_steps_pretraining": told.num_steps_pretraining})
     inputs = TrainingInputs(inputs.model, steps)
     framed = [examples_in(grid, shown, model.patches) for grid in model.grids]
-    tasks = [Task(inputs, examples, generator, scratch, may_mirror=True) for examples, _ in framed]
+    tasks = [Task(inputs, examples, generator, trainer, may_mirror=True) for examples, _ in framed]
     log = pretrain_jepa(tasks[-1], model.jepa)
     with torch.no_grad():
         model.mean.copy_(framed[-1][0].clean.flatten(1).mean(dim=0))
@@ -88,7 +87,7 @@ def train_bottleneck(
     def density_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         level = float(torch.rand((), generator=generator))
         z = numbers[model.grid_at(level)]
-        rows = torch.randint(0, len(z), (inputs.training.batch_size,), generator=generator)
+        rows = tasks[0].examples.samples.draw((inputs.training.batch_size,), generator)
         return {"total": model.bits(model.round(z[rows], level), level).mean()}
 
     model.density.requires_grad_(True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -18,6 +19,7 @@ from scenarios.elaa.observations import Observed, observe
 from scenarios.elaa.patches import Patches
 from semcom.masks import mask_token_blocks, mask_tokens
 from semcom.rng import Streams
+from semcom.samples import Samples
 
 MaskSource = Literal["visibility", "blocks", "random"]
 SHARES = (1.0, 0.75, 0.5, 0.25)
@@ -59,15 +61,21 @@ class Examples:
     cell: torch.Tensor
     order: torch.Tensor
 
+    @cached_property
+    def samples(self) -> Samples:
+        """Those that batches are drawn from."""
+        return Samples(len(self))
+
     def __len__(self) -> int:
         """Number of channels N."""
         return len(self.clean)
 
     def draw_rows(self, num: int, generator: torch.Generator) -> torch.Tensor:
         """Draws rows with like numbers of visible patches, int64 [num]."""
-        width = max(1, len(self) // 8)
-        start = torch.randint(0, len(self), (1,), generator=generator)
-        return self.order[(start + torch.randint(0, width, (num,), generator=generator)) % len(self)]
+        order = self.order if len(self.samples) == len(self) else self.order[self.samples.among(self.order)]
+        width = max(1, len(order) // 8)
+        start = torch.randint(0, len(order), (1,), generator=generator)
+        return order[(start + torch.randint(0, width, (num,), generator=generator)) % len(order)]
 
 
 def training_visibilities(subarray_size: int = 16) -> tuple[VisibilityConfig, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,6 +31,7 @@ from scenarios.elaa.window_training import LearnedForecaster, train_window_model
 from scenarios.elaa.windows import window_of
 from semcom.records import load_into
 from semcom.rng import Streams
+from semcom.train import CENTRAL, Trainer
 
 TIME, BOTTLENECK, TOKENS = "elaa-jepa-time", "jepa-bottleneck", "jepa-tokens"
 """The jobs that train the forecaster, the feedback's network, and the central unit on what is reported."""
@@ -43,7 +43,7 @@ _NAMES = {"elaa-jepa": "jepa", TOKENS: "jepa"}
 
 
 def train_job(
-    name: str, seed: int, config: ElaaConfig, scratch: Path | None = None
+    name: str, seed: int, config: ElaaConfig, trainer: Trainer = CENTRAL
 ) -> tuple[dict[str, torch.Tensor], Log]:
     """Trains one of JOBS from scratch; returns its tensors, by FROZEN, TUNED and COMBINER, and its log."""
     array, inputs = config.array, TrainingInputs(config.model, config.training)
@@ -60,15 +60,15 @@ def train_job(
             told.look_aheads,
             streams,
         )
-        model, log = train_window_model(seed, windows, sorted(told.look_aheads), patches, inputs, scratch)
+        model, log = train_window_model(seed, windows, sorted(told.look_aheads), patches, inputs, trainer)
         return _tensors(TUNED, model), log
     through = partial(over_the_fronthaul, subarray_size=config.subarray_size, streams=streams)
     draw = partial(draw_examples, array, config.examples, visibilities, patches, Dechirper(array), streams)
     shown = draw(through=through if name == TOKENS else None)
     if name == BOTTLENECK:
-        bottleneck, log = train_bottleneck(seed, shown, array, inputs, config.bottleneck, scratch)
+        bottleneck, log = train_bottleneck(seed, shown, array, inputs, config.bottleneck, trainer)
         return _tensors("", bottleneck), log
-    trained = train_model(_NAMES.get(name, name), seed, shown, patches, inputs, scratch)
+    trained = train_model(_NAMES.get(name, name), seed, shown, patches, inputs, trainer)
     tensors = _tensors(TUNED, trained.tuned)
     log = list(trained.log)
     if trained.frozen is not None:
@@ -77,7 +77,7 @@ def train_job(
         again = partial(through, purpose="elaa fronthaul paths")
         others = draw(of_paths=True, through=again if name == TOKENS else None)
         paths = default_nomp(array).paths(others.observed)
-        combiner, rows = train_combiner(seed, trained.tuned, paths, others, patches, inputs, scratch)
+        combiner, rows = train_combiner(seed, trained.tuned, paths, others, patches, inputs, trainer)
         tensors |= _tensors(COMBINER, combiner)
         log += rows
     return tensors, log

@@ -23,6 +23,7 @@ from scenarios.elaa.presets import PAPER, TINY
 from scenarios.elaa.vocabulary import METHODS
 from semcom.codecs.names import codec_name
 from semcom.contracts import Record, SemcomError
+from semcom.train import Central
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +71,7 @@ class ElaaScenario:
         """Trains one model on one thread, and goes on from what an earlier attempt left in `scratch`."""
         config = job.config
         assert isinstance(config, ElaaConfig)
-        tensors, log = train_job(job.model, job.seed, config, scratch)
+        tensors, log = train_job(job.model, job.seed, config, Central(scratch))
         return Trained(tensors, log)
 
     def points(self, config: ElaaConfig, seeds: Sequence[int]) -> list[Point]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -14,9 +13,9 @@ from torch import nn
 from scenarios.elaa.examples import NUM_CELLS, Examples
 from scenarios.elaa.inputs import Inputs, mirror_patches
 from scenarios.elaa.models import ModelConfig
-from semcom.train import BatchLoss, OptimizerName, fit_stage
+from semcom.train import BatchLoss, OptimizerName, Stage, StageLog, Trainer
 
-Log = list[dict[str, float | int | str]]
+Log = StageLog
 
 
 class TrainingConfig(BaseModel):
@@ -94,12 +93,12 @@ def nmse(estimate: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Task:
-    """One model in training: its examples, its random stream, and where it leaves its checkpoints."""
+    """One model in training: its examples, its random stream, and where its stages are run."""
 
     inputs: TrainingInputs
     examples: Examples
     generator: torch.Generator
-    scratch: Path | None
+    trainer: Trainer
     may_mirror: bool
 
     def draw(self, generator: torch.Generator) -> tuple[Inputs, torch.Tensor, torch.Tensor]:
@@ -120,14 +119,17 @@ class Task:
         rate: float | None = None,
     ) -> Log:
         """Runs one stage; returns its log."""
-        return fit_stage(
-            stage,
-            module,
-            batch_loss,
-            num_steps,
-            self.inputs.training.learning_rate if rate is None else rate,
-            self.generator,
-            after_step=after_step,
-            scratch=self.scratch,
-            optimizer=self.inputs.training.optimizer,
+        config = self.inputs.training
+        return self.trainer.fit(
+            Stage(
+                stage,
+                module,
+                batch_loss,
+                num_steps,
+                config.learning_rate if rate is None else rate,
+                self.generator,
+                self.examples.samples,
+                after_step,
+                config.optimizer,
+            )
         )

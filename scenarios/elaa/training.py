@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -23,6 +22,7 @@ from semcom.patch_jepa import PatchJepa
 from semcom.regularizers import VicReg
 from semcom.rng import Streams
 from semcom.targets import EmaTarget
+from semcom.train import CENTRAL, Trainer
 
 MODELS = ("jepa", "mae", "supervised")
 _ROWS_AT_ONCE = 512
@@ -47,7 +47,7 @@ def train_model(
     examples: Examples,
     patches: Patches,
     inputs: TrainingInputs,
-    scratch: Path | None = None,
+    trainer: Trainer = CENTRAL,
 ) -> Trained:
     """Trains one of MODELS from scratch, all with as many steps.
 
@@ -61,7 +61,7 @@ def train_model(
         model = CsiModel(inputs.model, patches)
         head = nn.Linear(inputs.model.dim, 2 * patches.patch_size)
     generator = streams.torch_generator(f"train elaa {name}")
-    task = Task(inputs, examples, generator, scratch, may_mirror=patches.grid[0] == 1)
+    task = Task(inputs, examples, generator, trainer, may_mirror=patches.grid[0] == 1)
     if name == "supervised":
         num_steps = config.num_steps_pretraining + config.num_steps_decoder + config.num_steps_tuning
         log = _fit_nmse(task, "supervised", model, num_steps)
@@ -83,7 +83,7 @@ def train_combiner(
     examples: Examples,
     patches: Patches,
     inputs: TrainingInputs,
-    scratch: Path | None = None,
+    trainer: Trainer = CENTRAL,
 ) -> tuple[PathCombiner, Log]:
     """Trains the hybrid's network on a finished model's estimates and the paths found of the examples.
 
@@ -99,14 +99,14 @@ def train_combiner(
         inputs,
         examples,
         streams.torch_generator("train elaa combiner"),
-        scratch,
+        trainer,
         may_mirror=patches.grid[0] == 1,
     )
     level, met = cell_means(nmse(described.mean(), examples.clean), examples.cell)
     levels = CellLevels(torch.where(met, level, 1.0))
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        rows = torch.randint(0, len(examples), (config.combiner_batch_size,), generator=generator)
+        rows = examples.samples.draw((config.combiner_batch_size,), generator)
         batch, clean = described[rows], examples.clean[rows]
         if task.may_mirror and bool(torch.rand((), generator=generator) < 0.5):
             batch, clean = batch.mirrored(), mirror_patches(clean)

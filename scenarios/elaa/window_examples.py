@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import torch
 
@@ -17,6 +18,7 @@ from scenarios.elaa.patches import Patches
 from scenarios.elaa.tracks import Heard, times
 from scenarios.elaa.windows import WindowInputs, make_window_inputs
 from semcom.rng import Streams
+from semcom.samples import Samples
 
 _VALUES_AT_ONCE = 1 << 24
 """Values of channels that are drawn at once, at most: 128 MiB."""
@@ -37,15 +39,21 @@ class WindowExamples:
     order: torch.Tensor
     num_snapshots: int
 
+    @cached_property
+    def samples(self) -> Samples:
+        """Those that batches are drawn from."""
+        return Samples(len(self))
+
     def __len__(self) -> int:
         """Number of users N."""
         return len(self.clean)
 
     def draw_rows(self, num: int, generator: torch.Generator) -> torch.Tensor:
         """Draws rows with like numbers of visible patches, int64 [num]."""
-        width = max(1, len(self) // 8)
-        start = torch.randint(0, len(self), (1,), generator=generator)
-        return self.order[(start + torch.randint(0, width, (num,), generator=generator)) % len(self)]
+        order = self.order if len(self.samples) == len(self) else self.order[self.samples.among(self.order)]
+        width = max(1, len(order) // 8)
+        start = torch.randint(0, len(order), (1,), generator=generator)
+        return order[(start + torch.randint(0, width, (num,), generator=generator)) % len(order)]
 
     def later(self, rows: torch.Tensor, look_ahead: torch.Tensor) -> torch.Tensor:
         """Clean windows of rows [B] that end look-aheads [B] on, float32 [B, T, L, 2 S]."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -20,7 +19,7 @@ from scenarios.elaa.training import make_jepa
 from scenarios.elaa.window_examples import NUM_CELLS_AHEAD, WindowExamples, cells_ahead
 from scenarios.elaa.windows import WindowInputs, make_window_inputs, mirror_window, window_of
 from semcom.rng import Streams
-from semcom.train import BatchLoss, fit_stage
+from semcom.train import CENTRAL, BatchLoss, Stage, Trainer
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class WindowTask:
     examples: WindowExamples
     look_aheads: torch.Tensor
     generator: torch.Generator
-    scratch: Path | None
+    trainer: Trainer
     may_mirror: bool
 
     def draw(self, generator: torch.Generator) -> tuple[WindowInputs, torch.Tensor, torch.Tensor]:
@@ -54,16 +53,19 @@ class WindowTask:
         after_step: Callable[[int], None] | None = None,
     ) -> Log:
         """Runs one stage; returns its log."""
-        return fit_stage(
-            stage,
-            module,
-            batch_loss,
-            num_steps,
-            self.inputs.training.learning_rate,
-            self.generator,
-            after_step=after_step,
-            scratch=self.scratch,
-            optimizer=self.inputs.training.optimizer,
+        config = self.inputs.training
+        return self.trainer.fit(
+            Stage(
+                stage,
+                module,
+                batch_loss,
+                num_steps,
+                config.learning_rate,
+                self.generator,
+                self.examples.samples,
+                after_step,
+                config.optimizer,
+            )
         )
 
 
@@ -73,7 +75,7 @@ def train_window_model(
     look_aheads: Sequence[int],
     patches: Patches,
     inputs: TrainingInputs,
-    scratch: Path | None = None,
+    trainer: Trainer = CENTRAL,
 ) -> tuple[CsiModel, Log]:
     """Trains the forecaster from scratch: pretraining, a decoder, and the whole on the NMSE to come."""
     streams, config = Streams(seed), inputs.training
@@ -82,7 +84,7 @@ def train_window_model(
         model = CsiModel(inputs.model, patches, window_of(examples.num_snapshots))
     generator = streams.torch_generator("train elaa time")
     may_mirror = patches.grid[0] == 1
-    task = WindowTask(inputs, examples, torch.tensor(look_aheads), generator, scratch, may_mirror)
+    task = WindowTask(inputs, examples, torch.tensor(look_aheads), generator, trainer, may_mirror)
     log = _pretrain(task, model)
     model.encoder.requires_grad_(False)
     model.predictor.requires_grad_(False)

@@ -29,6 +29,7 @@ from scenarios.isac.training import MODELS, train_model
 from scenarios.isac.watching import Watch, alarm_records
 from semcom.codecs.names import codec_name
 from semcom.contracts import Record, SemcomError
+from semcom.train import Central
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,7 +87,7 @@ class IsacScenario:
         config = job.config
         assert isinstance(config, IsacConfig)
         data = load_sequences(config, job.seed)
-        model, log = train_model(job.model, job.seed, data, config.training_inputs(), scratch)
+        model, log = train_model(job.model, job.seed, data, config.training_inputs(), Central(scratch))
         return Trained(model.state_dict(), log)
 
     def points(self, config: IsacConfig, seeds: Sequence[int]) -> list[Point]:

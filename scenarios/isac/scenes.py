@@ -10,22 +10,24 @@ import torch
 from scenarios.isac.data import Sequences
 from scenarios.isac.features import content_of
 from scenarios.isac.jpeg import through_jpeg
-from scenarios.isac.mixing import Draw, Partners, mix_content, mix_csi, mix_labels
+from scenarios.isac.mixing import ALONE, Draw, Partners, mix_content, mix_csi, mix_labels
 from scenarios.isac.models import SensingModel
 from semcom.rng import Streams
+from semcom.samples import Samples
 
 
 class TrainingScenes:
     """The N steps of training sequences, normalised as the model's encoders take them.
 
-    jpeg_share: of the frames, comes through JPEG. csi_noise_std, csi_dropout: noise on the numbers that CSI
-    becomes, and the share of them that is left out.
+    samples: the walks that steps are drawn from. jpeg_share: of the frames, comes through JPEG.
+    csi_noise_std, csi_dropout: noise on the numbers that CSI becomes, and the share of them that is left out.
     """
 
     def __init__(
         self,
         model: SensingModel,
         train: Sequences,
+        samples: Samples,
         streams: Streams,
         generator: torch.Generator,
         *,
@@ -34,6 +36,7 @@ class TrainingScenes:
         csi_dropout: float,
     ) -> None:
         self._model, self._streams, self._generator = model, streams, generator
+        self._samples, self._num_steps = samples, train.num_steps
         self._jpeg_share, self._csi_noise_std, self._csi_dropout = jpeg_share, csi_noise_std, csi_dropout
         # Colours last, as convolutions want them: content is made so, and never turned round.
         self._frame = train.frame.flatten(0, 1).permute(0, 1, 3, 4, 2).contiguous()
@@ -45,8 +48,12 @@ class TrainingScenes:
 
     def draw(self, num: int, mix_share: float = 0.0) -> Draw:
         """Draws steps, that share of which is mixed with another one where anybody can be."""
-        rows = torch.randint(0, len(self._frame), (num,), generator=self._generator)
-        return Draw(rows, self._partners.draw(rows, mix_share, self._generator))
+        number = torch.randint(0, len(self._samples) * self._num_steps, (num,), generator=self._generator)
+        walk, step = number // self._num_steps, number % self._num_steps
+        rows = self._samples.own[walk] * self._num_steps + step
+        partner = self._partners.draw(rows, mix_share, self._generator)
+        is_own = self._samples.among(partner.clamp_min(0) // self._num_steps)
+        return Draw(rows, torch.where(is_own, partner, ALONE))
 
     def content(self, draw: Draw) -> torch.Tensor:
         """Normalised frames, [n, C, 3, H, W], colours last in memory."""

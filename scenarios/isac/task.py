@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -20,9 +19,10 @@ from scenarios.isac.scenes import TrainingScenes
 from semcom.encoders import ParallelMlpEncoder
 from semcom.masks import mask_links, mask_modalities
 from semcom.rng import Streams
-from semcom.train import BatchLoss, fit_stage
+from semcom.samples import Samples
+from semcom.train import BatchLoss, Stage, StageLog, Trainer
 
-Log = list[dict[str, float | int | str]]
+Log = StageLog
 
 
 class TrainingConfig(BaseModel):
@@ -115,7 +115,7 @@ class TrainingInputs:
 
 
 class Task:
-    """One model in training: its scenes, its walks, its randomness, where it leaves checkpoints."""
+    """One model in training: its scenes, its walks, its randomness, where its stages are run."""
 
     def __init__(
         self,
@@ -124,13 +124,15 @@ class Task:
         train: Sequences,
         streams: Streams,
         generator: torch.Generator,
-        scratch: Path | None,
+        trainer: Trainer,
     ) -> None:
         self.model, self.config, self.train = model, config, train
-        self.streams, self.generator, self.scratch = streams, generator, scratch
+        self.streams, self.generator, self.trainer = streams, generator, trainer
+        self.samples = Samples(len(train.frame))
         self.scenes = TrainingScenes(
             model,
             train,
+            self.samples,
             streams,
             generator,
             jpeg_share=config.jpeg_share,
@@ -192,11 +194,13 @@ class Task:
 
         Of these also the embeddings without noise, [n, S, D]. A share of the walks is made of two.
         """
-        (num_walks, num_steps), num_mixed = self.z.shape[:2], len(self.z_mixed)
-        walk = torch.randint(0, num_walks, (num,), generator=self.generator)
+        num_steps, pairs = self.z.shape[1], self.pairs
+        able = torch.nonzero(self.samples.among(pairs.rows) & self.samples.among(pairs.partner))[:, 0]
+        walk = self.samples.draw((num,), self.generator)
         last = torch.randint(0, num_steps, (num,), generator=self.generator)
-        pair = torch.randint(0, max(1, num_mixed), (num,), generator=self.generator)
-        is_mixed = torch.rand(num, generator=self.generator) < self.config.mix_share * (num_mixed > 0)
+        pair = torch.randint(0, max(1, len(able)), (num,), generator=self.generator)
+        is_mixed = torch.rand(num, generator=self.generator) < self.config.mix_share * (len(able) > 0)
+        pair = able[pair] if len(able) else pair
         step = last[:, None] - torch.arange(self.model.config.num_lags)
         known, step = (step >= 0)[..., None, None], step.clamp_min(0)
         z = self.z[walk[:, None], step]
@@ -231,15 +235,9 @@ class Task:
         after_step: Callable[[int], None] | None = None,
     ) -> Log:
         """Runs one stage; returns its log."""
-        return fit_stage(
-            stage,
-            module,
-            batch_loss,
-            num_steps,
-            self.config.learning_rate,
-            self.generator,
-            after_step=after_step,
-            scratch=self.scratch,
+        rate = self.config.learning_rate
+        return self.trainer.fit(
+            Stage(stage, module, batch_loss, num_steps, rate, self.generator, self.samples, after_step)
         )
 
 

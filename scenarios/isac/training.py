@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import nn
 
@@ -20,7 +18,7 @@ from semcom.rng import Streams
 from semcom.set_jepa import SetJepa
 from semcom.set_predictor import fill_in, newest
 from semcom.targets import EmaTarget
-from semcom.train import WeightAverage
+from semcom.train import CENTRAL, Trainer, WeightAverage
 
 MODELS = ("inpainting", "supervised", "image-only")
 """All that are trained; those that take longest come first, so that workers end together."""
@@ -42,7 +40,7 @@ def make_model(config: ModelConfig, data: SensingData, name: str) -> SensingMode
 
 
 def train_model(
-    name: str, seed: int, data: SensingData, inputs: TrainingInputs, scratch: Path | None = None
+    name: str, seed: int, data: SensingData, inputs: TrainingInputs, trainer: Trainer = CENTRAL
 ) -> tuple[SensingModel, Log]:
     """Trains one of MODELS from scratch; returns it with its log and diagnostics on validation data."""
     streams = Streams(seed)
@@ -58,7 +56,7 @@ def train_model(
         if name == "inpainting":
             model.fusion_head.calibrate(train.position_m)
             model.fill_head.calibrate(train.position_m)
-        task = Task(model, inputs.training, train, streams, generator, scratch)
+        task = Task(model, inputs.training, train, streams, generator, trainer)
         log = _train_supervised(task) if name == "supervised" else _train_jepa(task)
         if name == "inpainting":
             log += _train_fusion(task) + _train_fill_head(task)

@@ -9,6 +9,7 @@ import semcom.train
 from scenarios.elaa.bottleneck_training import train_bottleneck
 from scenarios.elaa.coding_frame import examples_in
 from scenarios.elaa.inputs import to_values
+from semcom.train import Central
 
 
 @pytest.mark.parametrize("mean_bits", [40, 64])
@@ -51,7 +52,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(stage, tmp_path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(semcom.train, "save_state", save_and_stop)
         with pytest.raises(StopError):
-            train_bottleneck(0, examples, ARRAY, small_inputs(), told, tmp_path)
-    resumed, _ = train_bottleneck(0, examples, ARRAY, small_inputs(), told, tmp_path)
+            train_bottleneck(0, examples, ARRAY, small_inputs(), told, Central(tmp_path))
+    resumed, _ = train_bottleneck(0, examples, ARRAY, small_inputs(), told, Central(tmp_path))
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name

@@ -20,6 +20,7 @@ from scenarios.elaa.tracks import Heard, Motion, MotionPrior, refine_motion
 from scenarios.elaa.window_examples import draw_window_examples
 from scenarios.elaa.window_training import train_window_model
 from semcom.rng import Streams
+from semcom.train import Central
 
 ARRAY = NearFieldConfig(num_elements=64, num_snapshots=5)
 
@@ -50,8 +51,8 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(semcom.train, "save_state", save_and_stop)
         with pytest.raises(StopError):
-            train_window_model(0, shown, (0, 2), PATCHES, small_inputs(), tmp_path)
-    resumed, again = train_window_model(0, shown, (0, 2), PATCHES, small_inputs(), tmp_path)
+            train_window_model(0, shown, (0, 2), PATCHES, small_inputs(), Central(tmp_path))
+    resumed, again = train_window_model(0, shown, (0, 2), PATCHES, small_inputs(), Central(tmp_path))
     same = [torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True)]
     assert all(same)
     assert [row["stage"] for row in log] == [row["stage"] for row in again]

@@ -15,6 +15,7 @@ from semcom.distances import DISTANCES
 from semcom.patch_jepa import PatchJepa
 from semcom.regularizers import VicReg
 from semcom.targets import EmaTarget
+from semcom.train import Central
 
 
 def _same(first, second):
@@ -41,8 +42,8 @@ def test_a_resumed_training_equals_an_uninterrupted_one(name, tmp_path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(semcom.train, "save_state", save_and_stop)
         with pytest.raises(StopError):
-            train_model(name, 0, examples, PATCHES, small_inputs(), tmp_path)
-    resumed = train_model(name, 0, examples, PATCHES, small_inputs(), tmp_path)
+            train_model(name, 0, examples, PATCHES, small_inputs(), Central(tmp_path))
+    resumed = train_model(name, 0, examples, PATCHES, small_inputs(), Central(tmp_path))
     assert _same(whole.tuned.state_dict(), resumed.tuned.state_dict())
     assert [row["stage"] for row in whole.log] == [row["stage"] for row in resumed.log]
 
@@ -90,8 +91,8 @@ def test_the_combiner_resumes_and_starts_from_the_expected_field(tmp_path):
     nomp = Nomp(line, nomp_prior(line), max_paths=3)
     paths = nomp.paths(examples.observed)
     model = train_model("supervised", 0, examples, PATCHES, small_inputs()).tuned
-    combiner, log = train_combiner(0, model, paths, examples, PATCHES, small_inputs(), tmp_path)
-    resumed, _ = train_combiner(0, model, paths, examples, PATCHES, small_inputs(), tmp_path)
+    combiner, log = train_combiner(0, model, paths, examples, PATCHES, small_inputs(), Central(tmp_path))
+    resumed, _ = train_combiner(0, model, paths, examples, PATCHES, small_inputs(), Central(tmp_path))
     assert _same(combiner.state_dict(), resumed.state_dict())
     assert log[-1]["stage"] == "combiner"
     estimator = HybridEstimator(model, combiner, nomp, ARRAY, PATCH_SIZE)
