@@ -1,0 +1,42 @@
+"""What a training costs: bits, airtime, energy, floating-point operations, time, in one account."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from nodes.transfer import TransferReport
+
+
+@dataclass
+class Ledger:
+    """Sums over all rounds and clients.
+
+    bits_up, bits_down: payloads and headers of all segments put on the air, lost ones included. airtime_s,
+    energy_j: of what devices send, as in Delivery. num_steps: training steps at the clients, all together;
+    duration_s: rounds one after the other, each as long as its slowest update that was waited for.
+    """
+
+    rounds: int = 0
+    bits_up: int = 0
+    bits_down: int = 0
+    airtime_s: float = 0.0
+    energy_j: float = 0.0
+    num_steps: int = 0
+    duration_s: float = 0.0
+    updates_asked: int = 0
+    updates_missing: int = 0
+    updates_rejected: int = 0
+
+    def add_up(self, report: TransferReport) -> None:
+        """Counts what clients sent."""
+        self.bits_up += int((report.header_bits + report.payload_bits).sum())
+        self.airtime_s += float(report.airtime_s.sum())
+        self.energy_j += float(report.energy_j.sum())
+
+    def add_down(self, report: TransferReport) -> None:
+        """Counts what the base station sent to each client."""
+        self.bits_down += int((report.header_bits + report.payload_bits).sum())
+
+    def row(self) -> dict[str, float | int]:
+        """The account as a row of a log."""
+        return asdict(self)

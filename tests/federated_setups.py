@@ -1,0 +1,67 @@
+"""A small JEPA among clients, for tests of collaborative training."""
+
+import torch
+
+from channels.links.erasure import ErasureConfig, ErasureLink
+from channels.links.ideal import IdealConfig, IdealLink
+from nodes.training.federated import Air, Federated, FederatedConfig
+from semcom.distances import DISTANCES
+from semcom.encoders import MlpEncoder
+from semcom.jepa import Jepa
+from semcom.predictors import FilmPredictor
+from semcom.regularizers import VicReg
+from semcom.rng import Streams
+from semcom.samples import Samples
+from semcom.targets import EmaTarget
+from semcom.train import Stage
+
+NUM_SAMPLES, LENGTH, DIM = 48, 6, 5
+PERFECT = Air(IdealLink(IdealConfig()), IdealLink(IdealConfig()))
+
+
+def lossy(up, down=0.0):
+    """Links that lose each packet with these probabilities, once for all: a step is all there is."""
+    return Air(ErasureLink(ErasureConfig(probability=up)), ErasureLink(ErasureConfig(probability=down)))
+
+
+def make_stage(num_steps=12, optimizer="adamw", seed=0):
+    """A JEPA over short random walks, its module and all it needs."""
+    generator = torch.Generator().manual_seed(7)
+    action = torch.randn(NUM_SAMPLES, LENGTH, 1, generator=generator)
+    x = torch.cumsum(action * torch.ones(DIM), dim=1) + 0.1 * torch.randn(
+        NUM_SAMPLES, LENGTH, DIM, generator=generator
+    )
+    torch.manual_seed(seed)
+    encoder = MlpEncoder(DIM, 3, 8)
+    jepa = Jepa(
+        encoder,
+        FilmPredictor(3, 1, 8),
+        VicReg(1.0, 0.04),
+        DISTANCES["l2"],
+        target=EmaTarget(encoder, 0.9, 1.0, num_steps),
+    )
+    samples = Samples(NUM_SAMPLES)
+
+    def batch_loss(step, generator):
+        rows = samples.draw((8,), generator)
+        window = x[rows] + 0.05 * torch.randn(8, LENGTH, DIM, generator=generator)
+        return jepa.loss(window, action[rows], 2, 3, generator)
+
+    draws = Streams(seed).torch_generator("toy")
+    return Stage("encoder", jepa, batch_loss, num_steps, 1e-2, draws, samples, jepa.update_target, optimizer)
+
+
+def shares(num_clients, num=NUM_SAMPLES):
+    """The samples dealt out in runs."""
+    return list(torch.arange(num).chunk(num_clients))
+
+
+def federated(num_clients=4, air=PERFECT, scratch=None, seed=0, **told):
+    """A trainer among clients."""
+    config = FederatedConfig.model_validate({"local_steps": 3, **told})
+    return Federated(config, shares(num_clients), Streams(seed), air, scratch)
+
+
+def weights(stage):
+    """What a stage has left."""
+    return {name: tensor.clone() for name, tensor in stage.module.state_dict().items()}
