@@ -29,6 +29,7 @@ class TrainingJob:
     seed: int
     key: str
     config: BaseModel
+    mode: str = "central"
 
 
 @dataclass(frozen=True)

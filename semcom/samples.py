@@ -16,10 +16,13 @@ class Samples:
     Whatever draws batches draws its samples here, so that a client's training sees the client's alone.
     """
 
-    def __init__(self, num_all: int) -> None:
+    def __init__(
+        self, num_all: int, *, label: torch.Tensor | None = None, position_m: torch.Tensor | None = None
+    ) -> None:
+        """label int64 [N], position_m float [N, 2]: what is known of them, to deal them out to clients by."""
         if num_all < 1:
             raise SemcomError("there are no training samples: give the data set at least one")
-        self.num_all = num_all
+        self.num_all, self.label, self.position_m = num_all, label, position_m
         self._own: torch.Tensor | None = None
 
     def __len__(self) -> int:

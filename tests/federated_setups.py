@@ -59,7 +59,7 @@ def shares(num_clients, num=NUM_SAMPLES):
 def federated(num_clients=4, air=PERFECT, scratch=None, seed=0, **told):
     """A trainer among clients."""
     config = FederatedConfig.model_validate({"local_steps": 3, **told})
-    return Federated(config, shares(num_clients), Streams(seed), air, scratch)
+    return Federated(config, lambda samples: shares(num_clients), Streams(seed), air, scratch)
 
 
 def weights(stage):

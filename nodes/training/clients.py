@@ -158,4 +158,3 @@ class Clients:
         """Leaves the training's own stream where client 0 has it."""
         if 0 in self._states:
             self._stage.generator.set_state(self._states[0]["generator"])
-

@@ -34,7 +34,7 @@ class FaultConfig(BaseModel):
         0.0, ge=0, le=5, description="standard deviation of the logarithm of the devices' step times"
     )
     deadline_s: float | None = Field(
-        None, gt=0, description="time from a round's start after which updates are left out; none if not given"
+        None, gt=0, description="time after which a round's updates are left out; none if not given"
     )
 
 

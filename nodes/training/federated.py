@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -25,6 +25,7 @@ from nodes.transfer import TransferConfig, TransferReport, transfer
 from semcom.contracts import Channel, Link, SemcomError
 from semcom.files import write_atomically
 from semcom.rng import Streams
+from semcom.samples import Samples
 from semcom.train import Stage, StageLog
 
 Tensors = Mapping[str, torch.Tensor]
@@ -67,29 +68,30 @@ class Federated:
     round begins the next from the global model of that time; its own update is lost. What is lost on the air
     is lost. As many rounds as it takes for a client to have the stage's steps, the last one shorter.
 
-    shares: the numbers of each client's samples, int64; the client's number is its place. scratch: a folder
-    in which each round leaves what the next one needs, so that a stopped training goes on as if it had not.
+    shares: from a stage's samples, the numbers of each client's, int64; the client's number is its place.
+    scratch: a folder in which each round leaves what the next one needs, so that a stopped training goes on
+    as if it had not.
     With one client, no faults and float32 updates a stage ends with the weights of Central, bit for bit.
     """
 
     config: FederatedConfig
-    shares: Sequence[torch.Tensor]
+    shares: Callable[[Samples], Sequence[torch.Tensor]]
     streams: Streams
     air: Air
     scratch: Path | None = None
     ledger: Ledger = field(default_factory=Ledger)
 
     def fit(self, stage: Stage) -> StageLog:
-        """Runs a stage: see Trainer. Raises SemcomError where a strategy can't do with the updates it gets."""
-        config, num = self.config, len(self.shares)
+        """Runs a stage: see Trainer. Raises SemcomError where a strategy can't do with its updates."""
+        config, shares = self.config, self.shares(stage.samples)
         streams = self.streams.substream(f"federated {stage.name}")
-        faults = Faults(config.faults, num, self.streams)
+        faults = Faults(config.faults, len(shares), self.streams)
         tensors = {name: tensor.detach().clone() for name, tensor in stage.module.state_dict().items()}
         codec = UpdateCodec(config.update, tensors)
         mu = config.strategy.proximal_mu if isinstance(config.strategy, FedProx) else 0.0
         clients = Clients(
             stage,
-            dict(enumerate(self.shares)),
+            dict(enumerate(shares)),
             codec,
             streams,
             faults,
@@ -105,7 +107,8 @@ class Federated:
         num_rounds = -(-stage.num_steps // config.local_steps)
         for number in range(first, num_rounds):
             row = self._round(number, stage, base, clients, faults, streams)
-            log.append({"stage": stage.name, "step": min((number + 1) * config.local_steps, stage.num_steps)} | row)
+            done = min((number + 1) * config.local_steps, stage.num_steps)
+            log.append({"stage": stage.name, "step": done - 1, **row})
             if path is not None:
                 self._save(path, number + 1, base, clients, log)
         stage.module.load_state_dict(dict(base.tensors))
@@ -123,6 +126,7 @@ class Federated:
     ) -> dict[str, float | int | str]:
         config, ledger = self.config, self.ledger
         asked = self._ask(number, faults, streams)
+        streams = streams.substream(f"round {number}")
         work = LocalWork(
             number,
             number * config.local_steps,
@@ -130,12 +134,12 @@ class Federated:
             base.tensors,
             base.before,
         )
-        down = self._carry("down", [base.payload] * len(asked), asked, number, streams)
+        down = self._carry("down", [base.payload] * len(asked), asked, streams)
         reached = [client for client, ok in zip(asked, down.ok, strict=True) if ok]
         answering = faults.answering(reached, number)
         results = clients.train(work, answering)
         sending = [client for client in answering if not results[client].fault]
-        up = self._carry("up", [results[client].payload for client in sending], sending, number, streams)
+        up = self._carry("up", [results[client].payload for client in sending], sending, streams)
         down_s = dict(zip(asked, down.duration_s.tolist(), strict=True))
         taken_s = {
             client: down_s[client] + work.num_steps * float(faults.step_s[client]) + float(seconds)
@@ -148,7 +152,7 @@ class Federated:
                 arrived[client] = payload
                 clients.acknowledge(client, results[client])
         reasons = [result.fault for result in results.values() if result.fault]
-        reasons += base.take(number, arrived, {client: len(self.shares[client]) for client in arrived})
+        reasons += base.take(number, arrived, {client: len(clients.shares[client]) for client in arrived})
         ledger.add_down(down)
         ledger.add_up(up)
         ledger.rounds += 1
@@ -166,13 +170,13 @@ class Federated:
 
     def _ask(self, number: int, faults: Faults, streams: Streams) -> list[int]:
         """The clients that a round asks, ascending: a share of those that have joined, at least one."""
-        joined = [client for client in range(len(self.shares)) if faults.has_joined(client, number)]
+        joined = [client for client in range(faults.num_clients) if faults.has_joined(client, number)]
         count = max(1, round(self.config.participation * len(joined))) if joined else 0
         order = streams.numpy_generator("participation", step=number).permutation(len(joined))
         return sorted(joined[place] for place in order[:count].tolist())
 
     def _carry(
-        self, way: Literal["up", "down"], payloads: list[bytes], clients: list[int], number: int, streams: Streams
+        self, way: Literal["up", "down"], payloads: list[bytes], clients: list[int], streams: Streams
     ) -> TransferReport:
         air = self.air
         link, channel = (
@@ -187,7 +191,6 @@ class Federated:
             self.config.transfer,
             step_s=air.step_s,
             name=way,
-            first_step=number * self.config.transfer.max_steps,
         )
 
     def _save(self, path: Path, done: int, base: BaseStationSide, clients: Clients, log: StageLog) -> None:
@@ -217,7 +220,9 @@ class Federated:
             self.ledger.__dict__.update(told["ledger"])
             return int(told["done"]), list(told["log"])
         except Exception as error:
-            raise SemcomError(f"checkpoint {path} can't be read ({error}): delete it to train anew") from error
+            raise SemcomError(
+                f"checkpoint {path} can't be read ({error}): delete it to train anew"
+            ) from error
 
 
 class BaseStationSide:

@@ -21,6 +21,7 @@ from channels.grid import GridConfig, ResourceGrid
 from channels.indoor_factory import IndoorFactoryConfig
 from channels.links.analog import AnalogConfig
 from channels.links.erasure import ErasureConfig
+from nodes.training.collaboration import CollaborationConfig
 from scenarios.charting.data import ObservationConfig, SplitConfig, VelocityConfig
 from scenarios.charting.features import FeatureConfig
 from scenarios.charting.lstm import LstmConfig
@@ -142,6 +143,7 @@ class ChartingConfig(BaseModel):
     link: LinkConfig = ErasureConfig(probability=0.0)
     channel: ChannelConfig = IndoorFactoryConfig()
     grid: GridConfig = GridConfig()
+    collaboration: CollaborationConfig = CollaborationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @property

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from channels.catalogue import uses_a_channel
 from channels.csi_cache import open_cache
 from nodes.simulation import simulate
+from nodes.training.collaboration import account, check_collaboration, collaborative_settings, make_trainer
 from scenarios.charting.cells import Setting, make_cell, make_shared, resolve
 from scenarios.charting.config import (
     PAPER,
@@ -46,7 +47,6 @@ from scenarios.recorded import content_hash
 from semcom.codecs.names import codec_name
 from semcom.contracts import Record, SemcomError
 from semcom.rng import Streams
-from semcom.train import Central
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,10 +90,13 @@ class ChartingScenario:
             obtain_dataset(config.data.scene, seed, cluster, told)
 
     def training_jobs(self, config: ChartingConfig, seed: int, mode: str) -> list[TrainingJob]:
-        """Lists the models that the configured results need. Raises SemcomError for a mode but central."""
-        if mode != "central":
-            raise SemcomError(f"mode = {mode!r}: the charting scenario trains in mode central only, so far")
+        """Lists the models that the configured results need; the JEPA alone in modes other than central."""
+        check_collaboration(config.collaboration, mode)
         check(config)
+        if mode != "central":
+            if not has_time_axis(config):
+                raise SemcomError(f"mode = {mode!r}: data without time_s are trained on in mode central only")
+            return [training_job(config, "w-jepa", seed, mode)]
         if not has_time_axis(config):
             return snapshot_jobs(config, seed)
         told = known_methods(config)
@@ -111,8 +114,9 @@ class ChartingScenario:
             return train_snapshot_job(job)
         data = load_sequences(config, job.seed)
         if job.model not in _LSTMS:
-            model, log = train_model(job.model, job.seed, data, config.training_inputs(), Central(scratch))
-            return Trained(model.state_dict(), log)
+            trainer = make_trainer(job.mode, config.collaboration, job.seed, scratch)
+            model, log = train_model(job.model, job.seed, data, config.training_inputs(), trainer)
+            return Trained(model.state_dict(), [*log, *account(trainer)])
         # The very encoders that the job `supervised` trains; a job depends on nothing but itself.
         encoders, log = train_model("supervised", job.seed, data, config.training_inputs())
         noise = (config.training.feature_noise_std, _LSTM_COPIES, Streams(job.seed).torch_generator("lstm"))
@@ -277,7 +281,7 @@ def velocity_variants(config: ChartingConfig) -> dict[str, ChartingConfig]:
     return {name: config.model_copy(update={"velocity": level}) for name, level in known.items()}
 
 
-def training_job(config: ChartingConfig, model: str, seed: int) -> TrainingJob:
+def training_job(config: ChartingConfig, model: str, seed: int, mode: str = "central") -> TrainingJob:
     """Makes the job that trains a model; its key hashes all that the weights depend on."""
     parts = ["data", "observation", "velocity", "split", "features", "model", "training"]
     if model in _LSTMS:
@@ -290,8 +294,9 @@ def training_job(config: ChartingConfig, model: str, seed: int) -> TrainingJob:
         told["data"] = open_cache(config.data.scene, seed).path.name
     elif config.data.path.is_file():
         told["data"] = content_hash(config.data.path)
+    told |= collaborative_settings(config.collaboration, mode)
     name = json.dumps({"trains": model, "seed": seed, "version": 2, **told}, sort_keys=True)
-    return TrainingJob(model, seed, hashlib.sha256(name.encode()).hexdigest()[:16], config)
+    return TrainingJob(model, seed, hashlib.sha256(name.encode()).hexdigest()[:16], config, mode)
 
 
 def _snapshot_question(

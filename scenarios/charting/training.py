@@ -48,7 +48,15 @@ def train_model(
         with torch.no_grad():
             features = model.features(train.csi.flatten(0, 1)).unflatten(0, train.csi.shape[:2])
         generator = streams.torch_generator(f"train-{name}")
-        task = Task(model, inputs, data, features, generator, trainer, Samples(train.num_trajectories))
+        task = Task(
+            model,
+            inputs,
+            data,
+            features,
+            generator,
+            trainer,
+            Samples(train.num_trajectories, position_m=train.position_m.mean(dim=1)),
+        )
         train_one = {
             "w-jepa": _train_jepa,
             "siamese": train_siamese,

@@ -21,6 +21,7 @@ from channels.links.nr import NrConfig
 from nodes.contracts import CellSpec, Receiver, Sender, Shared
 from nodes.process import one_thread
 from nodes.schedulers import AgeConfig, MaxSnrConfig, PeriodicConfig, RoundRobinConfig, SchedulerConfig
+from nodes.training.collaboration import collaborative_settings
 from scenarios.contracts import Point, TrainingJob
 from scenarios.control.config import ControlConfig
 from scenarios.control.methods import (
@@ -69,12 +70,13 @@ class Setting:
         return f"{self.model_key}/{codec_name(self.codec)}"
 
 
-def training_job(config: ControlConfig, model: str, seed: int) -> TrainingJob:
+def training_job(config: ControlConfig, model: str, seed: int, mode: str = "central") -> TrainingJob:
     """Makes the job that trains a model; its key hashes all that the weights depend on."""
     parts = ("plant", "teacher", "camera", "dataset", "model", "training")
     told = {part: getattr(config, part).model_dump(mode="json") for part in parts}
+    told |= collaborative_settings(config.collaboration, mode)
     name = json.dumps({"trains": model, "seed": seed, "version": 2, **told}, sort_keys=True)
-    return TrainingJob(model, seed, hashlib.sha256(name.encode()).hexdigest()[:16], config)
+    return TrainingJob(model, seed, hashlib.sha256(name.encode()).hexdigest()[:16], config, mode)
 
 
 def resolve(config: ControlConfig, point: Point) -> Setting:

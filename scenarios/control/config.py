@@ -22,6 +22,7 @@ from channels.links.analog import AnalogConfig
 from channels.links.erasure import ErasureConfig
 from channels.links.nr import NrConfig
 from nodes.schedulers import SCHEDULERS
+from nodes.training.collaboration import CollaborationConfig
 from scenarios.control.camera import CameraConfig
 from scenarios.control.dataset import DatasetConfig
 from scenarios.control.methods import METHODS, REFERENCES, frame_payload_bits
@@ -113,6 +114,7 @@ class ControlConfig(BaseModel):
     channel: ChannelConfig = IndoorFactoryConfig()
     grid: GridConfig = GridConfig()
     downlink: DownlinkConfig = DownlinkConfig()
+    collaboration: CollaborationConfig = CollaborationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     def training_inputs(self) -> TrainingInputs:

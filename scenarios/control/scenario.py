@@ -13,6 +13,7 @@ from channels.catalogue import uses_a_channel
 from channels.downlink import NoDownlinkConfig
 from channels.links.erasure import ErasureConfig
 from nodes.simulation import simulate
+from nodes.training.collaboration import account, check_collaboration, make_trainer
 from scenarios.contracts import Point, Trained, TrainingJob
 from scenarios.control.cells import make_cell, make_shared, resolve, training_job
 from scenarios.control.config import PAPER, TINY, ControlConfig, can_carry, check
@@ -20,8 +21,7 @@ from scenarios.control.methods import METHODS, REFERENCES
 from scenarios.control.metrics import make_records
 from scenarios.control.training import train_model
 from semcom.codecs.names import codec_config, codec_name
-from semcom.contracts import Record, SemcomError
-from semcom.train import Central
+from semcom.contracts import Record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,10 +47,11 @@ class ControlScenario:
         """Has nothing to prepare."""
 
     def training_jobs(self, config: ControlConfig, seed: int, mode: str) -> list[TrainingJob]:
-        """Lists the models that the configured methods need. Raises SemcomError for a mode but central."""
-        if mode != "central":
-            raise SemcomError(f"mode = {mode!r}: the control scenario trains in mode central only, so far")
+        """Lists the models that the configured methods need; the JEPA alone in modes other than central."""
+        check_collaboration(config.collaboration, mode)
         check(config)
+        if mode != "central":
+            return [training_job(config, "jepa", seed, mode)]
         sharing = config.evaluation.sharing
         used = (*config.evaluation.methods, *(sharing.methods if sharing.schedulers else ()))
         names = {METHODS[method].model for method in used}
@@ -63,8 +64,9 @@ class ControlScenario:
     def train(self, job: TrainingJob, scratch: Path | None = None) -> Trained:
         """Trains one model on one thread, and goes on from what an earlier attempt left in `scratch`."""
         assert isinstance(job.config, ControlConfig)
-        model, log = train_model(job.model, job.seed, job.config.training_inputs(), Central(scratch))
-        return Trained(model.state_dict(), log)
+        trainer = make_trainer(job.mode, job.config.collaboration, job.seed, scratch)
+        model, log = train_model(job.model, job.seed, job.config.training_inputs(), trainer)
+        return Trained(model.state_dict(), [*log, *account(trainer)])
 
     def points(self, config: ControlConfig, seeds: Sequence[int]) -> list[Point]:
         """Lists the points of the results: rate, codec and erasure; horizon; sharing.

@@ -23,6 +23,7 @@ from channels.links.analog import AnalogConfig
 from channels.links.erasure import ErasureConfig
 from channels.near_field import NearFieldConfig, check_near_field
 from channels.visibility import BlockVisibility, VisibilityConfig, draw_visibility
+from nodes.training.collaboration import CollaborationConfig
 from scenarios.elaa.bottleneck import BottleneckConfig
 from scenarios.elaa.data import DataConfig, visibility_of
 from scenarios.elaa.examples import SHARES, ExampleConfig
@@ -126,6 +127,7 @@ class ElaaConfig(BaseModel):
     link: LinkConfig = ErasureConfig(probability=0.0)
     channel: ChannelConfig = IndoorFactoryConfig()
     grid: GridConfig = GridConfig()
+    collaboration: CollaborationConfig = CollaborationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
 

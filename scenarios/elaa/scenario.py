@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from channels.catalogue import uses_a_channel
 from nodes.simulation import simulate
+from nodes.training.collaboration import account, check_collaboration, collaborative_settings, make_trainer
 from scenarios.contracts import Point, Trained, TrainingJob
 from scenarios.elaa.cells import NUM_STEPS, make_cell, make_shared, resolve
 from scenarios.elaa.config import ElaaConfig, check, check_results, sized
@@ -23,7 +24,6 @@ from scenarios.elaa.presets import PAPER, TINY
 from scenarios.elaa.vocabulary import METHODS
 from semcom.codecs.names import codec_name
 from semcom.contracts import Record, SemcomError
-from semcom.train import Central
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,10 +53,11 @@ class ElaaScenario:
         """Has nothing to make: channels are drawn where they are needed."""
 
     def training_jobs(self, config: ElaaConfig, seed: int, mode: str) -> list[TrainingJob]:
-        """Lists the models that the configured methods need. Raises SemcomError for a mode but central."""
-        if mode != "central":
-            raise SemcomError(f"mode = {mode!r}: the elaa scenario trains in mode central only, so far")
+        """Lists the models that the configured methods need; the JEPA alone in modes other than central."""
+        check_collaboration(config.collaboration, mode)
         check(config)
+        if mode != "central":
+            return [training_job(config, "elaa-jepa", seed, mode)]
         listed = _listed(config)
         if not listed:
             raise SemcomError(_NOTHING)
@@ -71,8 +72,9 @@ class ElaaScenario:
         """Trains one model on one thread, and goes on from what an earlier attempt left in `scratch`."""
         config = job.config
         assert isinstance(config, ElaaConfig)
-        tensors, log = train_job(job.model, job.seed, config, Central(scratch))
-        return Trained(tensors, log)
+        trainer = make_trainer(job.mode, config.collaboration, job.seed, scratch)
+        tensors, log = train_job(job.model, job.seed, config, trainer)
+        return Trained(tensors, [*log, *account(trainer)])
 
     def points(self, config: ElaaConfig, seeds: Sequence[int]) -> list[Point]:
         """Lists the points of the results: estimate, unknown, noisy, size, ahead, rate, loss, air, feedback.
@@ -162,11 +164,12 @@ def trained_for(config: ElaaConfig, result: str, axes: Axes) -> ElaaConfig:
     return config
 
 
-def training_job(config: ElaaConfig, model: str, seed: int) -> TrainingJob:
+def training_job(config: ElaaConfig, model: str, seed: int, mode: str = "central") -> TrainingJob:
     """Makes the job that trains a model; its key hashes all that the weights depend on."""
     told = {"trains": model, "seed": seed, "version": 3, **job_settings(model, config)}
+    told |= collaborative_settings(config.collaboration, mode)
     name = json.dumps(told, sort_keys=True)
-    return TrainingJob(model, seed, hashlib.sha256(name.encode()).hexdigest()[:16], config)
+    return TrainingJob(model, seed, hashlib.sha256(name.encode()).hexdigest()[:16], config, mode)
 
 
 def weights_for(

@@ -22,6 +22,7 @@ from channels.indoor_factory import IndoorFactoryConfig
 from channels.links.analog import AnalogConfig
 from channels.links.erasure import ErasureConfig
 from channels.room import Furniture, RoomConfig, check_room
+from nodes.training.collaboration import CollaborationConfig
 from scenarios.isac.alarm import AlarmConfig
 from scenarios.isac.data import MIN_STEPS, ObservationConfig, SplitConfig, split_sequences
 from scenarios.isac.jpeg import Container, JpegCodec
@@ -142,6 +143,7 @@ class IsacConfig(BaseModel):
     link: LinkConfig = ErasureConfig(probability=0.0)
     channel: ChannelConfig = IndoorFactoryConfig()
     grid: GridConfig = GridConfig()
+    collaboration: CollaborationConfig = CollaborationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @property

@@ -15,6 +15,7 @@ from channels.catalogue import uses_a_channel
 from nodes.contracts import CellOutcome
 from nodes.process import one_thread
 from nodes.simulation import simulate
+from nodes.training.collaboration import account, check_collaboration, collaborative_settings, make_trainer
 from scenarios.contracts import Point, Trained, TrainingJob
 from scenarios.isac.cells import Setting, make_cell, make_shared, model_key, resolve
 from scenarios.isac.config import PAPER, TINY, GeneratedData, IsacConfig, check
@@ -29,7 +30,6 @@ from scenarios.isac.training import MODELS, train_model
 from scenarios.isac.watching import Watch, alarm_records
 from semcom.codecs.names import codec_name
 from semcom.contracts import Record, SemcomError
-from semcom.train import Central
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,9 +73,10 @@ class IsacScenario:
             obtain_room(config.data.room, seed, cluster, told)
 
     def training_jobs(self, config: IsacConfig, seed: int, mode: str) -> list[TrainingJob]:
-        """Lists the models that the configured methods need. Raises SemcomError for a mode but central."""
+        """Lists the models that the configured methods need; the JEPA alone in modes other than central."""
+        check_collaboration(config.collaboration, mode)
         if mode != "central":
-            raise SemcomError(f"mode = {mode!r}: the isac scenario trains in mode central only, so far")
+            return [training_job(config, "inpainting", seed, mode)]
         methods = {method for _, method, _ in self._listed(config)} | set(config.evaluation.loss_methods)
         if not methods:
             raise SemcomError(_NOTHING)
@@ -87,8 +88,9 @@ class IsacScenario:
         config = job.config
         assert isinstance(config, IsacConfig)
         data = load_sequences(config, job.seed)
-        model, log = train_model(job.model, job.seed, data, config.training_inputs(), Central(scratch))
-        return Trained(model.state_dict(), log)
+        trainer = make_trainer(job.mode, config.collaboration, job.seed, scratch)
+        model, log = train_model(job.model, job.seed, data, config.training_inputs(), trainer)
+        return Trained(model.state_dict(), [*log, *account(trainer)])
 
     def points(self, config: IsacConfig, seeds: Sequence[int]) -> list[Point]:
         """Lists the points of the results: missing, loss, receivers, rate, alarm, air.
@@ -246,15 +248,16 @@ def _records(question: Heard | Watch) -> list[Record]:
     return alarm_records(question) if isinstance(question, Watch) else air_records(question)
 
 
-def training_job(config: IsacConfig, model: str, seed: int) -> TrainingJob:
+def training_job(config: IsacConfig, model: str, seed: int, mode: str = "central") -> TrainingJob:
     """Makes the job that trains a model; its key hashes all that the weights depend on."""
     told: dict[str, Any] = {
         part: getattr(config, part).model_dump(mode="json")
         for part in ("observation", "split", "model", "training")
     }
     told["data"] = data_name(config, seed)
+    told |= collaborative_settings(config.collaboration, mode)
     name = json.dumps({"trains": model, "seed": seed, "version": 2, **told}, sort_keys=True)
-    return TrainingJob(model, seed, hashlib.sha256(name.encode()).hexdigest()[:16], config)
+    return TrainingJob(model, seed, hashlib.sha256(name.encode()).hexdigest()[:16], config, mode)
 
 
 def _weights(

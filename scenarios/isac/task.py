@@ -128,7 +128,9 @@ class Task:
     ) -> None:
         self.model, self.config, self.train = model, config, train
         self.streams, self.generator, self.trainer = streams, generator, trainer
-        self.samples = Samples(len(train.frame))
+        # A walk is of as many people as it shows.
+        people = (~train.position_m.isnan().any(dim=-1)).any(dim=1).sum(dim=1)
+        self.samples = Samples(len(train.frame), label=people)
         self.scenes = TrainingScenes(
             model,
             train,

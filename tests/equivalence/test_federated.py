@@ -172,9 +172,9 @@ def test_nan_is_screened_and_training_goes_on():
 def test_sign_flips_ruin_the_mean_and_not_multikrum():
     told = {"local_steps": 4}
     faults = {"malicious_share": 0.2, "attack": "sign-flip", "attack_scale": 30.0}
-    clean, log, _ = _fit(federated(10, **told), num_steps=120)
-    ruined, bad, _ = _fit(federated(10, faults=faults, screening={"max_ratio": None}, **told), num_steps=120)
-    saved, good, _ = _fit(
+    _, log, _ = _fit(federated(10, **told), num_steps=120)
+    _, bad, _ = _fit(federated(10, faults=faults, screening={"max_ratio": None}, **told), num_steps=120)
+    _, good, _ = _fit(
         federated(
             10,
             faults=faults,

@@ -1,0 +1,93 @@
+"""How a training is carried out: in one place, or among clients; what every scenario offers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from channels.catalogue import ChannelConfig, LinkConfig, check_link, make_channel, make_link, uses_a_channel
+from channels.grid import GridConfig, ResourceGrid
+from channels.indoor_factory import IndoorFactoryConfig
+from channels.links.ideal import IdealConfig
+from nodes.training.federated import Air, Federated, FederatedConfig
+from nodes.training.partitions import PartitionConfig, SampleInfo, TrajectoryPartition, partition
+from semcom.contracts import SemcomError
+from semcom.rng import Streams
+from semcom.samples import Samples
+from semcom.train import Central, StageLog, Trainer
+
+MODES = ("central", "federated")
+
+
+class CollaborationConfig(BaseModel):
+    """Who trains together, over which radio, and how."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    num_clients: int = Field(20, ge=1, le=100_000, description="clients that the training data lie at")
+    partition: PartitionConfig = TrajectoryPartition()
+    federated: FederatedConfig = FederatedConfig()
+    link: LinkConfig = IdealConfig()
+    channel: ChannelConfig = IndoorFactoryConfig()
+    grid: GridConfig = GridConfig()
+    step_s: float = Field(0.01, gt=0, le=10, description="length of a step of the radio's schedule")
+
+
+def check_collaboration(config: CollaborationConfig, mode: str) -> None:
+    """Raises SemcomError for a mode that there isn't, and for a radio that can't carry updates."""
+    if mode not in MODES:
+        raise SemcomError(f"mode = {mode!r}: trainings are offered in modes {', '.join(MODES)}, so far")
+    if mode != "central":
+        check_link(config.link, ResourceGrid(config.grid), config.step_s)
+
+
+def collaborative_settings(config: CollaborationConfig, mode: str) -> dict[str, Any]:
+    """What trained weights depend on besides a central training's settings, as it is written down."""
+    return {} if mode == "central" else {"mode": mode, "collaboration": config.model_dump(mode="json")}
+
+
+def make_trainer(mode: str, config: CollaborationConfig, seed: int, scratch: Path | None) -> Trainer:
+    """The trainer of a mode; scratch: a folder in which it leaves what it needs to go on."""
+    if mode == "central":
+        return Central(scratch)
+    streams, grid = Streams(seed).substream("collaboration"), ResourceGrid(config.grid)
+    power_dbm = config.channel.tx_power_dbm
+    num_steps = config.federated.transfer.max_steps
+
+    def link_and_channel(name: str) -> tuple[Any, Any]:
+        link = make_link(config.link, grid, config.step_s, power_dbm)
+        if not uses_a_channel(config.link):
+            return link, None
+        own = streams.substream(name)
+        return link, make_channel(config.channel, grid, config.num_clients, num_steps, config.step_s, own)
+
+    up, down = link_and_channel("uplink"), link_and_channel("downlink")
+    air = Air(up[0], down[0], up[1], down[1], config.step_s)
+
+    def shares(samples: Samples) -> list[torch.Tensor]:
+        return shares_of(samples, config, streams)
+
+    return Federated(config.federated, shares, streams, air, scratch)
+
+
+def account(trainer: Trainer) -> StageLog:
+    """What a collaborative training has cost in all, as a row of its log; of a central one nothing."""
+    return [{"stage": "account", "step": 0, **trainer.ledger.row()}] if isinstance(trainer, Federated) else []
+
+
+def shares_of(samples: Samples, config: CollaborationConfig, streams: Streams) -> list[torch.Tensor]:
+    """The samples of each client, int64: the same for all stages over the same samples."""
+    about = SampleInfo(
+        samples.num_all,
+        None if samples.label is None else samples.label.numpy(),
+        torch.arange(samples.num_all).numpy(),
+        None if samples.position_m is None else samples.position_m.numpy(),
+    )
+    generator = streams.numpy_generator("partition")
+    return [
+        torch.as_tensor(share, dtype=torch.int64)
+        for share in partition(config.partition, config.num_clients, about, generator)
+    ]

@@ -1,0 +1,78 @@
+"""Every scenario's JEPA trains among clients; with one client it is the central training, bit for bit."""
+
+import charting_setups
+import isac_setups
+import pytest
+import torch
+
+from nodes.training.collaboration import CollaborationConfig
+from scenarios.catalogue import load_scenario
+from scenarios.control.config import TINY as CONTROL
+from scenarios.elaa.presets import TINY as ELAA
+from semcom.contracts import SemcomError
+
+JEPAS = {"control": "jepa", "charting": "w-jepa", "isac": "inpainting", "elaa": "elaa-jepa"}
+
+
+def _config(name, **told):
+    config = {
+        "control": lambda: CONTROL.model_copy(
+            update={
+                "training": CONTROL.training.model_copy(update={"num_steps": 20, "num_steps_actor": 20})
+            }
+        ),
+        "charting": charting_setups.config,
+        "isac": isac_setups.config,
+        "elaa": lambda: ELAA,
+    }[name]()
+    return config.model_copy(update={"collaboration": CollaborationConfig.model_validate(told)})
+
+
+def _train(name, mode, **told):
+    scenario = load_scenario(name)
+    config = _config(name, **told)
+    job = next(
+        job for job in scenario.training_jobs(config, 0, mode) if job.model == JEPAS[name]
+    )
+    assert job.mode == mode
+    return job, scenario.train(job, None)
+
+
+def _equal(first, second):
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name].nan_to_num() if first[name].is_floating_point() else first[name],
+                    second[name].nan_to_num() if second[name].is_floating_point() else second[name])
+        for name in first
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(JEPAS))
+def test_one_client_is_central_training_and_three_are_not(name):
+    job, central = _train(name, "central")
+    alone_job, alone = _train(name, "federated", num_clients=1, federated={"local_steps": 7})
+    assert job.key != alone_job.key
+    assert _equal(central.tensors, alone.tensors)
+    _, three = _train(name, "federated", num_clients=3, partition={"kind": "iid"})
+    assert not _equal(central.tensors, three.tensors)
+    floats = [tensor for tensor in three.tensors.values() if tensor.is_floating_point()]
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in floats)
+    account = next(row for row in three.log if row["stage"] == "account")
+    assert account["updates_asked"] == 3 * account["rounds"] > 0
+    assert account["bits_up"] == account["bits_down"] > 0
+
+
+@pytest.mark.parametrize("name", list(JEPAS))
+def test_a_central_job_does_not_hang_on_how_others_would_train_together(name):
+    scenario = load_scenario(name)
+    jobs = [scenario.training_jobs(_config(name, num_clients=num), 0, "central") for num in (2, 3)]
+    assert [job.key for job in jobs[0]] == [job.key for job in jobs[1]]
+    both = [scenario.training_jobs(_config(name, num_clients=num), 0, "federated") for num in (2, 3)]
+    assert both[0][0].key != both[1][0].key
+
+
+@pytest.mark.parametrize("name", list(JEPAS))
+def test_too_many_clients_and_unknown_modes_are_refused(name):
+    with pytest.raises(SemcomError, match="num_clients"):
+        _train(name, "federated", num_clients=100_000)
+    with pytest.raises(SemcomError, match="mode = 'swarm'"):
+        load_scenario(name).training_jobs(_config(name), 0, "swarm")
