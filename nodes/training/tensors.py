@@ -34,7 +34,7 @@ def flatten(tensors: Tensors, names: Sequence[str]) -> torch.Tensor:
 
 
 def unflatten(vector: torch.Tensor, names: Sequence[str], like: Tensors) -> dict[str, torch.Tensor]:
-    """Returns what `flatten` joined, vector [P], as tensors of like's shapes and types, none of them views."""
+    """Returns what `flatten` joined, vector [P], as tensors of like's shapes and types; none is a view."""
     parts = vector.split([like[name].numel() for name in names])
     return {
         name: part.reshape(like[name].shape).to(like[name].dtype, copy=True)

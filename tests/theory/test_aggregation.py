@@ -154,8 +154,8 @@ def test_counters_and_flags_are_those_of_the_client_with_the_most_samples():
         model, _ = aggregate(config, start, updates, {})
         assert (int(model["steps"]), bool(model["on"])) == (10, True)  # of clients 1 and 3 the lower
         assert (model["steps"].dtype, model["on"].dtype) == (torch.int64, torch.bool)
-    # Krum's come with the weights: of 0, 1, 2 and 3 with one neighbour each, all are alike, and 0 comes first.
-    assert int(aggregate(Krum(), start, updates, {})[0]["steps"]) == 0
+    # Krum's come with the weights: with two neighbours each, clients 1 and 2 tie, and 1 comes first.
+    assert int(aggregate(Krum(), start, updates, {})[0]["steps"]) == 10
 
 
 def test_two_rounds_of_fedadam_by_hand():
@@ -261,7 +261,7 @@ def test_column_wise_rules_work_through_large_models_in_blocks(monkeypatch):
     assert np.allclose(whole[3]["a"], np.median(medians, axis=0), rtol=1e-6)
 
 
-# Five clients on a line, one may lie: a score is the sum over 5 - 1 - 2 = 2 neighbours of the distance squared.
+# Five clients on a line, one may lie: a score is the sum of squared distances to 5 - 1 - 2 = 2 neighbours.
 LINE = [[0.0], [1.0], [3.0], [4.5], [100.0]]
 LINE_SCORES = [1 + 9, 1 + 4, 2.25 + 4, 2.25 + 12.25, 95.5**2 + 97**2]
 
