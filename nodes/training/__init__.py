@@ -1,0 +1,1 @@
+"""Collaborative training: many devices, one model."""
