@@ -165,10 +165,11 @@ def nearest_rotation(product: torch.Tensor, reflections: bool) -> tuple[torch.Te
 def absorb(linear: nn.Linear, alignment: Alignment, *, shifted: bool = True) -> nn.Linear:
     """Returns a layer that gives what `linear` gives, aligned.
 
-    W' = s R^T W, b' = s R^T (b - shift_from) + shift_to. For the last layer of an encoder, out_features = D; it takes the
-    old one's place, with the same names and shapes, dtype and device. shifted=False leaves the shifts out:
-    for a layer whose output is added to embeddings that are aligned already, such as a predictor's step, or
-    the second of two that are summed. An optimiser has to be told of the new weights. Raises SemcomError for another number of dimensions, and for a shift without a bias to take it.
+    W' = s R^T W, b' = s R^T (b - shift_from) + shift_to. For the last layer of an encoder, out_features = D;
+    it takes the old one's place, with the same names, shapes and dtype (an optimiser has to be told of its
+    weights). shifted=False leaves the shifts out: for a layer whose output is added to embeddings that are
+    aligned already, such as a predictor's step, or the second of two that are summed.
+    Raises SemcomError for another number of dimensions, and for a shift without a bias to take it.
     """
     _check_layer(linear, "out_features", linear.out_features == alignment.embedding_dim, alignment)
     turn = alignment.scale * alignment.rotation.T

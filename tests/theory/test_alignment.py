@@ -1,5 +1,6 @@
-"""Alignment recovers rotations as exactly as noise allows, and folding it into layers changes no prediction."""
+"""Alignment recovers rotations as exactly as noise allows; folding it into layers changes no prediction."""
 
+from itertools import pairwise
 from math import sqrt
 
 import pytest
@@ -200,7 +201,7 @@ def test_layers_that_don_t_fit_are_refused():
     with pytest.raises(SemcomError, match="in_features = 3 can't absorb an alignment of 4 dimensions"):
         absorb_input(nn.Linear(3, 4), some_alignment(4))
     for fold in (absorb, absorb_input):
-        with pytest.raises(SemcomError, match="a layer without bias .* centered=False"):
+        with pytest.raises(SemcomError, match=r"a layer without bias .* centered=False"):
             fold(nn.Linear(4, 4, bias=False), some_alignment(4))
     linear, alignment = nn.Linear(4, 4, bias=False).double(), some_alignment(4, shifted=False)
     z = normal(3, 4, seed=13)
@@ -215,9 +216,9 @@ def test_anchors_that_fix_no_rotation_are_refused():
     z = normal(9, 4, seed=14)
     with pytest.raises(SemcomError, match=r"z_from is \[9, 4\] and z_to \[8, 4\]"):
         align(z, z[:8])
-    with pytest.raises(SemcomError, match="z_from: 4 anchors for 4 dimensions .* give at least 5"):
+    with pytest.raises(SemcomError, match=r"z_from: 4 anchors for 4 dimensions .* give at least 5"):
         align(z[:4], z[:4])
-    with pytest.raises(SemcomError, match="z_from: 3 anchors for 4 dimensions .* give at least 4"):
+    with pytest.raises(SemcomError, match=r"z_from: 3 anchors for 4 dimensions .* give at least 4"):
         align(z[:3], z[:3], centered=False)
     with pytest.raises(SemcomError, match=r"anchors \[2, 9, 4\] are no embeddings"):
         align(z.expand(2, 9, 4), z.expand(2, 9, 4))
@@ -297,7 +298,7 @@ def test_the_consensus_does_not_depend_on_the_clients_order_and_only_turns_with_
 def test_each_round_brings_clients_nearer_and_past_one_s_own_frame(scaled):
     clients = {number: normal(12, 5, seed=50 + number) for number in range(6)}  # nothing in common
     shares = [align_all(clients, scaled=scaled, max_iterations=num).residual for num in range(1, 12)]
-    assert all(after <= before + 1e-12 for before, after in zip(shares, shares[1:], strict=False))
+    assert all(after <= before + 1e-12 for before, after in pairwise(shares))
     assert shares[-1] < shares[0] - 1e-3
     done = align_all(clients, scaled=scaled)
     assert done.residual <= shares[-1] + 1e-12
@@ -346,7 +347,7 @@ def test_a_consensus_names_the_client_that_it_refuses():
     bad[2, 0] = torch.inf
     with pytest.raises(SemcomError, match="client 5: the embedding of anchor 2 is not finite"):
         align_all({**clients, 5: bad})
-    with pytest.raises(SemcomError, match="client 5: the anchors span 0 of 4 dimensions .* collapsed"):
+    with pytest.raises(SemcomError, match=r"client 5: the anchors span 0 of 4 dimensions .* collapsed"):
         align_all({**clients, 5: torch.ones(9, 4)})
     with pytest.raises(SemcomError, match="client 3: 4 anchors for 4 dimensions"):
         align_all({number: z[:4] for number, z in clients.items()})
