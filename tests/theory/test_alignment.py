@@ -163,7 +163,7 @@ def test_folded_into_encoder_predictor_and_head_it_changes_no_prediction(dtype):
     predictor.linear = absorb(absorb_input(predictor.linear, alignment), alignment, shifted=False)
     predictor.out = absorb(predictor.out, alignment, shifted=False)
     old_head, head = head, absorb_input(head, alignment)
-    atol = 2e-5 if dtype == torch.float32 else 1e-11
+    atol = 1e-4 if dtype == torch.float32 else 1e-11
     with torch.no_grad():
         close(encoder(x), alignment.apply(z), atol)
         close(predictor(encoder(x), condition), alignment.apply(z_next), atol)
@@ -286,7 +286,7 @@ def test_the_consensus_does_not_depend_on_the_clients_order_and_only_turns_with_
     assert torch.equal(found.reference, reverse.reference)
     assert all(torch.equal(found.alignments[k].rotation, reverse.alignments[k].rotation) for k in clients)
     renumbered = align_all({20 - number: z for number, z in clients.items()})
-    assert align(renumbered.reference, found.reference).residual < 1e-16
+    assert align(renumbered.reference, found.reference).residual < 1e-10
     assert renumbered.residual == pytest.approx(found.residual, rel=1e-9)
     # The power check: they are not the same, and one client less is another configuration.
     assert not torch.allclose(renumbered.reference, found.reference, atol=0.1)
