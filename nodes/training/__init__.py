@@ -1,1 +1,1 @@
-"""Collaborative training: what clients send, what a base station refuses, and what it makes of the rest."""
+"""Collaborative training: what clients send to the base station, and what it makes of that."""
