@@ -23,7 +23,7 @@ def krum_scores(
     """
     distances = squared_distances(models, names, origin)
     np.fill_diagonal(distances, np.inf)
-    # Sums over sorted numbers: clients that are equally far from others tie exactly.
+    # Sorted, so that equal distances have equal sums, whoever they are to.
     distances.sort(axis=1)
     nearest: np.ndarray = distances[:, : len(models) - num_malicious - 2]
     return nearest.sum(axis=1)

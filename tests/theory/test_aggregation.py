@@ -68,27 +68,27 @@ def test_fedavg_weighs_clients_by_their_samples():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_of_a_single_client_fedavg_is_its_model_bit_for_bit(dtype):
-    tiny = torch.finfo(dtype).smallest_normal / 4
-    values = torch.cat([torch.tensor([0.1, -0.0, tiny, torch.finfo(dtype).max]), draw(100, seed=0)]).to(dtype)
-    others = {"steps": torch.tensor(17), "on": torch.tensor([True, False])}
-    tensors = {"w": values, **others}
-    start = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
-    model, state = aggregate(FedAvg(), start, [ClientUpdate(4, 3, 0, tensors)], {})
+    limits = torch.finfo(dtype)
+    extremes = torch.tensor([-0.0, limits.smallest_normal / 4, limits.max], dtype=torch.float64)
+    values = torch.cat([draw(100, seed=0).double() / 7, extremes]).to(dtype)
+    sent = {"w": values, "steps": torch.tensor(17), "on": torch.tensor([True, False])}
+    start = {name: torch.zeros_like(tensor) for name, tensor in sent.items()}
+    model, state = aggregate(FedAvg(), start, [ClientUpdate(4, 3, 0, sent)], {})
     assert state == {}
     assert list(model) == list(start)
-    for name, tensor in tensors.items():
+    for name, tensor in sent.items():
         assert model[name].dtype == tensor.dtype
         assert model[name].reshape(-1).view(torch.uint8).equal(tensor.reshape(-1).view(torch.uint8))
         assert model[name].data_ptr() != tensor.data_ptr()
-    # The power check: three samples' worth of a number is not three times that number, rounded twice.
-    doubles = values.double()
-    assert dtype != torch.float64 or not (doubles * 3 / 3).equal(doubles)
+    # The power check: a float64 number times 3 samples, divided by 3, is not always that number.
+    numbers = values[:100].double()
+    assert (numbers * 3 / 3).equal(numbers) == (dtype != torch.float64)
 
 
 def test_the_mean_is_exact_whatever_the_order_and_the_groups_of_clients():
     generator = np.random.default_rng(0)
     counts = generator.integers(1, 5000, 60).tolist()
-    rows = (draw(60, 50, seed=1) * 10 ** (8 * draw(60, 1, seed=2))).float()
+    rows = (draw(60, 50, seed=1) * 10 ** (3 * draw(60, 1, seed=2))).float()
     # Large numbers that cancel: what is left is small.
     rows[1::2] = -rows[::2]
     counts[1::2] = counts[::2]
@@ -102,7 +102,7 @@ def test_the_mean_is_exact_whatever_the_order_and_the_groups_of_clients():
         ],
         dtype=torch.float64,
     )
-    plain = []
+    vectors, plain = [], []
     for order in (np.arange(60), np.arange(60)[::-1], *(generator.permutation(60) for _ in range(5))):
         means = [WeightedMean(start) for _ in range(3)]
         for place, index in enumerate(order):
@@ -110,16 +110,18 @@ def test_the_mean_is_exact_whatever_the_order_and_the_groups_of_clients():
         whole = pickle.loads(pickle.dumps(means[2]))
         whole.merge(means[0])
         whole.merge(means[1])
-        torch.testing.assert_close(whole.vector(), exact, rtol=2.3e-16, atol=0)
+        torch.testing.assert_close(whole.vector(), exact, rtol=4e-16, atol=0)
+        vectors.append(whole.vector())
         assert whole.result()["w"].equal(exact.float())
         assert whole.num_clients == 60
         assert whole.num_samples == sum(counts)
         total = torch.zeros(50, dtype=torch.float64)
         for index in order:
             total += rows[index].double() * counts[index]
-        plain.append((total / sum(counts)).float())
+        plain.append(total / sum(counts))
         assert new_weights(FedAvg(), [updates[index] for index in order]).equal(exact.float())
-    assert any(not mean.equal(plain[0]) for mean in plain)  # the power check: plain sums depend on the order
+    assert all(vector.equal(vectors[0]) for vector in vectors)
+    assert not all(vector.equal(plain[0]) for vector in plain)  # the power check
 
 
 @pytest.mark.parametrize("config", STRATEGIES, ids=lambda config: config.kind)
@@ -129,16 +131,18 @@ def test_no_strategy_depends_on_the_order_of_arrival_or_changes_what_it_was_give
         for client, values in enumerate(draw(7, 11, seed=4))
     ]
     start = {"w": draw(11, seed=5), "steps": torch.tensor(99)}
-    before = pickle.dumps((start, updates))
+    given = [start, *(each.tensors for each in updates)]
+    before = [{name: tensor.clone() for name, tensor in each.items()} for each in given]
     forward = aggregate(config, start, updates, {})
     backward = aggregate(config, start, updates[::-1], {})
-    assert pickle.dumps((start, updates)) == before
+    for each, copy in zip(given, before, strict=True):
+        assert all(tensor.equal(copy[name]) for name, tensor in each.items())
     for one, other in zip(forward, backward, strict=True):
         assert list(one) == list(other)
         assert all(one[name].equal(other[name]) for name in one)
     assert forward[0]["w"].dtype == torch.float32
     assert not forward[0]["w"].equal(start["w"])
-    pointers = {tensor.data_ptr() for each in updates for tensor in each.tensors.values()}
+    pointers = {tensor.data_ptr() for each in given for tensor in each.values()}
     assert not any(tensor.data_ptr() in pointers for tensor in forward[0].values())
 
 
@@ -288,7 +292,7 @@ def test_krum_takes_the_model_with_the_least_score():
 def test_of_clients_with_the_same_score_krum_takes_the_lowest_number():
     # Unit vectors are all sqrt(2) apart, wherever they are measured from.
     updates = [update_of(10 - row, values) for row, values in enumerate(torch.eye(6))]
-    start = torch.full((6,), 0.3)
+    start = torch.full((6,), 0.25)
     assert new_weights(Krum(num_malicious_nodes=1), updates, start).equal(torch.eye(6)[5])
     both = new_weights(MultiKrum(num_nodes_to_select=2), updates, start)
     assert both.tolist() == [0, 0, 0, 0, 0.5, 0.5]
@@ -436,7 +440,7 @@ def test_the_proximal_term_and_its_gradient_by_hand():
     }
     term = proximal_term(parameters, start, 0.5)
     term.backward()
-    assert float(term) == 0.25 * (1 + 4 + 4)
+    assert float(term.detach()) == 0.25 * (1 + 4 + 4)
     assert parameters["w"].grad.tolist() == [0.5, 1.0]
     assert float(parameters["b"].grad) == 1.0
     with pytest.raises(SemcomError, match=r"^the global model has no 'head' of shape \[3\]"):
