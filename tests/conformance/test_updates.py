@@ -219,8 +219,8 @@ def test_templates_memories_and_settings_that_do_not_fit_are_refused():
     codec = UpdateCodec(TopKUpdate(), reference)
     with pytest.raises(SemcomError, match=r"memory is torch.float32 \[0\]: begin with initial_memory\(\)"):
         codec.encode(reference, reference, torch.zeros(0))
+    stochastic = UpdateCodec(QuantisedUpdate(rounding="stochastic"), reference)
     with pytest.raises(SemcomError, match="give encode a generator"):
-        stochastic = UpdateCodec(QuantisedUpdate(rounding="stochastic"), reference)
         stochastic.encode(reference, reference, stochastic.initial_memory())
     adapter = TypeAdapter(UpdateCodecConfig)
     assert adapter.validate_python({"kind": "top-k", "share": 0.5}) == TopKUpdate(share=0.5)

@@ -113,7 +113,7 @@ def test_entropy_coding_brings_a_gaussian_difference_to_its_entropy(bits):
     spent, _ = sent_and_received(QuantisedUpdate(bits=bits), values)
     step = float(values.abs().max()) / (2 ** (bits - 1) - 1)
     ideal = num * log2(sqrt(2 * torch.pi * torch.e) / step)
-    # The realised information spreads about its mean by sqrt(N / 2) / ln 2; learning: Krichevsky and Trofimov.
+    # The information of N numbers spreads by sqrt(N / 2) / ln 2; learning: Krichevsky and Trofimov.
     spread = 4.5 * sqrt(num / 2) / log(2)
     learning = (min(2**bits, 256) - 1) / 2 * log2(num) + 64 * bits + TAIL_BITS
     assert ideal - spread < spent < ideal + spread + learning
