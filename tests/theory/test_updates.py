@@ -173,7 +173,7 @@ def test_error_feedback_sends_a_small_gradient_that_top_1_never_would():
 def test_with_error_feedback_the_sum_of_what_is_decoded_approaches_the_sum_of_the_updates(config):
     """What is missing is the memory, which stays bounded (Karimireddy et al. 2019, lemma 3).
 
-    Its share falls as 1 / rounds once the memory has grown to its size: to a half at most in four times as many.
+    Its share falls as 1 / rounds once the memory has grown: to a half at most in four times as many.
     """
     update = torch.randn(100, generator=torch.Generator().manual_seed(5))
     without = config.model_copy(update={"error_feedback": False})
