@@ -32,7 +32,7 @@ class Float32Update(BaseModel):
 class Float16Update(BaseModel):
     """The difference, 16 bits a number, rounded to nearest and clamped to +-65504.
 
-    The step of binary16 is 2^-11 of a number at most, and 6e-8 below 6e-5.
+    The error is at most 2^-11 of a number, and 3e-8 where that is below 6e-5.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -94,7 +94,7 @@ class UpdateCodec:
     """Turns a model, as named tensors, into one payload for the radio, and back.
 
     float32 sends the tensors themselves. The others send the float32 numbers' difference from the reference,
-    which both ends know: with w the model, r the reference, m the memory and Q the codec's loss,
+    which both ends know: with w the model, r the reference, m the memory and Q(d) what a payload holds of d,
 
         d = w - r + m,    decoded r + Q(d),    new memory d - Q(d)
 
@@ -110,12 +110,14 @@ class UpdateCodec:
         self.config = config
         self.layout = TensorLayout(template)
         self._coder = _coder(config, self.layout)
+        remembers = not isinstance(config, Float32Update) and config.error_feedback
+        self._memory_size = self.layout.num_numbers if remembers else 0
         digest = hashlib.blake2b(self.layout.digest + config.model_dump_json().encode()).digest()
         self._mark, self._crc_start = int.from_bytes(digest[:2], "big"), zlib.crc32(digest)
 
     def initial_memory(self) -> torch.Tensor:
         """Returns what is remembered before the first update: zeros [P], or [0] without error feedback."""
-        return torch.zeros(self.layout.num_numbers if self._remembers() else 0)
+        return torch.zeros(self._memory_size)
 
     def encode(
         self,
@@ -135,14 +137,14 @@ class UpdateCodec:
         numbers = self.layout.numbers(tensors)
         if self._coder is None:
             return self._sealed(whole + numbers.view(np.uint32).astype(">u4").tobytes()), memory
-        if memory.shape != self.initial_memory().shape or memory.dtype != torch.float32:
+        if memory.shape != (self._memory_size,) or memory.dtype != torch.float32:
             raise SemcomError(
                 f"memory is {memory.dtype} {list(memory.shape)}: begin with initial_memory(), "
-                f"float32 {list(self.initial_memory().shape)}"
+                f"float32 [{self._memory_size}]"
             )
         difference = self._difference(numbers, reference, memory)
         body, sent = self._coder.pack(difference, generator)
-        left = torch.from_numpy(difference - sent) if self._remembers() else memory
+        left = torch.from_numpy(difference - sent) if self._memory_size else memory
         return self._sealed(whole + body), left
 
     def decode(self, payload: bytes, reference: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -173,9 +175,6 @@ class UpdateCodec:
             numbers = self.layout.numbers(reference) + self._coder.unpack(body)
         return self.layout.tensors(numbers, whole)
 
-    def _remembers(self) -> bool:
-        return not isinstance(self.config, Float32Update) and self.config.error_feedback
-
     def _sealed(self, body: bytes) -> bytes:
         return _HEADER.pack(self._mark, zlib.crc32(body, self._crc_start)) + body
 
@@ -185,7 +184,7 @@ class UpdateCodec:
         self.layout.check(reference, "the reference")
         with np.errstate(invalid="ignore", over="ignore"):
             difference = numbers - self.layout.numbers(reference)
-            if self._remembers():
+            if self._memory_size:
                 difference += memory.numpy()
         finite = np.isfinite(difference)
         if not finite.all():
