@@ -7,7 +7,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 from scipy import stats
 
-from analysis.heterogeneity import iid_label_distances, label_distances
+from analysis.heterogeneity import label_distances
 from nodes.training.partitions import (
     AreaPartition,
     DirichletPartition,
@@ -82,40 +82,6 @@ def test_iid_sizes_are_equal_to_within_one_and_who_has_what_is_uniform():
     statistic = ((owner - expected) ** 2 / expected).sum()
     assert stats.chi2.sf(statistic, 30) > 1e-4
     assert stats.chi2.sf(((owner - num / 4) ** 2 / (num / 4)).sum(), 30) < 1e-4  # the power check
-
-
-def test_the_distance_from_iid_worked_by_hand():
-    # Of all, half are 0; client 0 has 2 of 2, client 1 has 1 of 4: distances 1/2 and 1/4.
-    label = [7, 7, 7, 9, 9, 9]
-    assert label_distances(label, [[0, 1], [2, 3, 4, 5]]).tolist() == [0.5, 0.25]
-    # A client with one sample of three labels in 1:2:3 has TV 1 - p: the mean is sum p (1 - p) = 22/36.
-    assert iid_label_distances([0, 1, 1, 2, 2, 2], [1]) == pytest.approx([22 / 36])
-    # With all samples there is no distance.
-    assert iid_label_distances(label, [6, 3]) == pytest.approx([0, 0.2])  # 2 in 20 draws are 3:0, 18 are 2:1
-
-
-def test_iid_partitions_are_as_far_from_the_whole_as_chance_alone_makes_them():
-    label = np.random.default_rng(2).choice(10, 3000, p=np.arange(1, 11) / 55)
-    found = np.array(
-        [
-            label_distances(label, partition(IidPartition(), 40, SampleInfo(3000), generator(seed))).mean()
-            for seed in range(60)
-        ]
-    )
-    expected = iid_label_distances(label, np.full(40, 75)).mean()
-    sigma = found.std(ddof=1) / sqrt(60)
-    assert abs(found.mean() - expected) < 4.5 * sigma
-    # The power check: one sample in ten fewer at a client would be seen.
-    assert abs(found.mean() - iid_label_distances(label, [68]).mean()) > 4.5 * sigma
-    far = label_distances(
-        label, partition(DirichletPartition(alpha=0.5), 40, SampleInfo(3000, label), generator())
-    )
-    near = label_distances(
-        label, partition(DirichletPartition(alpha=1e4), 40, SampleInfo(3000, label), generator())
-    )
-    assert far.mean() > 3 * expected
-    # Dirichlet's shares, unlike iid draws, are nearly those of the whole as alpha grows.
-    assert near.mean() < expected
 
 
 @pytest.mark.parametrize("alpha", [0.1, 1.0, 10.0])
