@@ -40,9 +40,12 @@ class BlockQuantiser:
         steps = np.maximum.reduceat(magnitude, self._starts) / np.float32(max(self._most, 1))
         # In double precision: in single, x / s + u has few bits left for u where x / s has 15.
         ratio = values / np.repeat(np.where(steps > 0, steps, 1).astype(np.float64), self._sizes)
-        if self._most == 0:
+        if uniform is None:
+            whole = np.rint(ratio)
+        elif self._most:
+            whole = np.floor(ratio + uniform)
+        else:
             return (2 * uniform < 1 + ratio).astype(np.int32), steps
-        whole = np.rint(ratio) if uniform is None else np.floor(ratio + uniform)
         return (whole.clip(-self._most, self._most) + self._most).astype(np.int32), steps
 
     def dequantise(self, symbols: np.ndarray, steps: np.ndarray) -> np.ndarray:

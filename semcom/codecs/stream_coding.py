@@ -37,6 +37,8 @@ class StreamWriter:
         (c + 1/2) / (n + A/2) (Krichevsky and Trofimov 1981). Learning that costs about (A - 1)/2 log2(N) bits
         at most. Of more than 256 symbols the leading 8 bits are counted, and the others go as they are.
         """
+        if num_symbols == 1:
+            return
         low_bits, num_counted = _counted(num_symbols)
         counts = np.zeros(num_counted, dtype=np.int64)
         high = symbols.astype(np.int32) >> low_bits
@@ -81,6 +83,8 @@ class StreamReader:
 
     def read_counted(self, length: int, num_symbols: int) -> np.ndarray:
         """Returns `length` symbols that `StreamWriter.write_counted` wrote, int32."""
+        if num_symbols == 1:
+            return np.zeros(length, dtype=np.int32)
         low_bits, num_counted = _counted(num_symbols)
         counts = np.zeros(num_counted, dtype=np.int64)
         high = np.zeros(length, dtype=np.int32)
