@@ -17,9 +17,7 @@ JEPAS = {"control": "jepa", "charting": "w-jepa", "isac": "inpainting", "elaa": 
 def _config(name, **told):
     config = {
         "control": lambda: CONTROL.model_copy(
-            update={
-                "training": CONTROL.training.model_copy(update={"num_steps": 20, "num_steps_actor": 20})
-            }
+            update={"training": CONTROL.training.model_copy(update={"num_steps": 20, "num_steps_actor": 20})}
         ),
         "charting": charting_setups.config,
         "isac": isac_setups.config,
@@ -31,9 +29,7 @@ def _config(name, **told):
 def _train(name, mode, **told):
     scenario = load_scenario(name)
     config = _config(name, **told)
-    job = next(
-        job for job in scenario.training_jobs(config, 0, mode) if job.model == JEPAS[name]
-    )
+    job = next(job for job in scenario.training_jobs(config, 0, mode) if job.model == JEPAS[name])
     assert job.mode == mode
     return job, scenario.train(job, None)
 
