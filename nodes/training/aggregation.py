@@ -206,16 +206,25 @@ def _moments(
     return first, second, int(state["num_rounds"])
 
 
-def _select(config: Krum | MultiKrum, global_tensors: Tensors, updates: Sequence[ClientUpdate]) -> list[int]:
+def check_num_clients(config: AggregationConfig, num_clients: int) -> None:
+    """Raises SemcomError for fewer clients' updates than a strategy can choose among: Krum's n >= 2 f + 3."""
+    if not isinstance(config, Krum | MultiKrum):
+        return
     num_selected = config.num_nodes_to_select if isinstance(config, MultiKrum) else 1
     num_malicious = config.num_malicious_nodes
     needed = max(2 * num_malicious + 3, num_selected + num_malicious)
-    if len(updates) < needed:
+    if num_clients < needed:
         selected = f" and num_nodes_to_select = {num_selected}" if isinstance(config, MultiKrum) else ""
         raise SemcomError(
             f"{config.kind} with num_malicious_nodes = {num_malicious}{selected} takes {needed} clients or "
-            f"more, and {len(updates)} sent an update: lower it, or have more clients take part"
+            f"more, and there are updates of {num_clients}: lower it, or have more clients take part"
         )
+
+
+def _select(config: Krum | MultiKrum, global_tensors: Tensors, updates: Sequence[ClientUpdate]) -> list[int]:
+    num_selected = config.num_nodes_to_select if isinstance(config, MultiKrum) else 1
+    num_malicious = config.num_malicious_nodes
+    check_num_clients(config, len(updates))
     models = [update.tensors for update in updates]
     scores = krum_scores(models, averaged_names(global_tensors), global_tensors, num_malicious)
     chosen: list[int] = np.argsort(scores, kind="stable")[:num_selected].tolist()

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from nodes.training.aggregation import AggregationConfig, FedAvg, FedProx, aggregate
+from nodes.training.aggregation import AggregationConfig, FedAvg, FedProx, aggregate, check_num_clients
 from nodes.training.clients import Clients, LocalResult, LocalWork
 from nodes.training.contracts import ClientUpdate
 from nodes.training.faults import FaultConfig, Faults
@@ -82,8 +82,12 @@ class Federated:
     ledger: Ledger = field(default_factory=Ledger)
 
     def fit(self, stage: Stage) -> StageLog:
-        """Runs a stage: see Trainer. Raises SemcomError where a strategy can't do with its updates."""
+        """Runs a stage: see Trainer. Raises SemcomError for fewer clients than the strategy takes.
+
+        A round in which too few of them answer for it leaves the global model as it is, and says so.
+        """
         config, shares = self.config, self.shares(stage.samples)
+        check_num_clients(config.strategy, max(1, round(config.participation * len(shares))))
         streams = self.streams.substream(f"federated {stage.name}")
         faults = Faults(config.faults, len(shares), self.streams)
         tensors = {name: tensor.detach().clone() for name, tensor in stage.module.state_dict().items()}
@@ -262,6 +266,12 @@ class BaseStationSide:
                 updates = []
                 reasons.append(str(error))
         before = self.tensors
+        if updates:
+            try:
+                check_num_clients(self._config.strategy, len(updates))
+            except SemcomError as error:
+                updates = []
+                reasons.append(str(error))
         if updates:
             self.tensors, self.state = aggregate(self._config.strategy, self.tensors, updates, self.state)
         self.before = before

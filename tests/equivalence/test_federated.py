@@ -188,6 +188,18 @@ def test_sign_flips_ruin_the_mean_and_not_multikrum():
     assert good[-1]["total"] < 1.1 * log[-1]["total"]
 
 
+def test_krum_needs_its_clients_at_the_start_and_waits_for_them_in_a_round():
+    krum = {"kind": "krum", "num_malicious_nodes": 1}
+    with pytest.raises(SemcomError, match="takes 5 clients or more, and there are updates of 4"):
+        _fit(federated(4, strategy=krum))
+    trainer = federated(6, strategy=krum, faults={"dropout_probability": 0.4})
+    weights_left, log, _ = _fit(trainer, num_steps=30)
+    waited = [row for row in log if "warning" in row]
+    assert 0 < len(waited) < len(log)
+    assert "takes 5 clients or more" in waited[0]["warning"]
+    assert not _equal(weights_left, weights(make_stage()))
+
+
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     (tmp_path / "encoder.safetensors").write_bytes(b"nothing")
     with pytest.raises(SemcomError, match="delete it to train anew"):
