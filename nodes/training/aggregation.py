@@ -54,7 +54,7 @@ class FedAdam(BaseModel):
 
     kind: Literal["fedadam"] = "fedadam"
     eta: float = Field(0.1, gt=0, description="learning rate at the base station")
-    eta_l: float = Field(0.1, gt=0, description="learning rate at the clients, for who trains them")
+    eta_l: float = Field(0.1, gt=0, description="not used: clients train at the scenario's own rate")
     beta_1: float = Field(0.9, ge=0, lt=1, description="decay of the first moment, over rounds")
     beta_2: float = Field(0.99, ge=0, lt=1, description="decay of the second moment, over rounds")
     tau: float = Field(1e-3, gt=0, description="added to the root of the second moment")

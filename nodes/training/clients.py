@@ -36,12 +36,14 @@ class LocalWork:
 class LocalResult:
     """What one client made of a round: the payload of its update, and the terms of its last loss.
 
-    memory: of the update codec, if the payload arrives. fault: why there is no payload, if there is none.
+    memory: of the update codec, if the payload arrives. num_steps: those taken. fault: why there is no
+    payload, if there is none.
     """
 
     payload: bytes
     memory: torch.Tensor
     terms: Mapping[str, float]
+    num_steps: int
     fault: str = ""
 
 
@@ -118,8 +120,9 @@ class Clients:
         kept = state if self._keeps else {**self._fresh, "generator": state["generator"]}
         self._states[client] = kept
         told = {name: float(term.detach()) for name, term in terms.items()}
+        taken = training.num_done - work.first_step
         if fault:
-            return LocalResult(b"", memory, told, fault)
+            return LocalResult(b"", memory, told, taken, fault)
         tensors = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
         sent = self._faults.corrupt(
             client, work.round_number, tensors, work.global_tensors, work.stale_tensors
@@ -128,11 +131,14 @@ class Clients:
         try:
             payload, memory = self._codec.encode(sent, work.global_tensors, memory, generator)
         except SemcomError as error:
-            return LocalResult(b"", memory, told, f"client {client}: {error}")
-        return LocalResult(payload, memory, told)
+            return LocalResult(b"", memory, told, taken, f"client {client}: {error}")
+        return LocalResult(payload, memory, told, taken)
 
     def acknowledge(self, client: int, result: LocalResult) -> None:
-        """Lets a client know that its update arrived: what its codec left out is remembered from now on."""
+        """Lets a client know that its update was received, whatever the base station makes of it.
+
+        What its codec left out is remembered from now on.
+        """
         self._memories[client] = result.memory
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -156,5 +162,4 @@ class Clients:
 
     def finish(self) -> None:
         """Leaves the training's own stream where client 0 has it."""
-        if 0 in self._states:
-            self._stage.generator.set_state(self._states[0]["generator"])
+        self._stage.generator.set_state(self._state_of(0)["generator"])

@@ -27,7 +27,7 @@ class CollaborationConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    num_clients: int = Field(20, ge=1, le=100_000, description="clients that the training data lie at")
+    num_clients: int = Field(20, ge=1, le=65_536, description="clients that the training data lie at")
     partition: PartitionConfig = TrajectoryPartition()
     federated: FederatedConfig = FederatedConfig()
     link: LinkConfig = IdealConfig()

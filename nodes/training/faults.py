@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from semcom.rng import Streams
 
@@ -36,6 +36,12 @@ class FaultConfig(BaseModel):
     deadline_s: float | None = Field(
         None, gt=0, description="time after which a round's updates are left out; none if not given"
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> FaultConfig:
+        if self.attack == "scaled" and self.malicious_share > 0 and self.attack_scale == 1:
+            raise ValueError("attack = scaled with attack_scale = 1 changes nothing: take another scale")
+        return self
 
 
 class Faults:

@@ -156,17 +156,20 @@ class Federated:
                 arrived[client] = payload
                 clients.acknowledge(client, results[client])
         reasons = [result.fault for result in results.values() if result.fault]
-        reasons += base.take(number, arrived, {client: len(clients.shares[client]) for client in arrived})
+        num_rejected, why = base.take(
+            number, arrived, {client: len(clients.shares[client]) for client in arrived}
+        )
+        reasons += why
         ledger.add_down(down)
         ledger.add_up(up)
         ledger.rounds += 1
-        ledger.num_steps += work.num_steps * len(answering)
+        ledger.num_steps += sum(result.num_steps for result in results.values())
         ledger.updates_asked += len(asked)
         ledger.updates_missing += len(asked) - len(arrived)
-        ledger.updates_rejected += len(reasons)
-        in_time = [seconds for client, seconds in taken_s.items() if client in arrived]
+        ledger.updates_rejected += num_rejected
         missed = len(arrived) < len(asked)
-        ledger.duration_s += deadline_s if deadline_s and missed else max(in_time, default=0.0)
+        waited_s = max([*down_s.values(), *taken_s.values()], default=0.0)
+        ledger.duration_s += deadline_s if deadline_s and missed else waited_s
         row: dict[str, float | int | str] = {**_mean_terms(results.values()), "clients": len(arrived)}
         if reasons:
             row["warning"] = f"round {number}: " + "; ".join(reasons)
@@ -244,8 +247,10 @@ class BaseStationSide:
         """The global model as it is sent down, 32 bits a number."""
         return self._whole.encode(self.tensors, self.tensors, self._whole.initial_memory())[0]
 
-    def take(self, number: int, payloads: Mapping[int, bytes], num_samples: Mapping[int, int]) -> list[str]:
-        """Makes the next global model of a round's updates; returns why some were refused.
+    def take(
+        self, number: int, payloads: Mapping[int, bytes], num_samples: Mapping[int, int]
+    ) -> tuple[int, list[str]]:
+        """Makes the next global model of a round's updates; returns how many were not used, and why.
 
         With none that may be used the model stays as it is.
         """
@@ -275,7 +280,7 @@ class BaseStationSide:
         if updates:
             self.tensors, self.state = aggregate(self._config.strategy, self.tensors, updates, self.state)
         self.before = before
-        return reasons
+        return len(payloads) - len(updates), reasons
 
     def restore(self, tensors: Tensors, before: Tensors, state: Tensors) -> None:
         """Goes on from a checkpoint's parts."""

@@ -211,6 +211,7 @@ def _check_radio(config: ChartingConfig) -> None:
 
 
 TINY = ChartingConfig(
+    collaboration=CollaborationConfig(num_clients=4),
     data=RayTracedData(
         scene=CsiSceneConfig(
             scene="street-canyon", num_arrays=2, num_subcarriers=16, radius_m=15.0, num_trajectories=10,

@@ -123,6 +123,7 @@ class ControlConfig(BaseModel):
 
 
 TINY = ControlConfig(
+    collaboration=CollaborationConfig(num_clients=4),
     dataset=DatasetConfig(num_trajectories=24, num_held_out=8, num_steps=50),
     model=ModelConfig(num_filters=8, hidden_dim=32, readout_dim=16),
     training=TrainingConfig(

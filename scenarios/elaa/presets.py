@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from channels.near_field import NearFieldConfig
+from nodes.training.collaboration import CollaborationConfig
 from scenarios.elaa.bottleneck import BottleneckConfig
 from scenarios.elaa.config import ElaaConfig, EvaluationConfig
 from scenarios.elaa.data import DataConfig
@@ -12,6 +13,7 @@ from scenarios.elaa.task import TrainingConfig
 from scenarios.elaa.vocabulary import FEEDBACKS, FORECASTERS, FRONTHAUL
 
 TINY = ElaaConfig(
+    collaboration=CollaborationConfig(num_clients=4),
     array=NearFieldConfig(num_elements=64),
     training_shares=(1.0, 0.5),
     subarray_size=16,

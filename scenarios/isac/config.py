@@ -247,6 +247,7 @@ def _check_radio(config: IsacConfig) -> None:
 
 
 TINY = IsacConfig(
+    collaboration=CollaborationConfig(num_clients=4),
     data=GeneratedData(
         room=RoomConfig(
             world="analytic", num_sequences=12, num_steps=10, num_receivers=4, num_subcarriers=8,

@@ -6,6 +6,7 @@ import pytest
 import torch
 from federated_setups import federated, lossy, make_stage, shares, weights
 
+from nodes.training.faults import Faults
 from nodes.training.federated import Federated
 from semcom.contracts import SemcomError
 from semcom.train import CENTRAL
@@ -105,7 +106,9 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path, told, stopped_
     resumed, rows, _ = _fit(again)
     assert _equal(whole, resumed)
     assert rows == log
-    assert again.ledger.rounds == len(log)
+    straight = federated(4, **told)
+    _fit(straight)
+    assert again.ledger == straight.ledger
 
 
 def test_updates_that_are_lost_are_lost():
@@ -150,7 +153,7 @@ def test_who_is_asked_joins_late_drops_out_or_misses_the_deadline():
     assert slow.ledger.duration_s == pytest.approx(4 * 3.0)
 
 
-def test_nan_is_screened_and_training_goes_on():
+def test_a_loss_that_is_not_finite_is_the_client_s_alone():
     trainer = federated(4)
     stage = make_stage()
     inner = stage.batch_loss
@@ -163,10 +166,32 @@ def test_nan_is_screened_and_training_goes_on():
 
     object.__setattr__(stage, "batch_loss", broken)
     log = trainer.fit(stage)
-    assert trainer.ledger.updates_rejected == 4
+    assert (trainer.ledger.updates_missing, trainer.ledger.updates_rejected) == (4, 0)
+    assert trainer.ledger.num_steps == 3 * 12
     assert "client 1" in log[0]["warning"]
     assert all(bool(torch.isfinite(tensor).all()) for tensor in weights(stage).values())
     assert not _equal(weights(stage), weights(make_stage()))
+
+
+def test_nan_in_an_update_is_screened_and_training_goes_on(monkeypatch):
+    def spoiling(self, client, number, tensors, global_tensors, stale_tensors):
+        return tensors if client != 1 else {name: 0 * tensor / 0 for name, tensor in tensors.items()}
+
+    monkeypatch.setattr(Faults, "corrupt", spoiling)
+    trainer = federated(4)
+    left, log, _ = _fit(trainer)
+    assert (trainer.ledger.updates_missing, trainer.ledger.updates_rejected) == (0, 4)
+    assert "client 1" in log[0]["warning"]
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in left.values())
+    assert not _equal(left, weights(make_stage()))
+
+
+def test_what_follows_a_stage_does_not_hang_on_who_trained_last(tmp_path):
+    """With few clients a round client 0 may never be asked: a resumed stage leaves the same stream."""
+    told = {"participation": 0.125, "local_steps": 6}
+    _, _, first = _fit(federated(8, scratch=tmp_path, **told))
+    _, _, again = _fit(federated(8, scratch=tmp_path, **told))
+    assert torch.equal(first.generator.get_state(), again.generator.get_state())
 
 
 def test_sign_flips_ruin_the_mean_and_not_multikrum():
