@@ -20,6 +20,7 @@ from scenarios.isac.sources import load_sequences
 from scenarios.isac.task import Task
 from scenarios.isac.training import make_model
 from semcom.rng import Streams
+from semcom.train import CENTRAL
 
 NUM_SEQUENCES, NUM_STEPS, INTERVAL_S = 8, 12, 0.5
 FEW_STEPS = {name: 10 for name in TINY.training.model_dump() if name.startswith("num_steps")}
@@ -68,7 +69,7 @@ def task(name: str = "inpainting", **update: Any) -> Task:
     made.frames.calibrate(train.frame.flatten(0, 1))
     made.csi.calibrate(train.csi.flatten(0, 1)[:, : made.num_receivers])
     made.head.calibrate(train.position_m)
-    return Task(made, told, train, Streams(0), torch.Generator().manual_seed(0), None)
+    return Task(made, told, train, Streams(0), torch.Generator().manual_seed(0), CENTRAL)
 
 
 def recording(num_cameras: int = 2, num_receivers: int = 3, seed: int = 5) -> dict[str, Any]:

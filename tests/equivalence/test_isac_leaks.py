@@ -28,7 +28,7 @@ def otherwise(data: SensingData) -> SensingData:
 
 
 def weights(name: str, data: SensingData) -> dict[str, torch.Tensor]:
-    return train_model(name, 0, data, isac_setups.config().training_inputs(), None)[0].state_dict()
+    return train_model(name, 0, data, isac_setups.config().training_inputs())[0].state_dict()
 
 
 @pytest.mark.parametrize("name", MODELS)

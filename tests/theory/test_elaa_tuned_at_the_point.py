@@ -3,6 +3,7 @@
 import torch
 
 from channels.links.erasure import ErasureConfig
+from nodes.cluster import Cluster
 from scenarios.elaa.bench import Bench
 from scenarios.elaa.cells import Setting, make_shared
 from scenarios.elaa.data import Cell
@@ -15,7 +16,7 @@ def test_an_estimator_of_reports_that_are_lost_is_tuned_with_lost_ones():
     factors = []
     for probability in (0.0, 0.5):
         setting = Setting("raw-nomp", 0, codec_config("uniform-4"), ErasureConfig(probability=probability))
-        fuse = make_shared(TINY, [setting], {})[setting.key]["fuse"]
+        fuse = make_shared(TINY, [setting], {}, Cluster())[setting.key]["fuse"]
         factors.append(fuse.estimate.estimator.shrink.factor)
     assert not torch.equal(*factors)
 
