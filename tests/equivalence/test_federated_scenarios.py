@@ -69,6 +69,6 @@ def test_a_central_job_does_not_hang_on_how_others_would_train_together(name):
 @pytest.mark.parametrize("name", list(JEPAS))
 def test_too_many_clients_and_unknown_modes_are_refused(name):
     with pytest.raises(SemcomError, match="num_clients"):
-        _train(name, "federated", num_clients=100_000)
+        _train(name, "federated", num_clients=60_000)
     with pytest.raises(SemcomError, match="mode = 'swarm'"):
         load_scenario(name).training_jobs(_config(name), 0, "swarm")
