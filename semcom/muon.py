@@ -24,7 +24,7 @@ class Muon(torch.optim.Optimizer):
 
     The factor gives updates the root mean square of AdamW's, so that both take the same rates (Liu et al.
     2025, Muon is scalable for LLM training, eq. 4). It is torch.optim.Muon in float32, with matrices of the
-    same shape in one batch: those of a small network cost a seventh of the time.
+    same shape in one batch, which small networks need.
     """
 
     def __init__(self, matrices: Iterable[torch.Tensor], lr: float, momentum: float = 0.95) -> None:

@@ -217,7 +217,7 @@ def check_num_clients(config: AggregationConfig, num_clients: int) -> None:
         selected = f" and num_nodes_to_select = {num_selected}" if isinstance(config, MultiKrum) else ""
         raise SemcomError(
             f"{config.kind} with num_malicious_nodes = {num_malicious}{selected} takes {needed} clients or "
-            f"more, and there are updates of {num_clients}: lower it, or have more clients take part"
+            f"more, and {num_clients} take part: lower it, or have more clients take part"
         )
 
 

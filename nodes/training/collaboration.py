@@ -8,12 +8,22 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from channels.catalogue import ChannelConfig, LinkConfig, check_link, make_channel, make_link, uses_a_channel
+from channels.catalogue import (
+    ChannelConfig,
+    LinkConfig,
+    check_link,
+    check_packet,
+    make_channel,
+    make_link,
+    uses_a_channel,
+)
 from channels.grid import GridConfig, ResourceGrid
 from channels.indoor_factory import IndoorFactoryConfig
+from channels.links.analog import AnalogConfig
 from channels.links.ideal import IdealConfig
 from nodes.training.federated import Air, Federated, FederatedConfig
 from nodes.training.partitions import PartitionConfig, SampleInfo, TrajectoryPartition, partition
+from nodes.transfer import SEGMENT_HEADER_BITS
 from semcom.contracts import SemcomError
 from semcom.rng import Streams
 from semcom.samples import Samples
@@ -40,8 +50,14 @@ def check_collaboration(config: CollaborationConfig, mode: str) -> None:
     """Raises SemcomError for a mode that there isn't, and for a radio that can't carry updates."""
     if mode not in MODES:
         raise SemcomError(f"mode = {mode!r}: trainings are offered in modes {', '.join(MODES)}, so far")
-    if mode != "central":
-        check_link(config.link, ResourceGrid(config.grid), config.step_s)
+    if mode == "central":
+        return
+    grid = ResourceGrid(config.grid)
+    if isinstance(config.link, AnalogConfig):
+        raise SemcomError("collaboration.link = analog: updates are bits, take another link")
+    check_link(config.link, grid, config.step_s)
+    bits = SEGMENT_HEADER_BITS + 8 * config.federated.transfer.segment_bytes
+    check_packet(config.link, grid, config.step_s, bits, "a client (federated.transfer.segment_bytes)")
 
 
 def collaborative_settings(config: CollaborationConfig, mode: str) -> dict[str, Any]:

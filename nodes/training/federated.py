@@ -213,7 +213,7 @@ class Federated:
         try:
             with safe_open(path, "pt") as file:
                 told = json.loads(file.metadata()["federated"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             parts = {
                 part: {
                     name.removeprefix(f"{part}."): tensor
@@ -263,13 +263,8 @@ class BaseStationSide:
                 reasons.append(f"client {client}: {error}")
                 continue
             updates.append(ClientUpdate(client, num_samples[client], number, tensors))
-        if updates:
-            try:
-                updates, rejected = screen(self._config.screening, self.tensors, number, updates)
-                reasons += [each.reason for each in rejected]
-            except SemcomError as error:
-                updates = []
-                reasons.append(str(error))
+        updates, rejected = screen(self._config.screening, self.tensors, number, updates)
+        reasons += [each.reason for each in rejected]
         before = self.tensors
         if updates:
             try:

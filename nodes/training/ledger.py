@@ -1,4 +1,4 @@
-"""What a training costs: bits, airtime, energy, floating-point operations, time, in one account."""
+"""What a training costs: bits, airtime, energy, training steps and time, in one account."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ class Ledger:
 
     bits_up, bits_down: payloads and headers of all segments put on the air, lost ones included. airtime_s,
     energy_j: of what devices send, as in Delivery. num_steps: training steps at the clients, all together;
-    duration_s: rounds one after the other, each as long as its slowest update that was waited for.
+    duration_s: rounds one after the other, each as long as the slowest that was waited for, or the deadline
+    if somebody missed it. updates_missing: not sent, lost or late; updates_rejected: received and not used.
     """
 
     rounds: int = 0

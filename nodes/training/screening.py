@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nodes.training.contracts import ClientUpdate
 from nodes.training.tensors import Tensors, averaged_names, find_fault, flatten
-from semcom.contracts import SemcomError
 
 _FEWEST = 3
 
@@ -45,10 +44,8 @@ def screen(
     left, if they are 3 or more and max_ratio isn't none, an update is refused for its energy if
     |w - w_global| > max_ratio median_k |w_k - w_global|, over all floating-point numbers; where the median
     is 0 there is no scale, and none is refused. Flipped signs have the norm of honest updates: they are for
-    a robust strategy. Raises SemcomError only if no update is left, or none came.
+    a robust strategy. None may be left.
     """
-    if not updates:
-        raise SemcomError("no client sent an update in this round: wait longer, or keep the global model")
     counts = Counter(update.client for update in updates)
     kept: list[ClientUpdate] = []
     rejected: list[Rejected] = []
@@ -58,10 +55,6 @@ def screen(
             kept.append(update)
         else:
             rejected.append(Rejected(update.client, reason))
-    if not kept:
-        raise SemcomError(
-            f"none of {len(updates)} updates passed the screening, the first because {rejected[0].reason}"
-        )
     if config.max_ratio is not None and len(kept) >= _FEWEST:
         kept, loud = _screen_energy(config.max_ratio, global_tensors, kept)
         rejected = sorted(rejected + loud, key=lambda each: each.client)

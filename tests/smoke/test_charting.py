@@ -102,7 +102,7 @@ def test_a_training_alone_leaves_its_checkpoints_for_the_run(tmp_path, monkeypat
     monkeypatch.setattr(ChartingScenario, "train", None)
     assert main(["run", "charting", *TINY, *out, *recorded(), *FEW]) == 0
     assert main(["train", "charting", *TINY, "--mode", "split", *out, *recorded(), *FEW]) == 2
-    assert "offered in modes central, federated" in capfd.readouterr().err
+    assert "unknown mode split: choose one of central, federated" in capfd.readouterr().err
 
 
 @pytest.mark.usefixtures("unwritten")

@@ -86,7 +86,7 @@ def test_a_training_alone_leaves_its_checkpoints_for_the_run(tmp_path, monkeypat
     monkeypatch.setattr(ElaaScenario, "train", None)
     assert main(["run", "elaa", *told]) == 0
     assert main(["train", "elaa", "--mode", "split", *told]) == 2
-    assert "offered in modes central, federated" in capfd.readouterr().err
+    assert "unknown mode split: choose one of central, federated" in capfd.readouterr().err
 
 
 @pytest.mark.usefixtures("unwritten")

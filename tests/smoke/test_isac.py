@@ -97,7 +97,7 @@ def test_a_training_alone_leaves_its_checkpoints_for_the_run(tmp_path, monkeypat
     monkeypatch.setattr(IsacScenario, "train", None)
     assert main(["run", "isac", *TINY, *out, *FEW]) == 0
     assert main(["train", "isac", *TINY, "--mode", "split", *out, *FEW]) == 2
-    assert "offered in modes central, federated" in capfd.readouterr().err
+    assert "unknown mode split: choose one of central, federated" in capfd.readouterr().err
 
 
 @pytest.mark.usefixtures("unwritten")

@@ -66,7 +66,9 @@ def test_every_sample_is_at_one_client_and_seeds_decide(config, num_clients):
 @pytest.mark.parametrize("config", EVERY_KIND, ids=str)
 def test_five_thousand_clients(config):
     shards = partition(config, 5000, example(50_000, num_trajectories=300), generator())
-    check_shards(shards, 50_000)
+    assert len(shards) == 5000
+    assert min(map(len, shards)) >= 1
+    assert np.array_equal(np.sort(np.concatenate(shards)), np.arange(50_000))
 
 
 def test_iid_sizes_are_equal_to_within_one_and_who_has_what_is_uniform():
