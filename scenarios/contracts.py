@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from nodes.cluster import Cluster
     from semcom.contracts import Record
+    from semcom.train import Trainer
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,10 @@ class Scenario(Protocol):
         """Lists the models that the configuration's methods need for one seed."""
         ...
 
-    def train(self, job: TrainingJob, scratch: Path | None) -> Trained:
-        """Trains one model; runs in a worker, on one thread, and depends on nothing but the job.
+    def train(self, job: TrainingJob, trainer: Trainer) -> Trained:
+        """Trains one model on one thread, its stages run by `trainer`; depends on nothing but the two.
 
-        scratch: an existing folder of this job alone. What a training that is stopped leaves there, the
-        same job finds again, and goes on from it to the same result. None: there is no such place.
+        Of a JEPA the log ends with the row "score": see `score_row`.
         """
         ...
 

@@ -19,10 +19,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 from analysis import figures, tables
+from nodes.training.collaboration import account, make_trainer
 from scenarios.contracts import Point, Scenario, Trained, TrainingJob
 from scenarios.settings import apply_overrides
 from semcom.contracts import Record, SemcomError
 from semcom.records import FinishedPoint, RunFolder
+from semcom.train import Central
 
 if TYPE_CHECKING:
     import torch
@@ -156,8 +158,22 @@ def _train(
     return {key: folder.load_checkpoint(job.model, key) for key, job in by_key.items()}
 
 
+def train_job(scenario: Scenario, job: TrainingJob, scratch: Path | None) -> Trained:
+    """Trains one model in the job's mode; the log ends with the account of what that cost, if it is kept.
+
+    scratch: an existing folder of this job alone. What a training that is stopped leaves there, the same job
+    finds again, and goes on from it to the same result. None: there is no such place.
+    """
+    collaboration = getattr(job.config, "collaboration", None)
+    if job.mode == "central" or collaboration is None:
+        return scenario.train(job, Central(scratch))
+    trainer = make_trainer(job.mode, collaboration, job.seed, scratch)
+    trained = scenario.train(job, trainer)
+    return Trained(trained.tensors, [*trained.log, *account(trainer)])
+
+
 def _train_one(scenario: Scenario, item: tuple[TrainingJob, Path | None]) -> Trained:
-    return scenario.train(*item)
+    return train_job(scenario, *item)
 
 
 def train_only(

@@ -20,6 +20,8 @@ from semcom.muon import Muon, matrices_of
 from semcom.samples import Samples
 
 OptimizerName = Literal["adamw", "muon"]
+DataKind = Literal["observation", "condition", "embedding"]
+"""What devices see; what they know of their own movement; what finished encoders make of all they saw."""
 BatchLoss = Callable[[int, torch.Generator], Mapping[str, torch.Tensor]]
 Log = list[dict[str, float | int]]
 StageLog = list[dict[str, float | int | str]]
@@ -147,7 +149,9 @@ def _make_optimizers(
 class Stage:
     """One stage of a training: which module learns from which loss, for how many steps (see Training).
 
-    samples: what batches are drawn from.
+    samples: what batches are drawn from. on_device: the part of the module that turns observations into
+    embeddings, where it is trained: a split training leaves it, and target encoders, with the devices.
+    anchors: embeds the same few samples in the module's latent space as it is by then, [n, D].
     """
 
     name: str
@@ -159,6 +163,8 @@ class Stage:
     samples: Samples
     after_step: Callable[[int], None] | None = None
     optimizer: OptimizerName = "adamw"
+    on_device: nn.Module | None = None
+    anchors: Callable[[], torch.Tensor] | None = None
 
 
 class Trainer(Protocol):
@@ -166,6 +172,10 @@ class Trainer(Protocol):
 
     def fit(self, stage: Stage) -> StageLog:
         """Runs a stage, which leaves its weights in the stage's module; returns its rows, which name it."""
+        ...
+
+    def gather(self, kind: DataKind, data: torch.Tensor) -> torch.Tensor:
+        """Brings data of all training samples [N, ...] to where stages need them; returns what arrived."""
         ...
 
 
@@ -192,9 +202,21 @@ class Central:
         )
         return [{"stage": stage.name, **row} for row in rows]
 
+    def gather(self, kind: DataKind, data: torch.Tensor) -> torch.Tensor:
+        """Returns the data, which are here already."""
+        return data
+
 
 CENTRAL = Central()
 """Nothing is left on the way."""
+
+
+def score_row(metric: str, score: float) -> dict[str, float | int | str]:
+    """What a trained model is worth on test data, as the last row of its log.
+
+    score: the share of the variance of what is asked for that the model explains, 1 at best; metric: of what.
+    """
+    return {"stage": "score", "step": 0, "metric": metric, "score": score}
 
 
 def save_state(path: Path, training: Training, log: Log) -> None:

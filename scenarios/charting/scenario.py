@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from channels.catalogue import uses_a_channel
 from channels.csi_cache import open_cache
 from nodes.simulation import simulate
-from nodes.training.collaboration import account, check_collaboration, collaborative_settings, make_trainer
+from nodes.training.collaboration import check_collaboration, collaborative_settings
 from scenarios.charting.cells import Setting, make_cell, make_shared, resolve
 from scenarios.charting.config import (
     PAPER,
@@ -47,6 +47,7 @@ from scenarios.recorded import content_hash
 from semcom.codecs.names import codec_name
 from semcom.contracts import Record, SemcomError
 from semcom.rng import Streams
+from semcom.train import CENTRAL, Trainer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,17 +107,16 @@ class ChartingScenario:
         jobs += [training_job(config, name, seed) for name in _LSTMS if name in told.forecasts]
         return jobs + [training_job(known, "w-jepa", seed) for known in velocity_variants(config).values()]
 
-    def train(self, job: TrainingJob, scratch: Path | None = None) -> Trained:
-        """Trains one model on one thread, and goes on from what an earlier attempt left in `scratch`."""
+    def train(self, job: TrainingJob, trainer: Trainer = CENTRAL) -> Trained:
+        """Trains one model on one thread, its stages run by `trainer`."""
         config = job.config
         assert isinstance(config, ChartingConfig)
         if not has_time_axis(config):
             return train_snapshot_job(job)
         data = load_sequences(config, job.seed)
         if job.model not in _LSTMS:
-            trainer = make_trainer(job.mode, config.collaboration, job.seed, scratch)
             model, log = train_model(job.model, job.seed, data, config.training_inputs(), trainer)
-            return Trained(model.state_dict(), [*log, *account(trainer)])
+            return Trained(model.state_dict(), log)
         # The very encoders that the job `supervised` trains; a job depends on nothing but itself.
         encoders, log = train_model("supervised", job.seed, data, config.training_inputs())
         noise = (config.training.feature_noise_std, _LSTM_COPIES, Streams(job.seed).torch_generator("lstm"))

@@ -82,11 +82,22 @@ class Task:
         batch_loss: BatchLoss,
         num_steps: int,
         after_step: Callable[[int], None] | None = None,
+        on_device: nn.Module | None = None,
     ) -> Log:
         """Runs one stage; returns its log."""
         rate = self.inputs.training.learning_rate
         return self.trainer.fit(
-            Stage(stage, module, batch_loss, num_steps, rate, self.generator, self.samples, after_step)
+            Stage(
+                stage,
+                module,
+                batch_loss,
+                num_steps,
+                rate,
+                self.generator,
+                self.samples,
+                after_step,
+                on_device=on_device,
+            )
         )
 
     def noisy(self, features: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

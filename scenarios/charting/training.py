@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -37,7 +39,8 @@ def train_model(
 
     Raises SemcomError where trajectories are too short for the rollouts.
     """
-    streams, train = Streams(seed), data.train
+    streams, data = Streams(seed), _gathered(data, trainer)
+    train = data.train
     with torch.random.fork_rng(devices=[]):
         # torch.nn draws its starting weights from the process-wide generator.
         torch.manual_seed(streams.seed(f"weights-{name}"))
@@ -69,6 +72,15 @@ def train_model(
     keep_calibration(model, features.flatten(0, 1))
     log.append({"stage": "validation", "step": 0, **_diagnose(model, data.validation)})
     return model, log
+
+
+def _gathered(data: ChartingData, trainer: Trainer) -> ChartingData:
+    """The data with what a training has of them where it is."""
+    train = data.train
+    csi = trainer.gather("observation", train.csi)
+    known = data.knows_velocity
+    velocity = trainer.gather("condition", train.velocity_m_s) if known else train.velocity_m_s
+    return replace(data, train=replace(train, csi=csi, velocity_m_s=velocity))
 
 
 @torch.no_grad()
@@ -161,8 +173,14 @@ def _train_jepa(task: Task) -> Log:
         return {**terms, **chart, "total": total}
 
     module = nn.ModuleList((jepa, model.head))
-    log = task.fit("encoder", module, batch_loss, config.num_steps, jepa.update_target)
+    log = task.fit("encoder", module, batch_loss, config.num_steps, jepa.update_target, on_device=online)
     return log + _train_predictor(task, condition, moved)
+
+
+def online_embeddings(task: Task) -> torch.Tensor:
+    """Embeddings of all training positions, [U, T, R D]."""
+    features = task.features
+    return task.model.encoder(features.flatten(0, 1)).flatten(1).unflatten(0, features.shape[:2])
 
 
 def _train_predictor(task: Task, condition: torch.Tensor, moved: torch.Tensor) -> Log:
@@ -176,7 +194,7 @@ def _train_predictor(task: Task, condition: torch.Tensor, moved: torch.Tensor) -
     model.encoder.requires_grad_(False)
     model.head.requires_grad_(False)
     with torch.no_grad():
-        z = model.encoder(task.features.flatten(0, 1)).flatten(1).unflatten(0, task.features.shape[:2])
+        z = task.trainer.gather("embedding", online_embeddings(task))
     variance = z.flatten(0, 1).var(dim=0).clamp_min(1e-6)
     num_rows, horizon = config.num_pairs, config.rollout_steps
 

@@ -13,7 +13,7 @@ from channels.catalogue import uses_a_channel
 from channels.downlink import NoDownlinkConfig
 from channels.links.erasure import ErasureConfig
 from nodes.simulation import simulate
-from nodes.training.collaboration import account, check_collaboration, make_trainer
+from nodes.training.collaboration import check_collaboration
 from scenarios.contracts import Point, Trained, TrainingJob
 from scenarios.control.cells import make_cell, make_shared, resolve, training_job
 from scenarios.control.config import PAPER, TINY, ControlConfig, can_carry, check
@@ -22,6 +22,7 @@ from scenarios.control.metrics import make_records
 from scenarios.control.training import train_model
 from semcom.codecs.names import codec_config, codec_name
 from semcom.contracts import Record
+from semcom.train import CENTRAL, Trainer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,12 +62,11 @@ class ControlScenario:
             if name in names
         ]
 
-    def train(self, job: TrainingJob, scratch: Path | None = None) -> Trained:
-        """Trains one model on one thread, and goes on from what an earlier attempt left in `scratch`."""
+    def train(self, job: TrainingJob, trainer: Trainer = CENTRAL) -> Trained:
+        """Trains one model on one thread, its stages run by `trainer`."""
         assert isinstance(job.config, ControlConfig)
-        trainer = make_trainer(job.mode, job.config.collaboration, job.seed, scratch)
         model, log = train_model(job.model, job.seed, job.config.training_inputs(), trainer)
-        return Trained(model.state_dict(), [*log, *account(trainer)])
+        return Trained(model.state_dict(), log)
 
     def points(self, config: ControlConfig, seeds: Sequence[int]) -> list[Point]:
         """Lists the points of the results: rate, codec and erasure; horizon; sharing.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -90,12 +90,23 @@ class _Task:
         batch_loss: BatchLoss,
         num_steps: int,
         after_step: Callable[[int], None] | None = None,
+        on_device: nn.Module | None = None,
     ) -> Log:
         """Runs one stage; returns its log."""
         rate = self.inputs.training.learning_rate
         samples = self.batches.samples
         return self.trainer.fit(
-            Stage(stage, module, batch_loss, num_steps, rate, self.generator, samples, after_step)
+            Stage(
+                stage,
+                module,
+                batch_loss,
+                num_steps,
+                rate,
+                self.generator,
+                samples,
+                after_step,
+                on_device=on_device,
+            )
         )
 
     def finish_encoder(self, predictor: nn.Module | None = None) -> tuple[torch.Tensor, Log]:
@@ -107,7 +118,7 @@ class _Task:
         self.model.encoder.requires_grad_(False)
         row = collapse_row(Batches(self.model, self.held_out), predictor)
         self.model.encoder.whiten(self.batches.embed_all().flatten(0, 1))
-        z = self.batches.embed_all()
+        z = self.trainer.gather("embedding", self.batches.embed_all())
         calibration = self.model.calibration
         pick = torch.randint(0, z.shape[0] * z.shape[1], (len(calibration),), generator=self.generator)
         calibration.copy_(z.flatten(0, 1)[pick])
@@ -123,6 +134,7 @@ def train_model(
     """
     streams = Streams(seed)
     train, held_out = collect(inputs.dataset, inputs.plant, inputs.teacher, inputs.camera, streams)
+    train = replace(train, frame=trainer.gather("observation", train.frame))
     with torch.random.fork_rng(devices=[]):
         # torch.nn draws its starting weights from the process-wide generator.
         torch.manual_seed(streams.seed(f"weights-{name}"))
@@ -172,7 +184,7 @@ def _train_jepa(task: _Task) -> tuple[torch.Tensor, Log]:
         condition = window.command[:, inputs.model.gap_steps :]
         return jepa.loss(window, condition, max(1, num_rollout), config.num_starts, generator)
 
-    log = task.fit("encoder", jepa, batch_loss, config.num_steps, jepa.update_target)
+    log = task.fit("encoder", jepa, batch_loss, config.num_steps, jepa.update_target, on_device=online)
     z, row = task.finish_encoder(predictor.requires_grad_(False))
     return z, log + row + _train_predictor_and_actor(task, z)
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from channels.catalogue import uses_a_channel
 from nodes.simulation import simulate
-from nodes.training.collaboration import account, check_collaboration, collaborative_settings, make_trainer
+from nodes.training.collaboration import check_collaboration, collaborative_settings
 from scenarios.contracts import Point, Trained, TrainingJob
 from scenarios.elaa.cells import NUM_STEPS, make_cell, make_shared, resolve
 from scenarios.elaa.config import ElaaConfig, check, check_results, sized
@@ -24,6 +24,7 @@ from scenarios.elaa.presets import PAPER, TINY
 from scenarios.elaa.vocabulary import METHODS
 from semcom.codecs.names import codec_name
 from semcom.contracts import Record, SemcomError
+from semcom.train import CENTRAL, Trainer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,13 +69,12 @@ class ElaaScenario:
         ]
         return sorted({job.key: job for job in needed}.values(), key=lambda job: JOBS.index(job.model))
 
-    def train(self, job: TrainingJob, scratch: Path | None = None) -> Trained:
-        """Trains one model on one thread, and goes on from what an earlier attempt left in `scratch`."""
+    def train(self, job: TrainingJob, trainer: Trainer = CENTRAL) -> Trained:
+        """Trains one model on one thread, its stages run by `trainer`."""
         config = job.config
         assert isinstance(config, ElaaConfig)
-        trainer = make_trainer(job.mode, config.collaboration, job.seed, scratch)
         tensors, log = train_job(job.model, job.seed, config, trainer)
-        return Trained(tensors, [*log, *account(trainer)])
+        return Trained(tensors, log)
 
     def points(self, config: ElaaConfig, seeds: Sequence[int]) -> list[Point]:
         """Lists the points of the results: estimate, unknown, noisy, size, ahead, rate, loss, air, feedback.

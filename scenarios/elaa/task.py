@@ -117,6 +117,7 @@ class Task:
         num_steps: int,
         after_step: Callable[[int], None] | None = None,
         rate: float | None = None,
+        on_device: nn.Module | None = None,
     ) -> Log:
         """Runs one stage; returns its log."""
         config = self.inputs.training
@@ -131,5 +132,6 @@ class Task:
                 self.examples.samples,
                 after_step,
                 config.optimizer,
+                on_device,
             )
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -55,6 +55,9 @@ def train_model(
     supervised: the steps of all three together, on NMSE.
     """
     streams, config = Streams(seed), inputs.training
+    # The decoder looks at what was received too.
+    y = trainer.gather("condition", examples.inputs.y)
+    examples = replace(examples, inputs=replace(examples.inputs, y=y))
     with torch.random.fork_rng(devices=[]):
         # torch.nn draws its starting weights from the process-wide generator: all models start alike.
         torch.manual_seed(streams.seed("weights elaa"))
@@ -149,7 +152,8 @@ def pretrain_jepa(task: Task, model: CsiModel) -> Log:
         wanted = torch.ones_like(inputs.visible)
         return jepa.loss(inputs, inputs.whole(clean), inputs.visible, wanted, generator)
 
-    log = task.fit("jepa", jepa, batch_loss, config.num_steps_pretraining, jepa.update_target)
+    steps = config.num_steps_pretraining
+    log = task.fit("jepa", jepa, batch_loss, steps, jepa.update_target, on_device=model.encoder)
     rows = torch.arange(min(_NUM_DIAGNOSED, len(task.examples)))
     inputs = task.examples.inputs[rows]
     assert isinstance(jepa.target, EmaTarget)
@@ -185,4 +189,5 @@ def _fit_nmse(task: Task, stage: str, model: CsiModel, num_steps: int) -> Log:
         errors = nmse(model(inputs), clean)
         return {"nmse": errors.mean(), "total": levels(errors, cell)}
 
-    return task.fit(stage, nn.ModuleList((model, levels)), batch_loss, num_steps)
+    module = nn.ModuleList((model, levels))
+    return task.fit(stage, module, batch_loss, num_steps, on_device=model.encoder)

@@ -15,7 +15,7 @@ from channels.catalogue import uses_a_channel
 from nodes.contracts import CellOutcome
 from nodes.process import one_thread
 from nodes.simulation import simulate
-from nodes.training.collaboration import account, check_collaboration, collaborative_settings, make_trainer
+from nodes.training.collaboration import check_collaboration, collaborative_settings
 from scenarios.contracts import Point, Trained, TrainingJob
 from scenarios.isac.cells import Setting, make_cell, make_shared, model_key, resolve
 from scenarios.isac.config import PAPER, TINY, GeneratedData, IsacConfig, check
@@ -30,6 +30,7 @@ from scenarios.isac.training import MODELS, train_model
 from scenarios.isac.watching import Watch, alarm_records
 from semcom.codecs.names import codec_name
 from semcom.contracts import Record, SemcomError
+from semcom.train import CENTRAL, Trainer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,14 +84,13 @@ class IsacScenario:
         needed = {METHODS[method].model for method in methods}
         return [training_job(config, name, seed) for name in MODELS if name in needed]
 
-    def train(self, job: TrainingJob, scratch: Path | None = None) -> Trained:
-        """Trains one model on one thread, and goes on from what an earlier attempt left in `scratch`."""
+    def train(self, job: TrainingJob, trainer: Trainer = CENTRAL) -> Trained:
+        """Trains one model on one thread, its stages run by `trainer`."""
         config = job.config
         assert isinstance(config, IsacConfig)
         data = load_sequences(config, job.seed)
-        trainer = make_trainer(job.mode, config.collaboration, job.seed, scratch)
         model, log = train_model(job.model, job.seed, data, config.training_inputs(), trainer)
-        return Trained(model.state_dict(), [*log, *account(trainer)])
+        return Trained(model.state_dict(), log)
 
     def points(self, config: IsacConfig, seeds: Sequence[int]) -> list[Point]:
         """Lists the points of the results: missing, loss, receivers, rate, alarm, air.

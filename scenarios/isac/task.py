@@ -146,7 +146,7 @@ class Task:
     @cached_property
     def z(self) -> torch.Tensor:
         """Embeddings of all training steps, [U, T, S, D], once the encoders no longer change."""
-        return embed_all(self.model, self.train)
+        return self.trainer.gather("embedding", embed_all(self.model, self.train))
 
     @cached_property
     def deviation(self) -> torch.Tensor:
@@ -235,11 +235,22 @@ class Task:
         batch_loss: BatchLoss,
         num_steps: int,
         after_step: Callable[[int], None] | None = None,
+        on_device: nn.Module | None = None,
     ) -> Log:
         """Runs one stage; returns its log."""
         rate = self.config.learning_rate
         return self.trainer.fit(
-            Stage(stage, module, batch_loss, num_steps, rate, self.generator, self.samples, after_step)
+            Stage(
+                stage,
+                module,
+                batch_loss,
+                num_steps,
+                rate,
+                self.generator,
+                self.samples,
+                after_step,
+                on_device=on_device,
+            )
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -44,12 +46,16 @@ def train_model(
 ) -> tuple[SensingModel, Log]:
     """Trains one of MODELS from scratch; returns it with its log and diagnostics on validation data."""
     streams = Streams(seed)
+    train = replace(
+        data.train,
+        frame=trainer.gather("observation", data.train.frame),
+        csi=trainer.gather("observation", data.train.csi),
+    )
     with torch.random.fork_rng(devices=[]):
         # torch.nn draws its starting weights from the process-wide generator.
         torch.manual_seed(streams.seed(f"weights-{name}"))
         model = make_model(inputs.model, data, name)
         generator = streams.torch_generator(f"train-{name}")
-        train = data.train
         model.frames.calibrate(train.frame.flatten(0, 1))
         model.csi.calibrate(train.csi.flatten(0, 1)[:, : model.num_receivers])
         model.head.calibrate(train.position_m)
@@ -126,7 +132,9 @@ def _train_encoders(task: Task) -> Log:
             terms["total"] = terms["total"] + config.label_weight * told
         return terms
 
-    log = task.fit("encoders", module, batch_loss, config.num_steps, jepa.update_target)
+    log = task.fit(
+        "encoders", module, batch_loss, config.num_steps, jepa.update_target, on_device=task.encoder
+    )
     # The average of the last steps' weights does better on what it has not seen than the last of them.
     task.encoder.load_state_dict(target.encoder.state_dict())
     return log

@@ -8,6 +8,7 @@ import pytest
 from nodes.cluster import Cluster
 from scenarios.catalogue import SCENARIOS, load_scenario
 from scenarios.contracts import Point
+from scenarios.experiment import train_job
 from semcom.contracts import SemcomError
 from semcom.records import COLUMNS, point_id
 
@@ -22,7 +23,7 @@ def simulated(scenario):
     """Trains the tiny preset for two seeds and simulates the first point of every result and method."""
     config = scenario.presets["tiny"]
     models = {
-        job.key: dict(scenario.train(job, None).tensors)
+        job.key: dict(train_job(scenario, job, None).tensors)
         for seed in (0, 1)
         for job in scenario.training_jobs(config, seed, "central")
     }

@@ -8,7 +8,7 @@ from nodes.cluster import Cluster
 from scenarios.charting.scenario import SCENARIO
 from semcom import train
 from semcom.codecs.catalogue import CodecConfig
-from semcom.train import fit
+from semcom.train import Central, fit
 
 
 def test_records_are_the_same_for_any_number_of_workers(cluster):
@@ -59,11 +59,11 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path, monkeypat
 
     monkeypatch.setattr(train, "fit", stopping)
     with pytest.raises(KeyboardInterrupt):
-        SCENARIO.train(job, tmp_path)
+        SCENARIO.train(job, Central(tmp_path))
     assert steps == list(range(14))
     steps.clear()
     monkeypatch.setattr(train, "fit", counted)
-    resumed = SCENARIO.train(job, tmp_path)
+    resumed = SCENARIO.train(job, Central(tmp_path))
     # The second stage of w-jepa, its predictor's, follows whole.
     second = range(config.training.num_steps_predictor) if name == "w-jepa" else range(0)
     assert steps == [*range(10, 20), *second]

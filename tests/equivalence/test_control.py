@@ -30,7 +30,7 @@ from scenarios.control.scenario import SCENARIO
 from semcom import train
 from semcom.codecs.catalogue import CodecConfig
 from semcom.contracts import SemcomError
-from semcom.train import fit
+from semcom.train import Central, fit
 
 POINTS = [
     *(Point("rate", method, 0, {"update_interval_ms": 80.0}) for method in METHODS),
@@ -266,9 +266,9 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path, monkeypat
 
             monkeypatch.setattr(train, "fit", stopping)
             with pytest.raises(KeyboardInterrupt):
-                SCENARIO.train(job, scratch)
+                SCENARIO.train(job, Central(scratch))
         monkeypatch.setattr(train, "fit", fit)
-        resumed, whole = SCENARIO.train(job, scratch), SCENARIO.train(job)
+        resumed, whole = SCENARIO.train(job, Central(scratch)), SCENARIO.train(job)
         assert resumed.tensors.keys() == whole.tensors.keys()
         for name, tensor in whole.tensors.items():
             assert torch.equal(resumed.tensors[name], tensor), name

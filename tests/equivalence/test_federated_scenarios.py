@@ -9,6 +9,7 @@ from nodes.training.collaboration import CollaborationConfig
 from scenarios.catalogue import load_scenario
 from scenarios.control.config import TINY as CONTROL
 from scenarios.elaa.presets import TINY as ELAA
+from scenarios.experiment import train_job
 from semcom.contracts import SemcomError
 
 JEPAS = {"control": "jepa", "charting": "w-jepa", "isac": "inpainting", "elaa": "elaa-jepa"}
@@ -31,7 +32,7 @@ def _train(name, mode, **told):
     config = _config(name, **told)
     job = next(job for job in scenario.training_jobs(config, 0, mode) if job.model == JEPAS[name])
     assert job.mode == mode
-    return job, scenario.train(job, None)
+    return job, train_job(scenario, job, None)
 
 
 def _equal(first, second):

@@ -9,7 +9,7 @@ from scenarios.contracts import Point
 from scenarios.isac.scenario import SCENARIO
 from semcom import train
 from semcom.codecs.catalogue import CodecConfig
-from semcom.train import fit
+from semcom.train import Central, fit
 
 
 @pytest.mark.usefixtures("cluster")
@@ -47,11 +47,11 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path, monkeypat
 
     monkeypatch.setattr(train, "fit", stopping)
     with pytest.raises(KeyboardInterrupt):
-        SCENARIO.train(job, tmp_path)
+        SCENARIO.train(job, Central(tmp_path))
     # In the eighth step of the first stage, in which encoders meet JPEG, or in that of the second.
     assert steps == [*range(10), *range(10)][:stopped_after]
     done = len(steps)
-    resumed = SCENARIO.train(job, tmp_path)
+    resumed = SCENARIO.train(job, Central(tmp_path))
     assert steps[done : done + 4] == [6, 7, 8, 9]
     whole = isac_setups.trained()[job.key]
     assert resumed.tensors.keys() == whole.keys()
