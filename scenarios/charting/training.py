@@ -15,6 +15,7 @@ from scenarios.charting.chart_training import (
 )
 from scenarios.charting.data import ChartingData, Sequences
 from scenarios.charting.models import NUM_CALIBRATION, ArrayModel, SequenceEncoder
+from scenarios.charting.score import score_model
 from scenarios.charting.task import KnownDissimilarities, Log, Task, TrainingInputs, pair_term, set_scales
 from semcom.contracts import SemcomError
 from semcom.diagnostics import error_ratio, rank_me
@@ -71,6 +72,7 @@ def train_model(
     model.eval().requires_grad_(False)
     keep_calibration(model, features.flatten(0, 1))
     log.append({"stage": "validation", "step": 0, **_diagnose(model, data.validation)})
+    log.append(score_model(model, data))
     return model, log
 
 
