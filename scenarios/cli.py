@@ -249,7 +249,7 @@ def sweep_command(
 def train_command(
     scenario: ScenarioName,
     assignments: Assignments = None,
-    mode: Annotated[str, typer.Option(help="central or federated.")] = "central",
+    mode: Annotated[str, typer.Option(help="central, split or federated.")] = "central",
     preset: Preset = "default",
     seeds: Seeds = None,
     workers: Workers = None,
@@ -266,8 +266,8 @@ def train_command(
     from semcom.contracts import SemcomError
     from semcom.records import RunFolder
 
-    if mode not in ("central", "federated"):
-        raise SemcomError(f"unknown mode {mode}: choose one of central, federated")
+    if mode not in ("central", "split", "federated"):
+        raise SemcomError(f"unknown mode {mode}: choose one of central, split, federated")
     numbers, path = _seeds(preset, seeds), out or Path("runs") / scenario
     # Asked here too, so that a mode that the scenario doesn't offer leaves no folder behind.
     jobs = [job for seed in numbers for job in chosen.training_jobs(config, seed, mode)]

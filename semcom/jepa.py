@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from semcom.crossings import ToDevice, ToStation
 from semcom.predictors import rollout
 from semcom.targets import EmaTarget, StopGradientTarget
 
@@ -62,6 +63,7 @@ class Jepa(nn.Module):
         self.inverse = inverse
         self.inverse_weight = inverse_weight
         self.context_noise_std = context_noise_std
+        self.to_station, self.to_device = ToStation(), ToDevice()
 
     def loss(
         self,
@@ -81,10 +83,11 @@ class Jepa(nn.Module):
         context = z[:, :num_starts]
         noise = torch.randn(context.shape, generator=generator)
         windows = condition.unfold(1, num_steps, 1)[:, :num_starts].transpose(-1, -2)
-        predicted = rollout(self.predictor, context + self.context_noise_std * noise, windows)
+        start = self.to_station(context + self.context_noise_std * noise)
+        predicted = rollout(self.predictor, start, windows)
         prediction = torch.stack(
             [
-                self.distance(z_hat, goal[:, step : step + num_starts]).mean()
+                self.distance(self.to_device(z_hat), goal[:, step : step + num_starts]).mean()
                 for step, z_hat in enumerate(predicted, start=1)
             ]
         ).mean()

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from semcom.crossings import ToDevice, ToStation
 from semcom.jepa import Distance
 from semcom.targets import EmaTarget, StopGradientTarget
 
@@ -37,6 +38,7 @@ class PatchJepa(nn.Module):
         self.regularizer = regularizer
         self.distance = distance
         self.target = target
+        self.to_station, self.to_device = ToStation(), ToDevice()
 
     def loss(
         self,
@@ -53,7 +55,7 @@ class PatchJepa(nn.Module):
         num_patches = visible.shape[1]
         context = self.encoder(observed)
         goal = self.target(whole)[:, :num_patches]
-        predicted = self.predictor(context, observed)[:, :num_patches]
+        predicted = self.to_device(self.predictor(self.to_station(context), observed)[:, :num_patches])
         errors = self.distance(predicted, goal)
         prediction = (errors * wanted).sum() / wanted.sum().clamp_min(1)
         named = {"prediction": prediction}

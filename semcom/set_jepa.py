@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from semcom.crossings import ToDevice, ToStation
 from semcom.jepa import Distance
 from semcom.targets import EmaTarget, StopGradientTarget
 
@@ -40,6 +41,7 @@ class SetJepa(nn.Module):
         self.distance = distance
         self.dims = tuple(dims)
         self.target = target
+        self.to_station, self.to_device = ToStation(), ToDevice()
 
     def loss(
         self,
@@ -55,7 +57,7 @@ class SetJepa(nn.Module):
         that the predictor is given; wanted [B, S] bool: those whose prediction counts.
         """
         z, goal = self.encoder(masked), self.target(whole)
-        predicted = self.predictor(z[:, None], arrived[:, None])
+        predicted = self.to_device(self.predictor(self.to_station(z)[:, None], arrived[:, None]))
         errors = torch.stack(
             [
                 self.distance(predicted[:, sensor, :dim], goal[:, sensor, :dim])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -39,7 +39,8 @@ class Training:
     batch_loss(step, generator): draws a batch and returns named terms with their sum under "total".
     optimizer: AdamW for all weights, or Muon for the matrices of linear maps and AdamW for the rest.
     after_step(step): called after each update. All that changes from step to step has to be in `model`, an
-    average of its weights too; what is the trainer's own is in `state`.
+    average of its weights too; what is the trainer's own is in `state`. before_update: called between
+    gradients and update; what it raises leaves the weights as they are, and the step undone.
     """
 
     def __init__(
@@ -51,9 +52,11 @@ class Training:
         generator: torch.Generator,
         *,
         after_step: Callable[[int], None] | None = None,
+        before_update: Callable[[], None] | None = None,
         optimizer: OptimizerName = "adamw",
     ) -> None:
         self.model, self.batch_loss, self.after_step = model, batch_loss, after_step
+        self.before_update = before_update
         self.num_steps, self.peak_rate, self.generator = num_steps, peak_rate, generator
         self.num_done = 0
         self._weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -67,6 +70,8 @@ class Training:
             raise SemcomError(f"the loss is not finite at training step {step}: lower the learning rate")
         self.model.zero_grad()
         terms["total"].backward()
+        if self.before_update is not None:
+            self.before_update()
         nn.utils.clip_grad_norm_(self._weights, 1.0)
         for optimizer in self._optimizers.values():
             optimizer.param_groups[0]["lr"] = learning_rate(step, self.num_steps, self.peak_rate)
@@ -83,6 +88,16 @@ class Training:
             for index, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"{kind}.{index}.{name}": value.clone() for name, value in state.items()}
         return tensors
+
+    def moments_of(self, weights: Iterable[torch.Tensor]) -> tuple[str, ...]:
+        """How the names in `state` begin which hold the moments of these weights."""
+        wanted = {id(weight) for weight in weights}
+        return tuple(
+            f"{kind}.{index}."
+            for kind, optimizer in self._optimizers.items()
+            for index, weight in enumerate(optimizer.param_groups[0]["params"])
+            if id(weight) in wanted
+        )
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
         """Goes on from what `state` returned."""

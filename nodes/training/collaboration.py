@@ -23,13 +23,14 @@ from channels.links.analog import AnalogConfig
 from channels.links.ideal import IdealConfig
 from nodes.training.federated import Air, Federated, FederatedConfig
 from nodes.training.partitions import PartitionConfig, SampleInfo, TrajectoryPartition, partition
-from nodes.transfer import SEGMENT_HEADER_BITS
+from nodes.training.split import Split, SplitConfig
+from nodes.transfer import SEGMENT_HEADER_BITS, TransferConfig
 from semcom.contracts import SemcomError
 from semcom.rng import Streams
 from semcom.samples import Samples
 from semcom.train import Central, StageLog, Trainer
 
-MODES = ("central", "federated")
+MODES = ("central", "split", "federated")
 
 
 class CollaborationConfig(BaseModel):
@@ -40,6 +41,7 @@ class CollaborationConfig(BaseModel):
     num_clients: int = Field(20, ge=1, le=65_536, description="clients that the training data lie at")
     partition: PartitionConfig = TrajectoryPartition()
     federated: FederatedConfig = FederatedConfig()
+    split: SplitConfig = SplitConfig()
     link: LinkConfig = IdealConfig()
     channel: ChannelConfig = IndoorFactoryConfig()
     grid: GridConfig = GridConfig()
@@ -49,20 +51,27 @@ class CollaborationConfig(BaseModel):
 def check_collaboration(config: CollaborationConfig, mode: str) -> None:
     """Raises SemcomError for a mode that there isn't, and for a radio that can't carry updates."""
     if mode not in MODES:
-        raise SemcomError(f"mode = {mode!r}: trainings are offered in modes {', '.join(MODES)}, so far")
+        raise SemcomError(f"mode = {mode!r}: trainings are offered in modes {', '.join(MODES)}")
     if mode == "central":
         return
     grid = ResourceGrid(config.grid)
     if isinstance(config.link, AnalogConfig):
         raise SemcomError("collaboration.link = analog: updates are bits, take another link")
     check_link(config.link, grid, config.step_s)
-    bits = SEGMENT_HEADER_BITS + 8 * config.federated.transfer.segment_bytes
-    check_packet(config.link, grid, config.step_s, bits, "a client (federated.transfer.segment_bytes)")
+    bits = SEGMENT_HEADER_BITS + 8 * _transfer_of(mode, config).segment_bytes
+    check_packet(config.link, grid, config.step_s, bits, f"a client ({mode}.transfer.segment_bytes)")
+
+
+def _transfer_of(mode: str, config: CollaborationConfig) -> TransferConfig:
+    return config.split.transfer if mode == "split" else config.federated.transfer
 
 
 def collaborative_settings(config: CollaborationConfig, mode: str) -> dict[str, Any]:
     """What trained weights depend on besides a central training's settings, as it is written down."""
-    return {} if mode == "central" else {"mode": mode, "collaboration": config.model_dump(mode="json")}
+    if mode == "central":
+        return {}
+    other = "split" if mode == "federated" else "federated"
+    return {"mode": mode, "collaboration": config.model_dump(mode="json", exclude={other})}
 
 
 def make_trainer(mode: str, config: CollaborationConfig, seed: int, scratch: Path | None) -> Trainer:
@@ -71,7 +80,7 @@ def make_trainer(mode: str, config: CollaborationConfig, seed: int, scratch: Pat
         return Central(scratch)
     streams, grid = Streams(seed).substream("collaboration"), ResourceGrid(config.grid)
     power_dbm = config.channel.tx_power_dbm
-    num_steps = config.federated.transfer.max_steps
+    num_steps = _transfer_of(mode, config).max_steps
 
     def link_and_channel(name: str) -> tuple[Any, Any]:
         link = make_link(config.link, grid, config.step_s, power_dbm)
@@ -86,12 +95,18 @@ def make_trainer(mode: str, config: CollaborationConfig, seed: int, scratch: Pat
     def shares(samples: Samples) -> list[torch.Tensor]:
         return shares_of(samples, config, streams)
 
+    if mode == "split":
+        return Split(config.split, shares, streams, air, config.num_clients, scratch)
     return Federated(config.federated, shares, streams, air, scratch)
 
 
 def account(trainer: Trainer) -> StageLog:
     """What a collaborative training has cost in all, as a row of its log; of a central one nothing."""
-    return [{"stage": "account", "step": 0, **trainer.ledger.row()}] if isinstance(trainer, Federated) else []
+    return (
+        [{"stage": "account", "step": 0, **trainer.ledger.row()}]
+        if isinstance(trainer, Federated | Split)
+        else []
+    )
 
 
 def shares_of(samples: Samples, config: CollaborationConfig, streams: Streams) -> list[torch.Tensor]:

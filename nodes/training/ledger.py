@@ -15,6 +15,7 @@ class Ledger:
     energy_j: of what devices send, as in Delivery. num_steps: training steps at the clients, all together;
     duration_s: rounds one after the other, each as long as the slowest that was waited for, or the deadline
     if somebody missed it. updates_missing: not sent, lost or late; updates_rejected: received and not used.
+    steps_lost: of a split training, for something that did not arrive.
     """
 
     rounds: int = 0
@@ -27,6 +28,7 @@ class Ledger:
     updates_asked: int = 0
     updates_missing: int = 0
     updates_rejected: int = 0
+    steps_lost: int = 0
 
     def add_up(self, report: TransferReport) -> None:
         """Counts what clients sent."""

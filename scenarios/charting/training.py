@@ -151,8 +151,8 @@ def _train_jepa(task: Task) -> Log:
         gone = moved[user, start + torch.arange(1, num_rollout + 1)] - moved[user, start]
         ahead = torch.stack(
             [
-                (model.head(z_hat) - at[:, 2] - gone[:, step]).square().mean()
-                for step, z_hat in enumerate(rollout(predictor, z[:, 2], windows))
+                (model.head(jepa.to_device(z_hat)) - at[:, 2] - gone[:, step]).square().mean()
+                for step, z_hat in enumerate(rollout(predictor, jepa.to_station(z[:, 2]), windows))
                 if step % 4 == 0
             ]
         ).mean()
@@ -175,7 +175,9 @@ def _train_jepa(task: Task) -> Log:
         return {**terms, **chart, "total": total}
 
     module = nn.ModuleList((jepa, model.head))
-    log = task.fit("encoder", module, batch_loss, config.num_steps, jepa.update_target, on_device=online)
+    log = task.fit(
+        "encoder", module, batch_loss, config.num_steps, jepa.update_target, on_device=model.encoder
+    )
     return log + _train_predictor(task, condition, moved)
 
 

@@ -174,7 +174,7 @@ class Task:
         for number, pair in enumerate(torch.stack((self.pairs.rows, self.pairs.partner), dim=1)):
             draw = Draw(*(pair[:, None] * self.train.num_steps + step))
             z[number] = self.encoder((self.scenes.content(draw), self.scenes.numbers(draw)))
-        return z
+        return self.trainer.gather("embedding", z)
 
     def hidden(self, num_rows: int, num_lags: int = 1) -> torch.Tensor:
         """Draws what is missing, bool [n, W, S]: sensors since some time ago, or single packets at random."""

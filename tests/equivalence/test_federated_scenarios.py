@@ -59,6 +59,24 @@ def test_one_client_is_central_training_and_three_are_not(name):
 
 
 @pytest.mark.parametrize("name", list(JEPAS))
+def test_split_without_loss_is_central_training_and_eight_bits_are_nearly(name):
+    _, central = _train(name, "central")
+    whole = {"kind": "float32"}
+    # As many steps as these trainings take: 20 and more.
+    lossless = {"embedding": whole, "gradient": whole}
+    _, alone = _train(name, "split", num_clients=1, split={**lossless, "turn_steps": 7})
+    assert central.tensors.keys() == alone.tensors.keys()
+    for each, wanted in central.tensors.items():
+        found = alone.tensors[each]
+        assert torch.allclose(found.double(), wanted.double(), rtol=0, atol=1e-5, equal_nan=True), each
+    job, coarse = _train(name, "split", num_clients=1, split={"turn_steps": 7})
+    assert not _equal(central.tensors, coarse.tensors)
+    costs = [next(row for row in each.log if row["stage"] == "account") for each in (alone, coarse)]
+    assert 0 < costs[1]["bits_up"] < costs[0]["bits_up"]
+    assert job.config.collaboration.split.embedding.bits == 8
+
+
+@pytest.mark.parametrize("name", list(JEPAS))
 def test_a_central_job_does_not_hang_on_how_others_would_train_together(name):
     scenario = load_scenario(name)
     jobs = [scenario.training_jobs(_config(name, num_clients=num), 0, "central") for num in (2, 3)]

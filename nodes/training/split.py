@@ -1,0 +1,347 @@
+"""Split training: encoders live and train with the devices, the rest with the base station, in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from nodes.training.aggregation import FedAvg, aggregate
+from nodes.training.contracts import ClientUpdate
+from nodes.training.cut import Cut, Lost, Shape, TargetPlace
+from nodes.training.federated import Air
+from nodes.training.gathering import Gathering
+from nodes.training.ledger import Ledger
+from nodes.training.split_state import Devices, load_progress, save_progress
+from nodes.training.updates import Float32Update, QuantisedUpdate, UpdateCodec, UpdateCodecConfig
+from nodes.transfer import TransferConfig, transfer
+from semcom.rng import Streams
+from semcom.samples import Samples
+from semcom.train import Central, DataKind, Stage, StageLog, Training
+
+Tensors = Mapping[str, torch.Tensor]
+_NUM_VERSIONS = 1 << 16
+_LOG_EVERY = 100
+
+
+class SplitConfig(BaseModel):
+    """Who trains with the base station, where the model is cut, and how what crosses is coded."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    turn_steps: int = Field(10, ge=1, le=1_000_000, description="training steps of a device's turn")
+    participation: float = Field(1.0, gt=0, le=1, description="share of the devices that a round asks")
+    encoders: Literal["relay", "average"] = Field(
+        "relay",
+        description="relay: the encoder goes from one device to the next; average: copies are averaged",
+    )
+    average_rounds: int = Field(1, ge=1, le=1_000_000, description="rounds after which copies are averaged")
+    shape: Shape = Field("straight", description="u: labels and losses stay with the devices")
+    target: TargetPlace = Field("device", description="where target embeddings are computed")
+    embedding: UpdateCodecConfig = QuantisedUpdate(bits=8)
+    gradient: UpdateCodecConfig = QuantisedUpdate(bits=8)
+    encoder: UpdateCodecConfig = Float32Update()
+    dropout_probability: float = Field(
+        0.0, ge=0, le=1, description="probability that a device misses its turn in a round"
+    )
+    step_s: float = Field(0.01, gt=0, le=3600, description="time that a training step takes to compute")
+    transfer: TransferConfig = TransferConfig(segment_bytes=1500)
+
+    @model_validator(mode="after")
+    def _check(self) -> SplitConfig:
+        if self.shape == "u" and self.target == "station":
+            raise ValueError("shape = u keeps losses with the devices: it needs target = device")
+        for name in ("embedding", "gradient"):
+            if getattr(getattr(self, name), "error_feedback", False):
+                raise ValueError(
+                    f"{name}.error_feedback = true: what crosses has no last time; set it to false"
+                )
+        return self
+
+
+@dataclass
+class Split:
+    """Runs the stages of a training between devices and the base station, in rounds of turns.
+
+    In its turn a device trains turn_steps steps on its own samples: its encoder's embeddings go up, the base
+    station completes the loss and steps its part, the gradient comes down and the device steps its own (the
+    base station's part is one and goes on from turn to turn: SplitFed's second version, Thapa et al. 2022).
+    Both clip by the norm of the whole gradient, for which each sends 32 bits. What does not arrive costs the
+    step, on both sides.
+
+    relay: after its turn a device hands its part to the base station, which hands it to the next one (Gupta
+    and Raskar 2018). average: devices go on with copies of their own, which every average_rounds rounds go up
+    and come back as their mean weighted by samples. A device whose version is not the base station's is sent
+    the newest before its turn; if that does not arrive, it misses the turn.
+
+    Stages without a part on devices are the base station's alone. With one device and codecs without loss a
+    stage ends with the weights of Central. shares, scratch: as in Federated.
+    """
+
+    config: SplitConfig
+    shares: Callable[[Samples], Sequence[torch.Tensor]]
+    streams: Streams
+    air: Air
+    num_clients: int
+    scratch: Path | None = None
+    ledger: Ledger = field(default_factory=Ledger)
+
+    @cached_property
+    def gathering(self) -> Gathering:
+        """What brings data up."""
+        return Gathering(self.num_clients, self.streams, self.air, self.config.transfer, self.ledger)
+
+    def fit(self, stage: Stage) -> StageLog:
+        """Runs a stage: see Trainer."""
+        if stage.on_device is None:
+            return Central(self.scratch).fit(stage)
+        return SplitStage(self, stage).run()
+
+    def gather(self, kind: DataKind, data: torch.Tensor) -> torch.Tensor:
+        """Brings up what the base station needs, and counts it; returns what arrived of it.
+
+        Conditions go up whole, embeddings through the embeddings' codec; observations only where the base
+        station computes targets. Each device has an equal run of the samples. Raises SemcomError naming the
+        device whose data did not arrive.
+        """
+        if kind == "observation" and self.config.target == "device":
+            return data
+        codec: UpdateCodecConfig = self.config.embedding if kind == "embedding" else Float32Update()
+        return self.gathering.gather(kind, data, codec)
+
+
+class SplitStage:
+    """One stage of a split training: its devices, the base station's part, and what is on the air."""
+
+    def __init__(self, trainer: Split, stage: Stage) -> None:
+        config = trainer.config
+        self._trainer, self._stage, self._config = trainer, stage, config
+        self._shares = trainer.shares(stage.samples)
+        self._streams = trainer.streams.substream(f"split {stage.name}")
+        self._cut = Cut(stage, config.shape, config.target)
+        self._training = Training(
+            stage.module,
+            stage.batch_loss,
+            stage.num_steps,
+            stage.peak_rate,
+            stage.generator,
+            after_step=stage.after_step if config.target == "device" else self._postpone,
+            before_update=self._exchange_norms,
+            optimizer=stage.optimizer,
+        )
+        tensors = self._cut.tensors()
+        self._encoder_codec = UpdateCodec(config.encoder, tensors)
+        self._whole_codec = UpdateCodec(Float32Update(), tensors)
+        self._codecs: dict[tuple[str, torch.Size], UpdateCodec] = {}
+        self._devices = Devices(
+            tensors, self._training.moments_of(self._cut.weights), self._training.state(), self._streams
+        )
+        self._client = 0
+        self._num_messages = 0
+        self._postponed: list[int] = []
+        self._log: StageLog = []
+
+    def run(self) -> StageLog:
+        """Takes the stage's steps, in rounds; returns its log."""
+        trainer, training, devices = self._trainer, self._training, self._devices
+        scratch = trainer.scratch
+        path = None if scratch is None else scratch / f"{self._stage.name}.safetensors"
+        number = 0
+        if path is not None and path.exists():
+            told, self._log = load_progress(path, self._stage.module, training, devices, trainer.ledger)
+            number, self._num_messages = told["rounds"], told["num_messages"]
+            self._postponed = told["postponed"]
+        while training.num_done < training.num_steps:
+            self._round(number)
+            number += 1
+            if self._averages(number):
+                self._average(number)
+            if training.num_done == training.num_steps:
+                self._deploy(number)
+            if path is not None:
+                counters = {
+                    "rounds": number,
+                    "num_messages": self._num_messages,
+                    "postponed": self._postponed,
+                }
+                save_progress(
+                    path, self._stage.module, training, devices, trainer.ledger, counters, self._log
+                )
+        self._cut.load(devices.newest)
+        self._stage.generator.set_state(devices.generator_of(0))
+        return self._log
+
+    def _averages(self, number: int) -> bool:
+        """Whether copies are averaged after so many rounds."""
+        if self._config.encoders == "relay" or not self._cut.weights:
+            return False
+        is_done = self._training.num_done == self._training.num_steps
+        return is_done or number % self._config.average_rounds == 0
+
+    def _deploy(self, number: int) -> None:
+        """Sends the newest encoder to every device that has another, for what comes after the stage."""
+        missed = [client for client in range(len(self._shares)) if not self._bring_up_to_date(client)]
+        for client in missed:
+            text = f"round {number}: the finished encoder did not reach client {client}"
+            self._log.append({"stage": self._stage.name, "step": self._training.num_done, "warning": text})
+
+    def _round(self, number: int) -> None:
+        config, num_clients = self._config, len(self._shares)
+        count = max(1, round(config.participation * num_clients))
+        order = self._streams.numpy_generator("order", step=number).permutation(num_clients)[:count]
+        u = self._streams.indexed_uniform("dropout", order, number)
+        ledger = self._trainer.ledger
+        ledger.rounds += 1
+        for client, drawn in zip(order.tolist(), u.tolist(), strict=True):
+            if self._training.num_done == self._training.num_steps:
+                return
+            ledger.updates_asked += 1
+            if drawn < config.dropout_probability or not self._bring_up_to_date(client):
+                ledger.updates_missing += 1
+                # A turn that is missed takes its time: a stage has an end.
+                self._skip(config.turn_steps)
+                continue
+            self._turn(client)
+            if config.encoders == "relay" and self._cut.weights:
+                self._hand_over(client)
+
+    def _turn(self, client: int) -> None:
+        """A device's steps with the base station."""
+        training, devices, ledger = self._training, self._devices, self._trainer.ledger
+        self._client = client
+        self._cut.load(devices.tensors_of(client))
+        training.load(devices.state_of(client, training.state()))
+        num_steps = min(self._config.turn_steps, training.num_steps - training.num_done)
+        with self._stage.samples.only(self._shares[client]), self._cut.carried_by(self):
+            for _ in range(num_steps):
+                step = training.num_done
+                ledger.num_steps += 1
+                ledger.duration_s += self._config.step_s
+                try:
+                    terms = training.step()
+                except Lost:
+                    ledger.steps_lost += 1
+                    self._skip(1)
+                    continue
+                if step % _LOG_EVERY == 0 or step == training.num_steps - 1:
+                    row = {name: float(term.detach()) for name, term in terms.items()}
+                    self._log.append({"stage": self._stage.name, "step": step, "client": client, **row})
+        devices.keep(client, self._cut.tensors(), training.state())
+
+    def _skip(self, num_steps: int) -> None:
+        training = self._training
+        training.num_done = min(training.num_done + num_steps, training.num_steps)
+
+    def _postpone(self, step: int) -> None:
+        self._postponed.append(step)
+
+    def _follow(self) -> None:
+        """Lets the base station's targets follow the newest encoder, once for each step since the last."""
+        if not self._postponed:
+            return
+        assert self._stage.after_step is not None
+        self._cut.load(self._devices.newest)
+        for step in self._postponed:
+            self._stage.after_step(step)
+        self._postponed = []
+
+    def _bring_up_to_date(self, client: int) -> bool:
+        """Sends a device the newest encoder if it has another; returns whether it has it then."""
+        devices = self._devices
+        if devices.is_up_to_date(client):
+            return True
+        held = devices.held_by(client)
+        codec = self._whole_codec if held is None else self._encoder_codec
+        payload = self._coded_encoder(codec, devices.newest, held or devices.newest, client)
+        received = self._send("down", payload, client)
+        if received is None:
+            return False
+        devices.install(client, codec.decode(received, held or devices.newest))
+        return True
+
+    def _hand_over(self, client: int) -> None:
+        """Takes a device's encoder as the newest, if it arrives."""
+        arrived = self._take_up(client)
+        if arrived is not None:
+            self._devices.adopt(client, arrived)
+            self._follow()
+
+    def _take_up(self, client: int) -> dict[str, torch.Tensor] | None:
+        devices = self._devices
+        held = devices.held_by(client)
+        assert held is not None
+        payload = self._coded_encoder(self._encoder_codec, devices.tensors_of(client), held, client)
+        received = self._send("up", payload, client)
+        return None if received is None else self._encoder_codec.decode(received, held)
+
+    def _coded_encoder(self, codec: UpdateCodec, tensors: Tensors, reference: Tensors, client: int) -> bytes:
+        generator = self._streams.torch_generator("rounding", client, self._num_messages)
+        return codec.encode(tensors, reference, codec.initial_memory(), generator)[0]
+
+    def _average(self, number: int) -> None:
+        """Averages the encoders of the devices that had a turn since the last time, as far as they arrive."""
+        updates = []
+        for client in self._devices.trained():
+            arrived = self._take_up(client)
+            if arrived is not None:
+                updates.append(ClientUpdate(client, len(self._shares[client]), number, arrived))
+            else:
+                self._trainer.ledger.updates_missing += 1
+        if updates:
+            newest, _ = aggregate(FedAvg(), self._devices.newest, updates, {})
+            self._devices.renew(newest)
+        self._follow()
+
+    def up(self, values: torch.Tensor, kind: Literal["embedding", "gradient"]) -> torch.Tensor:
+        """See Carrier."""
+        return self._cross("up", values, kind)
+
+    def down(self, values: torch.Tensor, kind: Literal["embedding", "gradient"]) -> torch.Tensor:
+        """See Carrier."""
+        return self._cross("down", values, kind)
+
+    def _cross(self, way: Literal["up", "down"], values: torch.Tensor, kind: str) -> torch.Tensor:
+        key = (kind, values.shape)
+        if key not in self._codecs:
+            config = self._config.embedding if kind == "embedding" else self._config.gradient
+            self._codecs[key] = UpdateCodec(config, {kind: values})
+        codec = self._codecs[key]
+        zero = {kind: torch.zeros_like(values)}
+        generator = self._streams.torch_generator("crossing", self._client, self._num_messages)
+        payload, _ = codec.encode({kind: values}, zero, codec.initial_memory(), generator)
+        received = self._send(way, payload, self._client)
+        if received is None:
+            raise Lost
+        return codec.decode(received, zero)[kind]
+
+    def _exchange_norms(self) -> None:
+        """Each side needs the other's share of the gradient's norm to clip by."""
+        for way in ("up", "down"):
+            if self._send(way, bytes(4), self._client) is None:
+                raise Lost
+
+    def _send(self, way: str, payload: bytes, client: int) -> bytes | None:
+        """Carries one payload, to or from a device; returns what arrived of it."""
+        air, ledger = self._trainer.air, self._trainer.ledger
+        is_up = way == "up"
+        report = transfer(
+            [payload],
+            np.array([client]),
+            air.uplink if is_up else air.downlink,
+            air.uplink_channel if is_up else air.downlink_channel,
+            self._streams.substream(f"message {self._num_messages}"),
+            self._config.transfer,
+            step_s=air.step_s,
+            name=way,
+            model_version=self._devices.version % _NUM_VERSIONS,
+        )
+        self._num_messages += 1
+        (ledger.add_up if is_up else ledger.add_down)(report)
+        ledger.duration_s += float(report.duration_s[0])
+        return report.payloads[0]
