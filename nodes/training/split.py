@@ -131,7 +131,7 @@ class SplitStage:
             stage.num_steps,
             stage.peak_rate,
             stage.generator,
-            after_step=stage.after_step if config.target == "device" else self._postpone,
+            after_step=self._postpone if config.target == "station" else stage.after_step,
             before_update=self._exchange_norms,
             optimizer=stage.optimizer,
         )
@@ -243,12 +243,10 @@ class SplitStage:
 
     def _follow(self) -> None:
         """Lets the base station's targets follow the newest encoder, once for each step since the last."""
-        if not self._postponed:
-            return
-        assert self._stage.after_step is not None
-        self._cut.load(self._devices.newest)
-        for step in self._postponed:
-            self._stage.after_step(step)
+        if self._postponed and self._stage.after_step is not None:
+            self._cut.load(self._devices.newest)
+            for step in self._postponed:
+                self._stage.after_step(step)
         self._postponed = []
 
     def _bring_up_to_date(self, client: int) -> bool:

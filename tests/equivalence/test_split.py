@@ -53,6 +53,9 @@ def test_targets_at_the_base_station_follow_what_arrived_of_the_encoder():
     assert is_close(found, wanted)
     late, _ = trained(split(target="station", turn_steps=5), num_steps=20)
     assert not is_close(late, wanted)
+    without = split_stage(num_steps=8)
+    without = dataclasses.replace(without, after_step=None)
+    assert split(target="station").fit(without)
 
 
 @pytest.mark.parametrize("told", [{}, {"encoders": "average", "average_rounds": 2}, {"target": "station"}])
