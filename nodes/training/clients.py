@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 
@@ -16,6 +16,16 @@ from semcom.rng import Streams
 from semcom.train import Stage, Training
 
 Tensors = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class StageStart:
+    """A stage that is about to begin: its steps, the module's tensors by then, and each client's samples."""
+
+    name: str
+    num_steps: int
+    tensors: Tensors
+    num_samples: Mapping[int, int]
 
 
 @dataclass(frozen=True)
@@ -36,15 +46,31 @@ class LocalWork:
 class LocalResult:
     """What one client made of a round: the payload of its update, and the terms of its last loss.
 
-    memory: of the update codec, if the payload arrives. num_steps: those taken. fault: why there is no
-    payload, if there is none.
+    num_steps: those taken. fault: why there is no payload, if there is none.
     """
 
     payload: bytes
-    memory: torch.Tensor
     terms: Mapping[str, float]
     num_steps: int
     fault: str = ""
+
+
+class RoundClients(Protocol):
+    """The clients of a stage, as its rounds ask them, wherever they are: see Clients."""
+
+    def start(self) -> StageStart: ...
+
+    def train(self, work: LocalWork, clients: Sequence[int]) -> dict[int, LocalResult]: ...
+
+    def acknowledge(self, clients: Sequence[int]) -> None: ...
+
+    def stream(self, client: int) -> torch.Tensor: ...
+
+    def state(self) -> dict[str, torch.Tensor]: ...
+
+    def load(self, state: Tensors) -> None: ...
+
+    def finish(self, tensors: Tensors, stream: torch.Tensor) -> None: ...
 
 
 class Clients:
@@ -82,6 +108,18 @@ class Clients:
         self._fresh = self._training.state()
         self._states: dict[int, dict[str, torch.Tensor]] = {}
         self._memories: dict[int, torch.Tensor] = {}
+        self._unacknowledged: dict[int, torch.Tensor] = {}
+
+    @property
+    def num_samples(self) -> dict[int, int]:
+        """How many samples each client has, by its number."""
+        return {client: len(share) for client, share in self.shares.items()}
+
+    def start(self) -> StageStart:
+        """The stage as it begins, with copies of the module's tensors."""
+        stage = self._stage
+        tensors = {name: tensor.detach().clone() for name, tensor in stage.module.state_dict().items()}
+        return StageStart(stage.name, stage.num_steps, tensors, self.num_samples)
 
     def _loss(self, step: int, generator: torch.Generator) -> Mapping[str, torch.Tensor]:
         terms = self._stage.batch_loss(step, generator)
@@ -122,7 +160,7 @@ class Clients:
         told = {name: float(term.detach()) for name, term in terms.items()}
         taken = training.num_done - work.first_step
         if fault:
-            return LocalResult(b"", memory, told, taken, fault)
+            return LocalResult(b"", told, taken, fault)
         tensors = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
         sent = self._faults.corrupt(
             client, work.round_number, tensors, work.global_tensors, work.stale_tensors
@@ -131,15 +169,17 @@ class Clients:
         try:
             payload, memory = self._codec.encode(sent, work.global_tensors, memory, generator)
         except SemcomError as error:
-            return LocalResult(b"", memory, told, taken, f"client {client}: {error}")
-        return LocalResult(payload, memory, told, taken)
+            return LocalResult(b"", told, taken, f"client {client}: {error}")
+        self._unacknowledged[client] = memory
+        return LocalResult(payload, told, taken)
 
-    def acknowledge(self, client: int, result: LocalResult) -> None:
-        """Lets a client know that its update was received, whatever the base station makes of it.
+    def acknowledge(self, clients: Sequence[int]) -> None:
+        """Lets clients know that their last updates were received, whatever the base station makes of them.
 
-        What its codec left out is remembered from now on.
+        What their codecs left out is remembered from now on.
         """
-        self._memories[client] = result.memory
+        for client in clients:
+            self._memories[client] = self._unacknowledged.pop(client)
 
     def state(self) -> dict[str, torch.Tensor]:
         """What the next round depends on besides the global model, by names with the client's number."""
@@ -160,6 +200,11 @@ class Clients:
             else:
                 self._states.setdefault(int(client), {})[rest[0]] = tensor
 
-    def finish(self) -> None:
-        """Leaves the training's own stream where client 0 has it."""
-        self._stage.generator.set_state(self._state_of(0)["generator"])
+    def stream(self, client: int) -> torch.Tensor:
+        """The state of a client's random stream; client 0's is the training's own."""
+        return self._state_of(client)["generator"]
+
+    def finish(self, tensors: Tensors, stream: torch.Tensor) -> None:
+        """Leaves the stage's module with these tensors, and the training's own stream in this state."""
+        self._stage.module.load_state_dict(dict(tensors))
+        self._stage.generator.set_state(stream)

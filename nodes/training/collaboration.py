@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +92,7 @@ def make_trainer(mode: str, config: CollaborationConfig, seed: int, scratch: Pat
 
     up, down = link_and_channel("uplink"), link_and_channel("downlink")
     air = Air(up[0], down[0], up[1], down[1], config.step_s)
-
-    def shares(samples: Samples) -> list[torch.Tensor]:
-        return shares_of(samples, config, streams)
-
+    shares = partial(shares_of, config=config, streams=streams)
     if mode == "split":
         return Split(config.split, shares, streams, air, config.num_clients, scratch)
     return Federated(config.federated, shares, streams, air, scratch)

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from nodes.training.aggregation import AggregationConfig, FedAvg, FedProx, aggregate, check_num_clients
-from nodes.training.clients import Clients, LocalResult, LocalWork
+from nodes.training.clients import Clients, LocalResult, LocalWork, RoundClients, StageStart
 from nodes.training.contracts import ClientUpdate
 from nodes.training.faults import FaultConfig, Faults
 from nodes.training.ledger import Ledger
@@ -70,7 +70,8 @@ class Federated:
 
     shares: from a stage's samples, the numbers of each client's, int64; the client's number is its place.
     scratch: a folder in which each round leaves what the next one needs, so that a stopped training goes on
-    as if it had not.
+    as if it had not. spread: gives the clients of the next stage where they are elsewhere (see
+    nodes.training.replicas); they have come to the same stage with the same weights.
     With one client, no faults and float32 updates a stage ends with the weights of Central, bit for bit.
     """
 
@@ -80,29 +81,36 @@ class Federated:
     air: Air
     scratch: Path | None = None
     ledger: Ledger = field(default_factory=Ledger)
+    spread: Callable[[], RoundClients] | None = None
 
     def fit(self, stage: Stage) -> StageLog:
         """Runs a stage: see Trainer. Raises SemcomError for fewer clients than the strategy takes.
 
         A round in which too few of them answer for it leaves the global model as it is, and says so.
         """
-        config, shares = self.config, self.shares(stage.samples)
-        check_num_clients(config.strategy, max(1, round(config.participation * len(shares))))
+        shares = self.shares(stage.samples)
+        clients: RoundClients
+        if self.spread is None:
+            clients = make_clients(self.config, shares, self.streams, stage, range(len(shares)))
+        else:
+            clients = self.spread()
+        start = clients.start()
+        tensors, log = self.run(start, clients)
+        stream = clients.stream(0)
+        clients.finish(tensors, stream)
+        if self.spread is not None:
+            stage.module.load_state_dict(dict(tensors))
+            stage.generator.set_state(stream)
+        return log
+
+    def run(self, stage: StageStart, clients: RoundClients) -> tuple[Tensors, StageLog]:
+        """Runs the rounds of a stage among clients; returns the last global model, and their rows."""
+        config, num_clients = self.config, len(stage.num_samples)
+        check_num_clients(config.strategy, max(1, round(config.participation * num_clients)))
         streams = self.streams.substream(f"federated {stage.name}")
-        faults = Faults(config.faults, len(shares), self.streams)
-        tensors = {name: tensor.detach().clone() for name, tensor in stage.module.state_dict().items()}
-        codec = UpdateCodec(config.update, tensors)
-        mu = config.strategy.proximal_mu if isinstance(config.strategy, FedProx) else 0.0
-        clients = Clients(
-            stage,
-            dict(enumerate(shares)),
-            codec,
-            streams,
-            faults,
-            optimizer_state=config.optimizer_state,
-            proximal_mu=mu,
-        )
-        base = BaseStationSide(config, codec, tensors)
+        faults = Faults(config.faults, num_clients, self.streams)
+        codec = UpdateCodec(config.update, stage.tensors)
+        base = BaseStationSide(config, codec, stage.tensors)
         log: StageLog = []
         path = None if self.scratch is None else self.scratch / f"{stage.name}.safetensors"
         first = 0
@@ -115,9 +123,7 @@ class Federated:
             log.append({"stage": stage.name, "step": done - 1, **row})
             if path is not None:
                 self._save(path, number + 1, base, clients, log)
-        stage.module.load_state_dict(dict(base.tensors))
-        clients.finish()
-        return log
+        return base.tensors, log
 
     def gather(self, kind: DataKind, data: torch.Tensor) -> torch.Tensor:
         """Returns the data, which stay where they are."""
@@ -126,9 +132,9 @@ class Federated:
     def _round(
         self,
         number: int,
-        stage: Stage,
+        stage: StageStart,
         base: BaseStationSide,
-        clients: Clients,
+        clients: RoundClients,
         faults: Faults,
         streams: Streams,
     ) -> dict[str, float | int | str]:
@@ -158,10 +164,10 @@ class Federated:
         for client, payload in zip(sending, up.payloads, strict=True):
             if payload is not None and (deadline_s is None or taken_s[client] <= deadline_s):
                 arrived[client] = payload
-                clients.acknowledge(client, results[client])
+        clients.acknowledge(list(arrived))
         reasons = [result.fault for result in results.values() if result.fault]
         num_rejected, why = base.take(
-            number, arrived, {client: len(clients.shares[client]) for client in arrived}
+            number, arrived, {client: stage.num_samples[client] for client in arrived}
         )
         reasons += why
         ledger.add_down(down)
@@ -204,7 +210,9 @@ class Federated:
             name=way,
         )
 
-    def _save(self, path: Path, done: int, base: BaseStationSide, clients: Clients, log: StageLog) -> None:
+    def _save(
+        self, path: Path, done: int, base: BaseStationSide, clients: RoundClients, log: StageLog
+    ) -> None:
         tensors = {f"global.{name}": tensor for name, tensor in base.tensors.items()}
         tensors |= {f"before.{name}": tensor for name, tensor in base.before.items()}
         tensors |= {f"strategy.{name}": tensor for name, tensor in base.state.items()}
@@ -213,7 +221,7 @@ class Federated:
         whole = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
         write_atomically(path, lambda file: save_file(whole, file, {"federated": told}))
 
-    def _load(self, path: Path, base: BaseStationSide, clients: Clients) -> tuple[int, StageLog]:
+    def _load(self, path: Path, base: BaseStationSide, clients: RoundClients) -> tuple[int, StageLog]:
         try:
             with safe_open(path, "pt") as file:
                 told = json.loads(file.metadata()["federated"])
@@ -234,6 +242,26 @@ class Federated:
             raise SemcomError(
                 f"checkpoint {path} can't be read ({error}): delete it to train anew"
             ) from error
+
+
+def make_clients(
+    config: FederatedConfig,
+    shares: Sequence[torch.Tensor],
+    streams: Streams,
+    stage: Stage,
+    numbers: Iterable[int],
+) -> Clients:
+    """Makes some of a stage's clients, by their numbers; shares: of all of them."""
+    mu = config.strategy.proximal_mu if isinstance(config.strategy, FedProx) else 0.0
+    return Clients(
+        stage,
+        {number: shares[number] for number in numbers},
+        UpdateCodec(config.update, stage.module.state_dict()),
+        streams.substream(f"federated {stage.name}"),
+        Faults(config.faults, len(shares), streams),
+        optimizer_state=config.optimizer_state,
+        proximal_mu=mu,
+    )
 
 
 class BaseStationSide:
