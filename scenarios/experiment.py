@@ -20,6 +20,8 @@ from rich.progress import Progress as Bars
 
 from analysis import figures, tables
 from nodes.training.collaboration import account, make_trainer
+from nodes.training.federated import Federated
+from nodes.training.personal import merge, train_each
 from scenarios.contracts import Point, Scenario, Trained, TrainingJob
 from scenarios.settings import apply_overrides
 from semcom.contracts import Record, SemcomError
@@ -161,6 +163,8 @@ def _train(
 def train_job(scenario: Scenario, job: TrainingJob, scratch: Path | None) -> Trained:
     """Trains one model in the job's mode; the log ends with the account of what that cost, if it is kept.
 
+    Where clients end with models of their own, all are in the result: see nodes.training.personal.
+
     scratch: an existing folder of this job alone. What a training that is stopped leaves there, the same job
     finds again, and goes on from it to the same result. None: there is no such place.
     """
@@ -168,7 +172,11 @@ def train_job(scenario: Scenario, job: TrainingJob, scratch: Path | None) -> Tra
     if job.mode == "central" or collaboration is None:
         return scenario.train(job, Central(scratch))
     trainer = make_trainer(job.mode, collaboration, job.seed, scratch)
-    trained = scenario.train(job, trainer)
+    if isinstance(trainer, Federated) and trainer.config.is_personal:
+        results = train_each(partial(scenario.train, job), trainer, collaboration.num_clients)
+        trained = Trained(*merge(results)) if trainer.config.sharing != "all" else results[0]
+    else:
+        trained = scenario.train(job, trainer)
     return Trained(trained.tensors, [*trained.log, *account(trainer)])
 
 

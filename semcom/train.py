@@ -193,6 +193,10 @@ class Trainer(Protocol):
         """Brings data of all training samples [N, ...] to where stages need them; returns what arrived."""
         ...
 
+    def starting_seed(self, seed: int) -> int:
+        """The seed to draw starting weights with: the training's, or another for a device of its own mind."""
+        ...
+
 
 @dataclass(frozen=True)
 class Central:
@@ -220,6 +224,10 @@ class Central:
     def gather(self, kind: DataKind, data: torch.Tensor) -> torch.Tensor:
         """Returns the data, which are here already."""
         return data
+
+    def starting_seed(self, seed: int) -> int:
+        """Returns the seed."""
+        return seed
 
 
 CENTRAL = Central()

@@ -1,6 +1,10 @@
 """A small JEPA among clients, for tests of collaborative training."""
 
+import random
+
+import numpy as np
 import torch
+from torch import nn
 
 from channels.links.erasure import ErasureConfig, ErasureLink
 from channels.links.ideal import IdealConfig, IdealLink
@@ -24,14 +28,14 @@ def lossy(up, down=0.0):
     return Air(ErasureLink(ErasureConfig(probability=up)), ErasureLink(ErasureConfig(probability=down)))
 
 
-def make_stage(num_steps=12, optimizer="adamw", seed=0):
+def make_stage(num_steps=12, optimizer="adamw", seed=0, weights_seed=None):
     """A JEPA over short random walks, its module and all it needs."""
     generator = torch.Generator().manual_seed(7)
     action = torch.randn(NUM_SAMPLES, LENGTH, 1, generator=generator)
     x = torch.cumsum(action * torch.ones(DIM), dim=1) + 0.1 * torch.randn(
         NUM_SAMPLES, LENGTH, DIM, generator=generator
     )
-    torch.manual_seed(seed)
+    torch.manual_seed(seed if weights_seed is None else weights_seed)
     encoder = MlpEncoder(DIM, 3, 8)
     jepa = Jepa(
         encoder,
@@ -48,7 +52,32 @@ def make_stage(num_steps=12, optimizer="adamw", seed=0):
         return jepa.loss(window, action[rows], 2, 3, generator)
 
     draws = Streams(seed).torch_generator("toy")
-    return Stage("encoder", jepa, batch_loss, num_steps, 1e-2, draws, samples, jepa.update_target, optimizer)
+    return Stage(
+        "encoder", jepa, batch_loss, num_steps, 1e-2, draws, samples, jepa.update_target, optimizer, encoder
+    )
+
+
+def two_stages(trainer, seed=0):
+    """A training of two stages; the second's weights are drawn after the first, its batches go on from there.
+
+    Returns tensors, rows, and what was drawn on the way.
+    """
+    with torch.random.fork_rng(devices=[]):
+        first = make_stage(seed=seed, weights_seed=trainer.starting_seed(seed))
+        log = trainer.fit(first)
+        head = nn.Linear(3, 1)
+        drawn = [float(torch.randn(())), random.random(), float(np.random.rand())]  # noqa: NPY002
+        with torch.no_grad():
+            z = first.module.encoder(torch.ones(48, 5) * torch.arange(48)[:, None] / 48)
+
+        def batch_loss(step, generator):
+            rows = first.samples.draw((8,), generator)
+            return {"total": (head(z[rows]) - rows[:, None] / 48).square().mean()}
+
+        log = log + trainer.fit(Stage("head", head, batch_loss, 7, 1e-2, first.generator, first.samples))
+    drawn.append(float(torch.randn((), generator=first.generator)))
+    model = {**first.module.state_dict(), **{f"head.{k}": v for k, v in head.state_dict().items()}}
+    return {name: tensor.clone() for name, tensor in model.items()}, log, drawn
 
 
 def shares(num_clients, num=NUM_SAMPLES):

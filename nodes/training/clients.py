@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -13,7 +13,7 @@ from nodes.training.faults import Faults
 from nodes.training.updates import UpdateCodec
 from semcom.contracts import SemcomError
 from semcom.rng import Streams
-from semcom.train import Stage, Training
+from semcom.train import Stage, StageLog, Training
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -32,7 +32,8 @@ class StageStart:
 class LocalWork:
     """What the clients of a round are told: how they train, from which model on.
 
-    first_step: of the schedule, the same for all. num_steps: that each takes.
+    first_step: of the schedule, the same for all. num_steps: that each takes. from_own: they begin from the
+    weights that they have, and differences alone are to the global ones.
     """
 
     round_number: int
@@ -40,6 +41,7 @@ class LocalWork:
     num_steps: int
     global_tensors: Tensors
     stale_tensors: Tensors
+    from_own: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class RoundClients(Protocol):
 
     def load(self, state: Tensors) -> None: ...
 
-    def finish(self, tensors: Tensors, stream: torch.Tensor) -> None: ...
+    def finish(self, tensors: Tensors, stream: torch.Tensor | None, log: StageLog | None = None) -> None: ...
 
 
 class Clients:
@@ -79,19 +81,23 @@ class Clients:
     shares: the numbers of each client's samples, int64, by the client's number. A client keeps its random
     stream from round to round and, with optimizer_state kept, its moments. Client 0 goes on with the
     training's own stream, the others have streams of their own: a single client trains as one place would.
+    private: names of the module's tensors that are never sent, but stay as the client leaves them; only where
+    there is one client. codec: None if all of them are.
     """
 
     def __init__(
         self,
         stage: Stage,
         shares: Mapping[int, torch.Tensor],
-        codec: UpdateCodec,
+        codec: UpdateCodec | None,
         streams: Streams,
         faults: Faults,
         *,
         optimizer_state: Literal["kept", "reset"] = "kept",
         proximal_mu: float = 0.0,
+        private: Collection[str] = (),
     ) -> None:
+        self._private = frozenset(private)
         self.shares, self._stage, self._codec, self._faults = dict(shares), stage, codec, faults
         self._keeps, self._mu = optimizer_state == "kept", proximal_mu
         self._streams = streams.substream("clients")
@@ -116,16 +122,24 @@ class Clients:
         return {client: len(share) for client, share in self.shares.items()}
 
     def start(self) -> StageStart:
-        """The stage as it begins, with copies of the module's tensors."""
-        stage = self._stage
-        tensors = {name: tensor.detach().clone() for name, tensor in stage.module.state_dict().items()}
-        return StageStart(stage.name, stage.num_steps, tensors, self.num_samples)
+        """The stage as it begins, with copies of the module's tensors that are not private."""
+        return StageStart(self._stage.name, self._stage.num_steps, self._shared(), self.num_samples)
+
+    def _shared(self) -> dict[str, torch.Tensor]:
+        return {
+            name: tensor.detach().clone()
+            for name, tensor in self._stage.module.state_dict().items()
+            if name not in self._private
+        }
 
     def _loss(self, step: int, generator: torch.Generator) -> Mapping[str, torch.Tensor]:
         terms = self._stage.batch_loss(step, generator)
-        if self._mu == 0:
+        near_to = {
+            name: weight for name, weight in self._stage.module.named_parameters() if name in self._global
+        }
+        if self._mu == 0 or not near_to:
             return terms
-        near = proximal_term(dict(self._stage.module.named_parameters()), self._global, self._mu)
+        near = proximal_term(near_to, self._global, self._mu)
         return {**terms, "proximal": near, "total": terms["total"] + near}
 
     def _state_of(self, client: int) -> dict[str, torch.Tensor]:
@@ -142,11 +156,11 @@ class Clients:
 
     def _train_one(self, work: LocalWork, client: int) -> LocalResult:
         module, training = self._stage.module, self._training
-        module.load_state_dict(dict(work.global_tensors))
-        self._global = work.global_tensors
+        if not work.from_own:
+            module.load_state_dict(dict(work.global_tensors), strict=not self._private)
+        self._global = self._shared() if work.from_own else work.global_tensors
         training.load({**self._state_of(client), "num_done": torch.tensor(work.first_step)})
         terms: Mapping[str, torch.Tensor] = {}
-        memory = self._memories.get(client, self._codec.initial_memory())
         fault = ""
         try:
             with self._stage.samples.only(self.shares[client]):
@@ -161,10 +175,12 @@ class Clients:
         taken = training.num_done - work.first_step
         if fault:
             return LocalResult(b"", told, taken, fault)
-        tensors = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+        if self._codec is None:
+            return LocalResult(b"", told, taken)
         sent = self._faults.corrupt(
-            client, work.round_number, tensors, work.global_tensors, work.stale_tensors
+            client, work.round_number, self._shared(), work.global_tensors, work.stale_tensors
         )
+        memory = self._memories.get(client, self._codec.initial_memory())
         generator = self._streams.torch_generator("rounding", client, work.round_number)
         try:
             payload, memory = self._codec.encode(sent, work.global_tensors, memory, generator)
@@ -188,23 +204,35 @@ class Clients:
             for client, state in self._states.items()
             for name, tensor in state.items()
         }
+        for client in self.shares if self._private else ():
+            held = self._stage.module.state_dict()
+            tensors |= {f"{client}.private.{name}": held[name].clone() for name in self._private}
         return tensors | {f"{client}.memory": memory for client, memory in self._memories.items()}
 
     def load(self, state: Tensors) -> None:
         """Goes on from what `state` returned."""
         self._states, self._memories = {}, {}
+        private: dict[str, torch.Tensor] = {}
         for name, tensor in state.items():
             client, part, *rest = name.split(".", 2)
             if part == "memory":
                 self._memories[int(client)] = tensor
+            elif part == "private":
+                private[name.split(".", 2)[2]] = tensor
             else:
                 self._states.setdefault(int(client), {})[rest[0]] = tensor
+        if private.keys() != self._private:
+            raise SemcomError("it was left by clients that shared other parts of the model")
+        self._stage.module.load_state_dict(private, strict=False)
 
     def stream(self, client: int) -> torch.Tensor:
         """The state of a client's random stream; client 0's is the training's own."""
         return self._state_of(client)["generator"]
 
-    def finish(self, tensors: Tensors, stream: torch.Tensor) -> None:
-        """Leaves the stage's module with these tensors, and the training's own stream in this state."""
-        self._stage.module.load_state_dict(dict(tensors))
-        self._stage.generator.set_state(stream)
+    def finish(self, tensors: Tensors, stream: torch.Tensor | None, log: StageLog | None = None) -> None:
+        """Leaves the stage's module with these tensors, and the training's own stream in this state.
+
+        None: in that of its first client. log is nothing to them.
+        """
+        self._stage.module.load_state_dict(dict(tensors), strict=not self._private)
+        self._stage.generator.set_state(self.stream(min(self.shares)) if stream is None else stream)

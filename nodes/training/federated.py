@@ -26,6 +26,7 @@ from semcom.contracts import Channel, Link, SemcomError
 from semcom.files import write_atomically
 from semcom.rng import Streams
 from semcom.samples import Samples
+from semcom.targets import EmaTarget
 from semcom.train import DataKind, Stage, StageLog
 
 Tensors = Mapping[str, torch.Tensor]
@@ -38,6 +39,14 @@ class FederatedConfig(BaseModel):
 
     local_steps: int = Field(20, ge=1, le=1_000_000, description="training steps of a client in a round")
     participation: float = Field(1.0, gt=0, le=1, description="share of the clients that a round asks")
+    sharing: Literal["all", "predictor", "nothing"] = Field(
+        "all",
+        description="what is federated: all; all but encoders and target encoders, which stay each client's "
+        "own; or nothing, each client trains alone",
+    )
+    initialisation: Literal["shared", "own"] = Field(
+        "shared", description="clients start from the same random weights, or each from its own"
+    )
     strategy: AggregationConfig = FedAvg()
     update: UpdateCodecConfig = Float32Update()
     screening: ScreeningConfig = ScreeningConfig()
@@ -46,6 +55,11 @@ class FederatedConfig(BaseModel):
     )
     faults: FaultConfig = FaultConfig()
     transfer: TransferConfig = TransferConfig(segment_bytes=1500)
+
+    @property
+    def is_personal(self) -> bool:
+        """Whether each client runs a training of its own: see nodes.training.personal."""
+        return self.sharing != "all" or self.initialisation == "own"
 
 
 @dataclass(frozen=True)
@@ -106,10 +120,11 @@ class Federated:
     def run(self, stage: StageStart, clients: RoundClients) -> tuple[Tensors, StageLog]:
         """Runs the rounds of a stage among clients; returns the last global model, and their rows."""
         config, num_clients = self.config, len(stage.num_samples)
-        check_num_clients(config.strategy, max(1, round(config.participation * num_clients)))
+        if stage.tensors:
+            check_num_clients(config.strategy, max(1, round(config.participation * num_clients)))
         streams = self.streams.substream(f"federated {stage.name}")
         faults = Faults(config.faults, num_clients, self.streams)
-        codec = UpdateCodec(config.update, stage.tensors)
+        codec = UpdateCodec(config.update, stage.tensors) if stage.tensors else None
         base = BaseStationSide(config, codec, stage.tensors)
         log: StageLog = []
         path = None if self.scratch is None else self.scratch / f"{stage.name}.safetensors"
@@ -118,7 +133,10 @@ class Federated:
             first, log = self._load(path, base, clients)
         num_rounds = -(-stage.num_steps // config.local_steps)
         for number in range(first, num_rounds):
-            row = self._round(number, stage, base, clients, faults, streams)
+            if codec is None:
+                row = self._round_apart(number, stage, clients, faults)
+            else:
+                row = self._round(number, stage, base, clients, faults, streams)
             done = min((number + 1) * config.local_steps, stage.num_steps)
             log.append({"stage": stage.name, "step": done - 1, **row})
             if path is not None:
@@ -128,6 +146,10 @@ class Federated:
     def gather(self, kind: DataKind, data: torch.Tensor) -> torch.Tensor:
         """Returns the data, which stay where they are."""
         return data
+
+    def starting_seed(self, seed: int) -> int:
+        """Returns the seed."""
+        return seed
 
     def _round(
         self,
@@ -141,20 +163,16 @@ class Federated:
         config, ledger = self.config, self.ledger
         asked = self._ask(number, faults, streams)
         streams = streams.substream(f"round {number}")
-        work = LocalWork(
-            number,
-            number * config.local_steps,
-            min(config.local_steps, stage.num_steps - number * config.local_steps),
-            base.tensors,
-            base.before,
-        )
-        down = self._carry("down", [base.payload] * len(asked), asked, streams)
-        reached = [client for client, ok in zip(asked, down.ok, strict=True) if ok]
+        work = self._work(number, stage, base.tensors, base.before)
+        # Who begins from weights of its own needs none.
+        sent_to = [] if work.from_own else asked
+        down = self._carry("down", [base.payload] * len(sent_to), sent_to, streams)
+        reached = asked if work.from_own else [c for c, ok in zip(asked, down.ok, strict=True) if ok]
         answering = faults.answering(reached, number)
         results = clients.train(work, answering)
         sending = [client for client in answering if not results[client].fault]
         up = self._carry("up", [results[client].payload for client in sending], sending, streams)
-        down_s = dict(zip(asked, down.duration_s.tolist(), strict=True))
+        down_s = dict.fromkeys(asked, 0.0) | dict(zip(sent_to, down.duration_s.tolist(), strict=True))
         taken_s = {
             client: down_s[client] + work.num_steps * float(faults.step_s[client]) + float(seconds)
             for client, seconds in zip(sending, up.duration_s, strict=True)
@@ -184,6 +202,25 @@ class Federated:
         if reasons:
             row["warning"] = f"round {number}: " + "; ".join(reasons)
         return row
+
+    def _round_apart(
+        self, number: int, stage: StageStart, clients: RoundClients, faults: Faults
+    ) -> dict[str, float | int | str]:
+        """Each client trains as many steps as in a round, and sends nothing."""
+        results = clients.train(self._work(number, stage, {}, {}), sorted(stage.num_samples))
+        self.ledger.num_steps += sum(result.num_steps for result in results.values())
+        self.ledger.duration_s += max(
+            result.num_steps * float(faults.step_s[client]) for client, result in results.items()
+        )
+        reasons = [result.fault for result in results.values() if result.fault]
+        row = {**_mean_terms(results.values()), "clients": len(results) - len(reasons)}
+        return row | ({"warning": f"round {number}: " + "; ".join(reasons)} if reasons else {})
+
+    def _work(self, number: int, stage: StageStart, tensors: Tensors, stale: Tensors) -> LocalWork:
+        done = number * self.config.local_steps
+        from_own = self.config.initialisation == "own" and number == 0
+        num_steps = min(self.config.local_steps, stage.num_steps - done)
+        return LocalWork(number, done, num_steps, tensors, stale, from_own)
 
     def _ask(self, number: int, faults: Faults, streams: Streams) -> list[int]:
         """The clients that a round asks, ascending: a share of those that have joined, at least one."""
@@ -252,24 +289,52 @@ def make_clients(
     numbers: Iterable[int],
 ) -> Clients:
     """Makes some of a stage's clients, by their numbers; shares: of all of them."""
+    numbers = list(numbers)
+    if config.is_personal and len(numbers) != 1:
+        raise SemcomError(
+            f"sharing = {config.sharing} and initialisation = {config.initialisation} need a training of its "
+            "own for each client: see nodes.training.personal"
+        )
+    private = private_names(stage, config.sharing)
+    shared = {name: tensor for name, tensor in stage.module.state_dict().items() if name not in private}
     mu = config.strategy.proximal_mu if isinstance(config.strategy, FedProx) else 0.0
     return Clients(
         stage,
         {number: shares[number] for number in numbers},
-        UpdateCodec(config.update, stage.module.state_dict()),
+        UpdateCodec(config.update, shared) if shared else None,
         streams.substream(f"federated {stage.name}"),
         Faults(config.faults, len(shares), streams),
-        optimizer_state=config.optimizer_state,
+        optimizer_state=config.optimizer_state if shared else "kept",
         proximal_mu=mu,
+        private=private,
     )
+
+
+def private_names(stage: Stage, sharing: Literal["all", "predictor", "nothing"]) -> set[str]:
+    """The names of a module's tensors that stay with each client.
+
+    predictor: those on the device, and of EMA target encoders; all, where no floating-point tensor is left.
+    """
+    tensors = stage.module.state_dict(keep_vars=True)
+    if sharing == "all":
+        return set()
+    if sharing == "nothing":
+        return set(tensors)
+    own = [] if stage.on_device is None else [stage.on_device]
+    own += [module for module in stage.module.modules() if isinstance(module, EmaTarget)]
+    held = {id(tensor) for module in own for tensor in module.state_dict(keep_vars=True).values()}
+    private = {name for name, tensor in tensors.items() if id(tensor) in held}
+    left = any(tensor.is_floating_point() for name, tensor in tensors.items() if name not in private)
+    return private if left else set(tensors)
 
 
 class BaseStationSide:
     """The base station of a federated stage: the global model, and what becomes of the updates."""
 
-    def __init__(self, config: FederatedConfig, codec: UpdateCodec, tensors: Tensors) -> None:
+    def __init__(self, config: FederatedConfig, codec: UpdateCodec | None, tensors: Tensors) -> None:
+        """codec: None where there are no tensors, and nothing is ever sent."""
         self._config, self._codec = config, codec
-        self._whole = UpdateCodec(Float32Update(), tensors)
+        self._whole = UpdateCodec(Float32Update(), tensors) if codec else None
         self.tensors: dict[str, torch.Tensor] = dict(tensors)
         self.before: dict[str, torch.Tensor] = dict(tensors)
         self.state: dict[str, torch.Tensor] = {}
@@ -277,6 +342,7 @@ class BaseStationSide:
     @property
     def payload(self) -> bytes:
         """The global model as it is sent down, 32 bits a number."""
+        assert self._whole is not None
         return self._whole.encode(self.tensors, self.tensors, self._whole.initial_memory())[0]
 
     def take(
@@ -286,6 +352,7 @@ class BaseStationSide:
 
         With none that may be used the model stays as it is.
         """
+        assert self._codec is not None
         updates = []
         reasons = []
         for client, payload in sorted(payloads.items()):

@@ -15,7 +15,7 @@ import torch
 from nodes.training.clients import Clients, LocalResult, LocalWork, StageStart, Tensors
 from nodes.training.federated import FederatedConfig, make_clients
 from semcom.contracts import SemcomError
-from semcom.rng import Streams
+from semcom.rng import Streams, stream_seed
 from semcom.samples import Samples
 from semcom.train import DataKind, Stage, StageLog, Trainer
 
@@ -105,11 +105,11 @@ class Replica:
         """Goes on from what `state` returned, of its clients or of more."""
         self._serve(lambda here: here.load(state))
 
-    def finish(self, tensors: Tensors, stream: torch.Tensor, log: StageLog | None = None) -> None:
-        """Ends the stage with the tensors of its module, of a state dict.
+    def finish(self, tensors: Tensors, stream: torch.Tensor | None, log: StageLog | None = None) -> None:
+        """Ends the stage with the tensors of its module, of a state dict, but those that are private.
 
-        stream: the random state that the program draws from in what follows. log: the stage's rows, for the
-        program, none if not given. The program goes on only with the call of next_stage.
+        stream: the random state that the program draws from in what follows, None: that of its first client.
+        log: the stage's rows, for the program, if any. It goes on only with the call of next_stage.
         """
         self._serve(_Finish(tensors, stream, list(log or [])))
         self._in_stage = False
@@ -171,7 +171,7 @@ class _Finish:
     """The request to leave a stage: see Replica.finish."""
 
     tensors: Tensors
-    stream: torch.Tensor
+    stream: torch.Tensor | None
     log: StageLog
 
 
@@ -235,6 +235,12 @@ class _Serving:
     def gather(self, kind: DataKind, data: torch.Tensor) -> torch.Tensor:
         """Returns the data, which are here already."""
         return data
+
+    def starting_seed(self, seed: int) -> int:
+        """Returns a seed of the client's own if the federation has it so; client 0's is the training's."""
+        if self._side.config.initialisation == "shared":
+            return seed
+        return stream_seed(seed, "starting weights", device=self._numbers[0]) if self._numbers[0] else seed
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,10 @@ class Split:
         codec: UpdateCodecConfig = self.config.embedding if kind == "embedding" else Float32Update()
         return self.gathering.gather(kind, data, codec)
 
+    def starting_seed(self, seed: int) -> int:
+        """Returns the seed."""
+        return seed
+
 
 class SplitStage:
     """One stage of a split training: its devices, the base station's part, and what is on the air."""

@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import torch
 
 from nodes.training.clients import LocalResult, LocalWork, StageStart, Tensors
-from nodes.training.replicas import Replica
+from nodes.training.replicas import Done, Replica
 from semcom.contracts import SemcomError
+from semcom.train import StageLog
 
 
 class Replicas(Protocol):
@@ -69,15 +70,26 @@ class SpreadClients:
     num_samples: dict[int, int] = field(default_factory=dict)
 
     def start(self) -> StageStart:
-        """Lets every replica come to its next stage, which is the same for all; returns that.
+        """Lets every replica come to its next stage; returns that. Raises SemcomError where there is none."""
+        start = self.next_stage()
+        if isinstance(start, list):
+            raise SemcomError("the replicas have ended their training: give all the same program")
+        return start
 
-        Raises SemcomError, naming the replica, where one has ended or is at another stage.
+    def next_stage(self) -> StageStart | list[Any]:
+        """Lets every replica come to its next stage, which is the same for all; returns that, or all results.
+
+        The tensors are those of replica 0. Raises SemcomError, naming the replica, where one has ended before
+        others or is at another stage.
         """
         starts = self._all("next_stage")
         first = starts[0]
+        if all(isinstance(start, Done) for start in starts.values()):
+            return [start.result for start in starts.values()]
         for number, start in starts.items():
-            if not isinstance(start, StageStart):
-                raise SemcomError(f"replica {number} has ended its training, and others have not")
+            if isinstance(start, Done) or isinstance(first, Done):
+                ended = number if isinstance(start, Done) else 0
+                raise SemcomError(f"replica {ended} has ended its training, and others have not")
             if (start.name, start.num_steps) != (first.name, first.num_steps):
                 raise SemcomError(
                     f"replica {number} is at stage {start.name!r} of {start.num_steps} steps, replica 0 at "
@@ -118,9 +130,9 @@ class SpreadClients:
             parts[int(name.partition(".")[0]) % self.replicas.num_replicas][name] = tensor
         self.replicas.call("load", {number: (part,) for number, part in parts.items()})
 
-    def finish(self, tensors: Tensors, stream: torch.Tensor) -> None:
-        """Ends the stage everywhere, with the same tensors and random state."""
-        self._all("finish", tensors, stream)
+    def finish(self, tensors: Tensors, stream: torch.Tensor | None, log: StageLog | None = None) -> None:
+        """Ends the stage everywhere, with the same tensors, random state and rows: see Replica."""
+        self._all("finish", tensors, stream, log)
 
     def _all(self, method: str, *arguments: Any) -> dict[int, Any]:
         found = self.replicas.call(method, dict.fromkeys(range(self.replicas.num_replicas), arguments))

@@ -44,7 +44,7 @@ def train_model(
     train = data.train
     with torch.random.fork_rng(devices=[]):
         # torch.nn draws its starting weights from the process-wide generator.
-        torch.manual_seed(streams.seed(f"weights-{name}"))
+        torch.manual_seed(trainer.starting_seed(streams.seed(f"weights-{name}")))
         model = ArrayModel(
             inputs.model, inputs.features, data.csi_shape, data.num_rows, with_predictor=name == "w-jepa"
         )

@@ -137,7 +137,7 @@ def train_model(
     train = replace(train, frame=trainer.gather("observation", train.frame))
     with torch.random.fork_rng(devices=[]):
         # torch.nn draws its starting weights from the process-wide generator.
-        torch.manual_seed(streams.seed(f"weights-{name}"))
+        torch.manual_seed(trainer.starting_seed(streams.seed(f"weights-{name}")))
         model = MotionModel(inputs.model, inputs.camera, inputs.plant, streams, with_predictor=name == "jepa")
         if isinstance(model.stem, KeypointStem):
             model.stem.calibrate(train.frame[::2, ::5].flatten(0, 1))

@@ -60,7 +60,7 @@ def train_model(
     examples = replace(examples, inputs=replace(examples.inputs, y=y))
     with torch.random.fork_rng(devices=[]):
         # torch.nn draws its starting weights from the process-wide generator: all models start alike.
-        torch.manual_seed(streams.seed("weights elaa"))
+        torch.manual_seed(trainer.starting_seed(streams.seed("weights elaa")))
         model = CsiModel(inputs.model, patches)
         head = nn.Linear(inputs.model.dim, 2 * patches.patch_size)
     generator = streams.torch_generator(f"train elaa {name}")

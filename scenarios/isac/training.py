@@ -53,7 +53,7 @@ def train_model(
     )
     with torch.random.fork_rng(devices=[]):
         # torch.nn draws its starting weights from the process-wide generator.
-        torch.manual_seed(streams.seed(f"weights-{name}"))
+        torch.manual_seed(trainer.starting_seed(streams.seed(f"weights-{name}")))
         model = make_model(inputs.model, data, name)
         generator = streams.torch_generator(f"train-{name}")
         model.frames.calibrate(train.frame.flatten(0, 1))

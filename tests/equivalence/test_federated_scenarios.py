@@ -90,3 +90,20 @@ def test_too_many_clients_and_unknown_modes_are_refused(name):
         _train(name, "federated", num_clients=60_000)
     with pytest.raises(SemcomError, match="mode = 'swarm'"):
         load_scenario(name).training_jobs(_config(name), 0, "swarm")
+
+
+@pytest.mark.parametrize(("name", "sharing"), [("charting", "predictor"), ("charting", "nothing")])
+def test_clients_with_models_of_their_own_are_scored_one_by_one(name, sharing):
+    told = {"num_clients": 2, "partition": {"kind": "iid"}, "federated": {"sharing": sharing}}
+    _, trained = _train(name, "federated", **told)
+    scores = [row for row in trained.log if row["stage"] == "score"]
+    assert [row.get("client") for row in scores] == [None, 0, 1]
+    assert scores[0]["score"] == pytest.approx((scores[1]["score"] + scores[2]["score"]) / 2)
+    assert scores[1]["score"] != scores[2]["score"]
+    own, other = (trained.tensors[f"client.{client}.encoder.weights.0"] for client in (0, 1))
+    assert torch.equal(own, trained.tensors["encoder.weights.0"])
+    assert not torch.equal(own, other)
+    predictors = [trained.tensors[f"client.{client}.predictor.out.weight"] for client in (0, 1)]
+    assert torch.equal(*predictors) == (sharing == "predictor")
+    account = next(row for row in trained.log if row["stage"] == "account")
+    assert (account["bits_up"] > 0) == (sharing == "predictor")
