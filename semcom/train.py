@@ -16,6 +16,7 @@ from torch import nn
 
 from semcom.contracts import SemcomError
 from semcom.files import write_atomically
+from semcom.latent_layers import LatentLayers
 from semcom.muon import Muon, matrices_of
 from semcom.samples import Samples
 
@@ -166,7 +167,8 @@ class Stage:
 
     samples: what batches are drawn from. on_device: the part of the module that turns observations into
     embeddings, where it is trained: a split training leaves it, and target encoders, with the devices.
-    anchors: embeds the same few samples in the module's latent space as it is by then, [n, D].
+    anchors: embeds the same few samples in the module's latent space as it is by then, [n, D]. latent: the
+    layers at these embeddings; both, or neither.
     """
 
     name: str
@@ -180,6 +182,7 @@ class Stage:
     optimizer: OptimizerName = "adamw"
     on_device: nn.Module | None = None
     anchors: Callable[[], torch.Tensor] | None = None
+    latent: LatentLayers | None = None
 
 
 class Trainer(Protocol):

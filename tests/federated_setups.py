@@ -12,6 +12,7 @@ from nodes.training.federated import Air, Federated, FederatedConfig
 from semcom.distances import DISTANCES
 from semcom.encoders import MlpEncoder
 from semcom.jepa import Jepa
+from semcom.latent_layers import LatentLayers
 from semcom.predictors import FilmPredictor
 from semcom.regularizers import VicReg
 from semcom.rng import Streams
@@ -53,7 +54,28 @@ def make_stage(num_steps=12, optimizer="adamw", seed=0, weights_seed=None):
 
     draws = Streams(seed).torch_generator("toy")
     return Stage(
-        "encoder", jepa, batch_loss, num_steps, 1e-2, draws, samples, jepa.update_target, optimizer, encoder
+        "encoder",
+        jepa,
+        batch_loss,
+        num_steps,
+        1e-2,
+        draws,
+        samples,
+        jepa.update_target,
+        optimizer,
+        encoder,
+        anchors=lambda: encoder(x[:, 2]),
+        latent=latent_layers(jepa),
+    )
+
+
+def latent_layers(jepa):
+    """The layers at the embeddings of the small JEPA."""
+    online, slow, predictor = jepa.encoder, jepa.target.encoder, jepa.predictor
+    return LatentLayers(
+        (online.linear, slow.linear),
+        (online.out, slow.out, predictor.linear, predictor.out),
+        (predictor.linear, predictor.layers[0]),
     )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
 
 from nodes.training.aggregation import proximal_term
 from nodes.training.faults import Faults
+from nodes.training.turns import absorb_turn, decode_turn, encode_anchors
 from nodes.training.updates import UpdateCodec
 from semcom.contracts import SemcomError
 from semcom.rng import Streams
@@ -33,7 +34,8 @@ class LocalWork:
     """What the clients of a round are told: how they train, from which model on.
 
     first_step: of the schedule, the same for all. num_steps: that each takes. from_own: they begin from the
-    weights that they have, and differences alone are to the global ones.
+    weights that they have, and differences alone are to the global ones. aligns: they tell how they embed the
+    anchors, and hold their updates back until they are told how to turn.
     """
 
     round_number: int
@@ -42,19 +44,22 @@ class LocalWork:
     global_tensors: Tensors
     stale_tensors: Tensors
     from_own: bool = False
+    aligns: bool = False
 
 
 @dataclass(frozen=True)
 class LocalResult:
     """What one client made of a round: the payload of its update, and the terms of its last loss.
 
-    num_steps: those taken. fault: why there is no payload, if there is none.
+    num_steps: those taken. fault: why there is no payload, if there is none. anchors: in its place, of a
+    client that holds its update back (see encode_anchors).
     """
 
     payload: bytes
     terms: Mapping[str, float]
     num_steps: int
     fault: str = ""
+    anchors: bytes = b""
 
 
 class RoundClients(Protocol):
@@ -63,6 +68,8 @@ class RoundClients(Protocol):
     def start(self) -> StageStart: ...
 
     def train(self, work: LocalWork, clients: Sequence[int]) -> dict[int, LocalResult]: ...
+
+    def turn(self, turns: Mapping[int, bytes]) -> dict[int, LocalResult]: ...
 
     def acknowledge(self, clients: Sequence[int]) -> None: ...
 
@@ -115,6 +122,7 @@ class Clients:
         self._states: dict[int, dict[str, torch.Tensor]] = {}
         self._memories: dict[int, torch.Tensor] = {}
         self._unacknowledged: dict[int, torch.Tensor] = {}
+        self._held: dict[int, tuple[LocalWork, LocalResult, dict[str, torch.Tensor]]] = {}
 
     @property
     def num_samples(self) -> dict[int, int]:
@@ -175,8 +183,37 @@ class Clients:
         taken = training.num_done - work.first_step
         if fault:
             return LocalResult(b"", told, taken, fault)
+        result = LocalResult(b"", told, taken)
         if self._codec is None:
-            return LocalResult(b"", told, taken)
+            return result
+        latent, anchors = self._stage.latent, self._stage.anchors
+        if work.aligns and latent is not None and anchors is not None:
+            held = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+            self._held[client] = work, result, held
+            with torch.no_grad():
+                return replace(result, anchors=encode_anchors(anchors(), latent.num_blocks))
+        return self._encode(work, client, result)
+
+    def turn(self, turns: Mapping[int, bytes]) -> dict[int, LocalResult]:
+        """Lets clients that have held their updates back turn their latent spaces; returns what they send.
+
+        turns: by client (see find_turns), nothing for one that stays as it is. Whose space was turned begins
+        with fresh moments: they are of the weights before.
+        """
+        return {client: self._turn_one(client, turn) for client, turn in turns.items()}
+
+    def _turn_one(self, client: int, turn: bytes) -> LocalResult:
+        work, result, held = self._held.pop(client)
+        self._stage.module.load_state_dict(held)
+        if turn:
+            assert self._stage.latent is not None
+            absorb_turn(self._stage.latent, decode_turn(turn))
+            self._states[client] = {**self._fresh, "generator": self._states[client]["generator"]}
+        return self._encode(work, client, result)
+
+    def _encode(self, work: LocalWork, client: int, result: LocalResult) -> LocalResult:
+        """The result with the payload of the update, which the module holds."""
+        assert self._codec is not None
         sent = self._faults.corrupt(
             client, work.round_number, self._shared(), work.global_tensors, work.stale_tensors
         )
@@ -185,9 +222,9 @@ class Clients:
         try:
             payload, memory = self._codec.encode(sent, work.global_tensors, memory, generator)
         except SemcomError as error:
-            return LocalResult(b"", told, taken, f"client {client}: {error}")
+            return replace(result, fault=f"client {client}: {error}")
         self._unacknowledged[client] = memory
-        return LocalResult(payload, told, taken)
+        return replace(result, payload=payload)
 
     def acknowledge(self, clients: Sequence[int]) -> None:
         """Lets clients know that their last updates were received, whatever the base station makes of them.

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -20,6 +20,7 @@ from nodes.training.contracts import ClientUpdate
 from nodes.training.faults import FaultConfig, Faults
 from nodes.training.ledger import Ledger
 from nodes.training.screening import ScreeningConfig, screen
+from nodes.training.turns import find_turns
 from nodes.training.updates import Float32Update, UpdateCodec, UpdateCodecConfig
 from nodes.transfer import TransferConfig, TransferReport, transfer
 from semcom.contracts import Channel, Link, SemcomError
@@ -47,6 +48,12 @@ class FederatedConfig(BaseModel):
     initialisation: Literal["shared", "own"] = Field(
         "shared", description="clients start from the same random weights, or each from its own"
     )
+    alignment: Literal["none", "procrustes"] = Field(
+        "none", description="whether clients turn their latent spaces onto each other before they send"
+    )
+    alignment_rounds: int | None = Field(
+        None, ge=1, description="every so many rounds; in the first of a stage alone if not given"
+    )
     strategy: AggregationConfig = FedAvg()
     update: UpdateCodecConfig = Float32Update()
     screening: ScreeningConfig = ScreeningConfig()
@@ -55,6 +62,12 @@ class FederatedConfig(BaseModel):
     )
     faults: FaultConfig = FaultConfig()
     transfer: TransferConfig = TransferConfig(segment_bytes=1500)
+
+    @model_validator(mode="after")
+    def _check(self) -> FederatedConfig:
+        if self.alignment != "none" and self.sharing == "nothing":
+            raise ValueError("alignment = procrustes with sharing = nothing: there is nothing to align for")
+        return self
 
     @property
     def is_personal(self) -> bool:
@@ -170,11 +183,16 @@ class Federated:
         reached = asked if work.from_own else [c for c, ok in zip(asked, down.ok, strict=True) if ok]
         answering = faults.answering(reached, number)
         results = clients.train(work, answering)
+        reasons: list[str] = []
+        aligned_s = self._align(results, clients, streams, reasons) if work.aligns else 0.0
         sending = [client for client in answering if not results[client].fault]
         up = self._carry("up", [results[client].payload for client in sending], sending, streams)
         down_s = dict.fromkeys(asked, 0.0) | dict(zip(sent_to, down.duration_s.tolist(), strict=True))
         taken_s = {
-            client: down_s[client] + work.num_steps * float(faults.step_s[client]) + float(seconds)
+            client: down_s[client]
+            + work.num_steps * float(faults.step_s[client])
+            + aligned_s
+            + float(seconds)
             for client, seconds in zip(sending, up.duration_s, strict=True)
         }
         deadline_s = config.faults.deadline_s
@@ -183,7 +201,7 @@ class Federated:
             if payload is not None and (deadline_s is None or taken_s[client] <= deadline_s):
                 arrived[client] = payload
         clients.acknowledge(list(arrived))
-        reasons = [result.fault for result in results.values() if result.fault]
+        reasons += [result.fault for result in results.values() if result.fault]
         num_rejected, why = base.take(
             number, arrived, {client: stage.num_samples[client] for client in arrived}
         )
@@ -220,7 +238,28 @@ class Federated:
         done = number * self.config.local_steps
         from_own = self.config.initialisation == "own" and number == 0
         num_steps = min(self.config.local_steps, stage.num_steps - done)
-        return LocalWork(number, done, num_steps, tensors, stale, from_own)
+        every = self.config.alignment_rounds
+        aligns = self.config.alignment != "none" and (number % every if every else number) == 0
+        return LocalWork(number, done, num_steps, tensors, stale, from_own, aligns)
+
+    def _align(
+        self, results: dict[int, LocalResult], clients: RoundClients, streams: Streams, reasons: list[str]
+    ) -> float:
+        """Turns the clients that hold their updates back onto each other; returns the time that it took.
+
+        Whose anchors or turn is lost sends its update as it is. results: theirs are replaced.
+        """
+        holding = [client for client, result in results.items() if result.anchors]
+        up = self._carry("up", [results[c].anchors for c in holding], holding, streams.substream("anchors"))
+        arrived = {c: sent for c, sent in zip(holding, up.payloads, strict=True) if sent is not None}
+        turns, why = find_turns(arrived)
+        down = self._carry("down", list(turns.values()), list(turns), streams.substream("turns"))
+        told = {c: turn for (c, turn), ok in zip(turns.items(), down.ok, strict=True) if ok}
+        results |= clients.turn({client: told.get(client, b"") for client in holding})
+        reasons += why
+        self.ledger.add_up(up)
+        self.ledger.add_down(down)
+        return float(up.duration_s.max(initial=0.0)) + float(down.duration_s.max(initial=0.0))
 
     def _ask(self, number: int, faults: Faults, streams: Streams) -> list[int]:
         """The clients that a round asks, ascending: a share of those that have joined, at least one."""
@@ -294,6 +333,11 @@ def make_clients(
         raise SemcomError(
             f"sharing = {config.sharing} and initialisation = {config.initialisation} need a training of its "
             "own for each client: see nodes.training.personal"
+        )
+    if config.alignment != "none" and stage.on_device is not None and None in (stage.latent, stage.anchors):
+        raise SemcomError(
+            f"collaboration.federated.alignment = {config.alignment}: training stage {stage.name!r} doesn't "
+            "tell which layers are at its embeddings, set it to none"
         )
     private = private_names(stage, config.sharing)
     shared = {name: tensor for name, tensor in stage.module.state_dict().items() if name not in private}

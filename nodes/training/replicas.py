@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
@@ -47,7 +47,8 @@ class Replica:
 
         replica = Replica(program, side, clients)
         while isinstance(start := replica.next_stage(), StageStart):
-            any number of train(work, clients), acknowledge(clients), stream(client), state(), load(state)
+            any number of train(work, clients), turn(turns), acknowledge(clients), stream(client), state(),
+                load(state)
             replica.finish(tensors, stream, rows)
         start.result                    what the program returned
 
@@ -88,6 +89,10 @@ class Replica:
         if strange := sorted({*clients} - {*self.clients}):
             raise SemcomError(f"client {strange[0]} is not with this replica, which has {[*self.clients]}")
         return self._serve(lambda here: here.train(work, clients))
+
+    def turn(self, turns: Mapping[int, bytes]) -> dict[int, LocalResult]:
+        """Lets clients that hold their updates back turn their latent spaces: see Clients."""
+        return self._serve(lambda here: here.turn(turns))
 
     def acknowledge(self, clients: Sequence[int]) -> None:
         """Lets clients know that their last updates were received."""

@@ -106,6 +106,17 @@ class SpreadClients:
             results |= found
         return dict(sorted(results.items()))
 
+    def turn(self, turns: Mapping[int, bytes]) -> dict[int, LocalResult]:
+        """Lets clients that hold their updates back turn their latent spaces: see Clients."""
+        asked = {
+            number: ({client: turns[client] for client in of_it},)
+            for number, of_it in self._by_replica(list(turns)).items()
+        }
+        results: dict[int, LocalResult] = {}
+        for found in self.replicas.call("turn", asked).values():
+            results |= found
+        return dict(sorted(results.items()))
+
     def acknowledge(self, clients: Sequence[int]) -> None:
         """Lets clients know that their updates were received."""
         self.replicas.call("acknowledge", {n: (of_it,) for n, of_it in self._by_replica(clients).items()})

@@ -14,10 +14,13 @@ from scenarios.charting.data import ChartingData, Sequences
 from scenarios.charting.features import FeatureConfig
 from scenarios.charting.geodesics import Dissimilarities, training_dissimilarities
 from scenarios.charting.models import ArrayModel, ModelConfig
+from semcom.latent_layers import LatentLayers
 from semcom.samples import Samples
 from semcom.train import BatchLoss, Stage, StageLog, Trainer
 
 Log = StageLog
+NUM_ANCHORS = 512
+"""Positions that clients' latent spaces are aligned by."""
 
 
 class TrainingConfig(BaseModel):
@@ -83,6 +86,7 @@ class Task:
         num_steps: int,
         after_step: Callable[[int], None] | None = None,
         on_device: nn.Module | None = None,
+        latent: LatentLayers | None = None,
     ) -> Log:
         """Runs one stage; returns its log."""
         rate = self.inputs.training.learning_rate
@@ -97,8 +101,17 @@ class Task:
                 self.samples,
                 after_step,
                 on_device=on_device,
+                anchors=None if latent is None else self.embed_anchors,
+                latent=latent,
             )
         )
+
+    @torch.no_grad()
+    def embed_anchors(self) -> torch.Tensor:
+        """Embeds positions taken evenly from all training data, the same for all clients: [n, R D]."""
+        features = self.features.flatten(0, 1)
+        rows = torch.linspace(0, len(features) - 1, min(NUM_ANCHORS, len(features))).round().long()
+        return self.model.encoder(features[rows]).flatten(1)
 
     def noisy(self, features: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Adds the noise of training to features."""

@@ -21,6 +21,7 @@ from semcom.contracts import SemcomError
 from semcom.diagnostics import error_ratio, rank_me
 from semcom.distances import DISTANCES
 from semcom.jepa import Jepa
+from semcom.latent_layers import LatentLayers
 from semcom.predictors import rollout
 from semcom.regularizers import SigReg, VicReg
 from semcom.rng import Streams
@@ -126,6 +127,7 @@ def _train_jepa(task: Task) -> Log:
     moved = set_scales(task)
     condition = train.velocity_m_s / model.speed_m_s
     online = SequenceEncoder(model.encoder)
+    target = EmaTarget(online, config.ema_momentum, 1.0, config.num_steps)
     jepa = Jepa(
         online,
         predictor,
@@ -133,7 +135,7 @@ def _train_jepa(task: Task) -> Log:
         if config.regularizer == "vicreg"
         else SigReg(config.sigreg_weight, num_slices=128),
         DISTANCES[config.distance],
-        target=EmaTarget(online, config.ema_momentum, 1.0, config.num_steps),
+        target=target,
     )
     needs_dissimilarity = not data.knows_velocity or config.pretraining_share > 0
     known = KnownDissimilarities(task) if needs_dissimilarity else None
@@ -176,9 +178,27 @@ def _train_jepa(task: Task) -> Log:
 
     module = nn.ModuleList((jepa, model.head))
     log = task.fit(
-        "encoder", module, batch_loss, config.num_steps, jepa.update_target, on_device=model.encoder
+        "encoder",
+        module,
+        batch_loss,
+        config.num_steps,
+        jepa.update_target,
+        on_device=model.encoder,
+        latent=latent_layers(model, target),
     )
     return log + _train_predictor(task, condition, moved)
+
+
+def latent_layers(model: ArrayModel, target: EmaTarget) -> LatentLayers:
+    """The layers at the embeddings of all arrays, side by side."""
+    predictor, slow = model.predictor, target.encoder
+    assert predictor is not None
+    assert isinstance(slow, SequenceEncoder)
+    first = [model.head.net[0], predictor.layers[0]]
+    inputs = [predictor.linear, *(layer for layer in first if isinstance(layer, nn.Linear))]
+    return LatentLayers(
+        (model.encoder, slow.encoder), (predictor.linear, predictor.out), inputs, model.num_arrays
+    )
 
 
 def online_embeddings(task: Task) -> torch.Tensor:

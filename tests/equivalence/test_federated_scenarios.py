@@ -107,3 +107,17 @@ def test_clients_with_models_of_their_own_are_scored_one_by_one(name, sharing):
     assert torch.equal(*predictors) == (sharing == "predictor")
     account = next(row for row in trained.log if row["stage"] == "account")
     assert (account["bits_up"] > 0) == (sharing == "predictor")
+
+
+def test_charting_is_aligned_in_the_loop_and_others_say_that_they_can_t_be():
+    aligned = {"initialisation": "own", "alignment": "procrustes"}
+    told = {"num_clients": 2, "partition": {"kind": "iid"}}
+    _, trained = _train("charting", "federated", **told, federated=aligned)
+    _, apart = _train("charting", "federated", **told, federated={"initialisation": "own"})
+    assert not _equal(trained.tensors, apart.tensors)
+    bits = [
+        next(row for row in each.log if row["stage"] == "account")["bits_up"] for each in (trained, apart)
+    ]
+    assert bits[0] > bits[1]
+    with pytest.raises(SemcomError, match="alignment = procrustes: training stage 'jepa'"):
+        _train("elaa", "federated", **told, federated=aligned)
