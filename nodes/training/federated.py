@@ -19,6 +19,7 @@ from nodes.training.clients import Clients, LocalResult, LocalWork, RoundClients
 from nodes.training.contracts import ClientUpdate
 from nodes.training.faults import FaultConfig, Faults
 from nodes.training.ledger import Ledger
+from nodes.training.private_parts import private_names
 from nodes.training.screening import ScreeningConfig, screen
 from nodes.training.turns import find_turns
 from nodes.training.updates import Float32Update, UpdateCodec, UpdateCodecConfig
@@ -27,7 +28,6 @@ from semcom.contracts import Channel, Link, SemcomError
 from semcom.files import write_atomically
 from semcom.rng import Streams
 from semcom.samples import Samples
-from semcom.targets import EmaTarget
 from semcom.train import DataKind, Stage, StageLog
 
 Tensors = Mapping[str, torch.Tensor]
@@ -352,24 +352,6 @@ def make_clients(
         proximal_mu=mu,
         private=private,
     )
-
-
-def private_names(stage: Stage, sharing: Literal["all", "predictor", "nothing"]) -> set[str]:
-    """The names of a module's tensors that stay with each client.
-
-    predictor: those on the device, and of EMA target encoders; all, where no floating-point tensor is left.
-    """
-    tensors = stage.module.state_dict(keep_vars=True)
-    if sharing == "all":
-        return set()
-    if sharing == "nothing":
-        return set(tensors)
-    own = [] if stage.on_device is None else [stage.on_device]
-    own += [module for module in stage.module.modules() if isinstance(module, EmaTarget)]
-    held = {id(tensor) for module in own for tensor in module.state_dict(keep_vars=True).values()}
-    private = {name for name, tensor in tensors.items() if id(tensor) in held}
-    left = any(tensor.is_floating_point() for name, tensor in tensors.items() if name not in private)
-    return private if left else set(tensors)
 
 
 class BaseStationSide:

@@ -54,6 +54,7 @@ CASES = [
     {},
     {"strategy": {"kind": "fedprox", "proximal_mu": 0.1}, "participation": 0.5},
     {"update": {"kind": "top-k", "share": 0.2}, "faults": {"dropout_probability": 0.3}},
+    {"alignment": "procrustes", "alignment_rounds": 2},
 ]
 
 
@@ -64,7 +65,7 @@ def _expected(case):
     return *_run(trainer), trainer.ledger
 
 
-@pytest.mark.parametrize(("case", "num_replicas"), [(0, 1), (0, 2), (1, 2), (2, 3)])
+@pytest.mark.parametrize(("case", "num_replicas"), [(0, 1), (0, 2), (1, 2), (2, 3), (3, 2)])
 def test_replicas_train_to_the_bit_what_one_process_trains(case, num_replicas):
     told, expected = CASES[case], _expected(case)
     trainer = federated(NUM_CLIENTS, **told)
@@ -73,7 +74,7 @@ def test_replicas_train_to_the_bit_what_one_process_trains(case, num_replicas):
     replicas.close()
     assert _equal(expected[0], found[0])
     assert (*found[1:], trainer.ledger) == expected[1:]
-    assert not _equal(expected[0], _expected((case + 1) % 3)[0])
+    assert not _equal(expected[0], _expected((case + 1) % 4)[0])
 
 
 @pytest.mark.parametrize(("case", "stopped_in"), [(0, ("encoder", 2)), (1, ("head", 1)), (2, ("encoder", 1))])
