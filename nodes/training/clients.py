@@ -13,7 +13,7 @@ from nodes.training.faults import Faults
 from nodes.training.updates import UpdateCodec
 from semcom.contracts import SemcomError
 from semcom.rng import Streams
-from semcom.train import Stage, Training
+from semcom.train import Stage, Training, copy_into
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -104,7 +104,7 @@ class Clients:
 
     def _train_one(self, work: LocalWork, client: int) -> LocalResult:
         module, training = self._stage.module, self._training
-        module.load_state_dict(dict(work.global_tensors))
+        copy_into(module, work.global_tensors)
         self._global = work.global_tensors
         training.load({**self._state_of(client), "num_done": torch.tensor(work.first_step)})
         terms: Mapping[str, torch.Tensor] = {}
