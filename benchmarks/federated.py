@@ -3,13 +3,13 @@
     python benchmarks/federated.py [--clients 10 100 1000 5000] [--flower 10 100 1000 5000] [--quick]
 
 Both sides train one model (flower_side.py), from the same weights, on the same samples, by the same steps:
-FedAvg of float32 models, all clients in each round, moments forgotten between rounds. Ours run in one process,
-one after the other, over an ideal link, with a checkpoint after each round; beside the seconds of a round
-are those of them that the processor worked for it, which others on the machine don't lengthen. Flower's run
-by its simulation engine on --cpus Ray workers, in a virtual environment which this makes in --venv (some 1 GB;
-pip's own settings hold for it), since it needs another Ray. Neither start-up nor the first round is counted;
-a round's time is the least of those left. "apart" is how far the two sides' models lie apart after all rounds,
-and "moved" how far they have come: the greatest difference of any number.
+FedAvg of float32 models, all clients in each round, moments forgotten between rounds. Ours run in one
+process, one after the other, over an ideal link, with a checkpoint after each round; beside the seconds of a
+round are those of them that the processor worked for it, which others on the machine don't lengthen.
+Flower's run by its simulation engine on --cpus Ray workers, in a virtual environment which this makes in
+--venv (some 1 GB; pip's own settings hold for it), since it needs another Ray. Neither start-up nor the first
+round is counted; a round's time is the least of those left. "apart" is how far the two sides' models lie
+apart after all rounds, and "moved" how far they have come: the greatest difference of any number.
 """
 
 from __future__ import annotations
@@ -179,8 +179,8 @@ def main() -> None:
         f"{told.update}; ours in one process, Flower on {told.cpus} CPUs\n"
     )
     print(
-        f"{'clients':>8} {'ours (s)':>9} {'CPU (s)':>8} {'rounds/s':>9} {'MiB':>6} {'Flower (s)':>11} {'rounds/s':>9} "
-        f"{'ratio':>7} {'apart':>9} {'moved':>9}",
+        f"{'clients':>8} {'ours (s)':>9} {'CPU (s)':>8} {'rounds/s':>9} {'MiB':>6} "
+        f"{'Flower (s)':>11} {'rounds/s':>9} {'ratio':>7} {'apart':>9} {'moved':>9}",
         flush=True,
     )
     with tempfile.TemporaryDirectory() as name:
