@@ -72,5 +72,6 @@ def test_stacks_come_apart_again():
     assert all(
         torch.equal(back[name], tensor) and back[name].dtype == tensor.dtype for name, tensor in kept.items()
     )
-    torch.Generator().set_state(back["12.training.generator"])
+    # A random stream reads a view from where the whole begins.
+    assert all(tensor.storage_offset() == 0 for tensor in back.values())
     assert unstack(stack({})) == {}
