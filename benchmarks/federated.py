@@ -127,11 +127,11 @@ def flower(python: Path, num_clients: int, num_rounds: int, local_steps: int, nu
             "OMP_NUM_THREADS": "1",
             # Its Ray gives up after 60 s otherwise, which a busy machine may take to start it.
             "RAY_raylet_start_wait_time_s": "600",
-            # Its workers unpickle what is in the script.
+            # Its workers import the script: what is pickled from __main__ they can't all read.
             "PYTHONPATH": str(HERE),
         }
         done = subprocess.run(
-            [str(python), str(HERE / "flower_side.py"), str(folder / "told.json")],
+            [str(python), "-c", "import flower_side; flower_side.main()", str(folder / "told.json")],
             env={**os.environ, **own},
             capture_output=True,
             text=True,

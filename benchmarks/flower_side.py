@@ -1,7 +1,7 @@
 """The same federated training by Flower's simulation engine, and the model that both sides train.
 
-benchmarks/federated.py runs this in an environment of its own, which has torch and flwr and nothing of this
-project: python flower_side.py TOLD.json, and it prints one line of JSON.
+benchmarks/federated.py runs `main` in an environment of its own, which has torch and flwr and nothing of this
+project; its argument is a file of JSON, and its last line of output is one too.
 """
 
 from __future__ import annotations
@@ -125,7 +125,3 @@ def main() -> None:
         },
     )
     print(json.dumps({"seconds": [after - before for before, after in pairwise(times)]}))
-
-
-if __name__ == "__main__":
-    main()
