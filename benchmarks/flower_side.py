@@ -113,6 +113,8 @@ def main() -> None:
             times.append(time.perf_counter())
 
         result = strategy.start(grid, start, num_rounds=told["num_rounds"], timeout=7200, evaluate_fn=note)
+        if len(result.train_metrics_clientapp) < told["num_rounds"]:
+            sys.exit("no client has answered in some round")
         torch.save(result.arrays.to_torch_state_dict(), told["end"])
 
     run_simulation(
