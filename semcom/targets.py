@@ -60,8 +60,10 @@ class EmaTarget(nn.Module):
     def update(self, online: nn.Module, step: int) -> None:
         """Moves the target towards the online encoder; call it after the optimiser's step."""
         momentum = self.momentum(step)
-        for target, source in zip(self.encoder.parameters(), online.parameters(), strict=True):
-            target.mul_(momentum).add_(source, alpha=1 - momentum)
+        targets: list[torch.Tensor] = list(self.encoder.parameters())
+        sources: list[torch.Tensor] = list(online.parameters())
+        torch._foreach_mul_(targets, momentum)
+        torch._foreach_add_(targets, sources, alpha=1 - momentum)
         for average, latest in zip(self.encoder.buffers(), online.buffers(), strict=True):
             average.copy_(latest)
 

@@ -69,7 +69,8 @@ class Training:
         terms = self.batch_loss(step, self.generator)
         if not torch.isfinite(terms["total"]):
             raise SemcomError(f"the loss is not finite at training step {step}: lower the learning rate")
-        self.model.zero_grad()
+        for weight in self._weights:
+            weight.grad = None
         terms["total"].backward()
         if self.before_update is not None:
             self.before_update()
@@ -86,8 +87,9 @@ class Training:
         """What the next step depends on besides the model: moments, random state, steps done; copies."""
         tensors = {"generator": self.generator.get_state(), "num_done": torch.tensor(self.num_done)}
         for kind, optimizer in self._optimizers.items():
-            for index, state in optimizer.state_dict()["state"].items():
-                tensors |= {f"{kind}.{index}.{name}": value.clone() for name, value in state.items()}
+            for index, weight in enumerate(_weights_of(optimizer)):
+                for name, value in optimizer.state.get(weight, {}).items():
+                    tensors[f"{kind}.{index}.{name}"] = value.clone()
         return tensors
 
     def moments_of(self, weights: Iterable[torch.Tensor]) -> tuple[str, ...]:
@@ -108,8 +110,11 @@ class Training:
                 if name.startswith(f"{kind}."):
                     _, index, field = name.split(".", 2)
                     moments.setdefault(int(index), {})[field] = tensor
-            groups = optimizer.state_dict()["param_groups"]
-            optimizer.load_state_dict({"state": moments, "param_groups": groups})
+            # Not by state dicts, which take longer than a step of a small model.
+            optimizer.state.clear()
+            for place, weight in enumerate(_weights_of(optimizer)):
+                if place in moments:
+                    optimizer.state[weight] = {name: value.clone() for name, value in moments[place].items()}
         self.generator.set_state(state["generator"])
         self.num_done = int(state["num_done"])
 
@@ -145,6 +150,21 @@ def fit(
         if checkpoint and ((step + 1) % checkpoint_every == 0 or step == num_steps - 1):
             save_state(checkpoint, training, log)
     return log
+
+
+def _weights_of(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """The weights that an optimiser steps, numbered as in its state dict."""
+    return [weight for group in optimizer.param_groups for weight in group["params"]]
+
+
+@torch.no_grad()
+def copy_into(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Puts tensors, named as in the state dict, into a module that has all of them in these shapes.
+
+    What load_state_dict does, in a quarter of the time for a small model: it explains no mistake.
+    """
+    own = module.state_dict()
+    torch._foreach_copy_([own[name] for name in tensors], list(tensors.values()))
 
 
 def _make_optimizers(

@@ -14,7 +14,7 @@ from nodes.training.turns import absorb_turn, decode_turn, encode_anchors
 from nodes.training.updates import UpdateCodec
 from semcom.contracts import SemcomError
 from semcom.rng import Streams
-from semcom.train import Stage, StageLog, Training
+from semcom.train import Stage, StageLog, Training, copy_into
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -142,10 +142,12 @@ class Clients:
 
     def _loss(self, step: int, generator: torch.Generator) -> Mapping[str, torch.Tensor]:
         terms = self._stage.batch_loss(step, generator)
+        if self._mu == 0:
+            return terms
         near_to = {
             name: weight for name, weight in self._stage.module.named_parameters() if name in self._global
         }
-        if self._mu == 0 or not near_to:
+        if not near_to:
             return terms
         near = proximal_term(near_to, self._global, self._mu)
         return {**terms, "proximal": near, "total": terms["total"] + near}
@@ -165,7 +167,7 @@ class Clients:
     def _train_one(self, work: LocalWork, client: int) -> LocalResult:
         module, training = self._stage.module, self._training
         if not work.from_own:
-            module.load_state_dict(dict(work.global_tensors), strict=not self._private)
+            copy_into(module, work.global_tensors)
         self._global = self._shared() if work.from_own else work.global_tensors
         training.load({**self._state_of(client), "num_done": torch.tensor(work.first_step)})
         terms: Mapping[str, torch.Tensor] = {}

@@ -21,6 +21,7 @@ from nodes.training.faults import FaultConfig, Faults
 from nodes.training.ledger import Ledger
 from nodes.training.private_parts import private_names
 from nodes.training.screening import ScreeningConfig, screen
+from nodes.training.stacking import stack, unstack
 from nodes.training.turns import find_turns
 from nodes.training.updates import Float32Update, UpdateCodec, UpdateCodecConfig
 from nodes.transfer import TransferConfig, TransferReport, transfer
@@ -292,7 +293,7 @@ class Federated:
         tensors = {f"global.{name}": tensor for name, tensor in base.tensors.items()}
         tensors |= {f"before.{name}": tensor for name, tensor in base.before.items()}
         tensors |= {f"strategy.{name}": tensor for name, tensor in base.state.items()}
-        tensors |= {f"clients.{name}": tensor for name, tensor in clients.state().items()}
+        tensors |= {f"clients.{name}": tensor for name, tensor in stack(clients.state()).items()}
         told = json.dumps({"done": done, "log": log, "ledger": asdict(self.ledger)})
         whole = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
         write_atomically(path, lambda file: save_file(whole, file, {"federated": told}))
@@ -311,7 +312,7 @@ class Federated:
                 for part in ("global", "before", "strategy", "clients")
             }
             base.restore(parts["global"], parts["before"], parts["strategy"])
-            clients.load(parts["clients"])
+            clients.load(unstack(parts["clients"]))
             self.ledger.__dict__.update(told["ledger"])
             return int(told["done"]), list(told["log"])
         except Exception as error:
