@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from safetensors.torch import save_file
 from nodes.training.aggregation import AggregationConfig, FedAvg, FedProx, aggregate, check_num_clients
 from nodes.training.clients import Clients, LocalResult, LocalWork
 from nodes.training.contracts import ClientUpdate
+from nodes.training.costs import StepCost, stage_cost
 from nodes.training.faults import FaultConfig, Faults
 from nodes.training.ledger import Ledger
 from nodes.training.screening import ScreeningConfig, screen
@@ -80,6 +82,7 @@ class Federated:
     air: Air
     scratch: Path | None = None
     ledger: Ledger = field(default_factory=Ledger)
+    _cost: StepCost = StepCost()
 
     def fit(self, stage: Stage) -> StageLog:
         """Runs a stage: see Trainer. Raises SemcomError for fewer clients than the strategy takes.
@@ -90,6 +93,7 @@ class Federated:
         check_num_clients(config.strategy, max(1, round(config.participation * len(shares))))
         streams = self.streams.substream(f"federated {stage.name}")
         faults = Faults(config.faults, len(shares), self.streams)
+        self._cost = stage_cost(stage, shares)
         tensors = {name: tensor.detach().clone() for name, tensor in stage.module.state_dict().items()}
         codec = UpdateCodec(config.update, tensors)
         mu = config.strategy.proximal_mu if isinstance(config.strategy, FedProx) else 0.0
@@ -132,7 +136,7 @@ class Federated:
         faults: Faults,
         streams: Streams,
     ) -> dict[str, float | int | str]:
-        config, ledger = self.config, self.ledger
+        config, ledger, began = self.config, self.ledger, time.perf_counter()
         asked = self._ask(number, faults, streams)
         streams = streams.substream(f"round {number}")
         work = LocalWork(
@@ -167,13 +171,14 @@ class Federated:
         ledger.add_down(down)
         ledger.add_up(up)
         ledger.rounds += 1
-        ledger.num_steps += sum(result.num_steps for result in results.values())
+        ledger.add_steps(sum(result.num_steps for result in results.values()), self._cost)
         ledger.updates_asked += len(asked)
         ledger.updates_missing += len(asked) - len(arrived)
         ledger.updates_rejected += num_rejected
         missed = len(arrived) < len(asked)
         waited_s = max([*down_s.values(), *taken_s.values()], default=0.0)
         ledger.duration_s += deadline_s if deadline_s and missed else waited_s
+        ledger.wall_s += time.perf_counter() - began
         row: dict[str, float | int | str] = {**_mean_terms(results.values()), "clients": len(arrived)}
         if reasons:
             row["warning"] = f"round {number}: " + "; ".join(reasons)
