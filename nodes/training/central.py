@@ -1,4 +1,4 @@
-"""Central training that counts: the raw data of all clients go up once, over the radio that updates would take."""
+"""Central training that counts: the raw data of all clients go up once, by the radio of updates."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class RawCoder:
     """
 
     def __init__(self, config: RawConfig, data: torch.Tensor) -> None:
-        """data [N, ...]: of the type and shape of what will be encoded. Raises SemcomError for other types."""
+        """data [N, ...]: of the type and shape of what is encoded. Raises SemcomError for other types."""
         if data.dtype not in (torch.float32, torch.complex64, torch.uint8):
             raise SemcomError(f"raw data are {data.dtype}: convert them to float32, complex64 or uint8")
         self._bits = config.bits if isinstance(config, QuantisedRaw) else None
@@ -136,9 +136,10 @@ class RawCoder:
 class CountedCentral:
     """Runs stages in one place, on the raw data that clients have sent there; counts what that costs.
 
-    Observations, and what devices know of their movement, go up once. The samples are dealt out in equal runs,
-    one for each of the clients: bits hang on nothing but the samples, airtime and energy on whose they are. An
-    embedding is what the encoders make of them here, and goes nowhere. Devices compute nothing.
+    Observations, and what devices know of their movement, go up once. The samples are dealt out in equal
+    runs, one for each of the clients, and not by the partition: what arrives is the same, airtime and energy
+    hang on whose they are. Embeddings are what encoders make of them here, and go nowhere. Devices compute
+    nothing.
     """
 
     config: CentralConfig

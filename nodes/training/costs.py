@@ -40,19 +40,19 @@ def stage_cost(stage: Stage, shares: Sequence[torch.Tensor], *parts: nn.Module) 
 
 
 def step_cost(stage: Stage, generator: torch.Generator, *parts: nn.Module) -> StepCost:
-    """Measures steps of a stage, evenly spread over it: the mean of their operations, the most of their bytes.
+    """Measures steps of a stage, evenly spread over it: their mean operations, and the most of their bytes.
 
     Steps are really taken, forward, backward and update, and then undone: the module, the generators and the
     gradients are left as they were, bit for bit. Operations are those of matrix products, convolutions and
     attention (torch.utils.flop_counter: a product and a sum are two), element-wise ones are not counted.
-    Memory is that of weights and buffers, gradients, the optimiser's moments, and of all that the forward pass
-    saves for the backward one: distinct storages. The samples themselves and what lives for an instant are
-    not in it.
+    Memory is that of weights and buffers, gradients, the optimiser's moments, and of all that the forward
+    pass saves for the backward one: distinct storages. The training samples are not in it, nor is what lives
+    for an instant.
 
-    generator: what batches are drawn with. parts: modules inside the stage's, such as stage.on_device, where a
-    device has no more than these: forward operations are counted while they run, and where gradients are
-    asked for twice as many backward (of activations and of weights: a product each); memory likewise. What of
-    the module they share is counted once.
+    generator: what batches are drawn with. parts: modules inside the stage's, such as stage.on_device, where
+    a device has no more than these. Forward operations are counted while they run, and where gradients are
+    asked for twice as many backward (a product for the activations and one for the weights); memory
+    likewise. Where one part calls another, what happens inside is counted once.
     """
     steps = sorted({int(place * stage.num_steps) for place in _PLACES})
     with _undone(stage, generator):

@@ -82,7 +82,7 @@ class Federated:
     air: Air
     scratch: Path | None = None
     ledger: Ledger = field(default_factory=Ledger)
-    _cost: StepCost = StepCost()
+    _cost: StepCost = field(default_factory=StepCost)
 
     def fit(self, stage: Stage) -> StageLog:
         """Runs a stage: see Trainer. Raises SemcomError for fewer clients than the strategy takes.

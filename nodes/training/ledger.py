@@ -17,9 +17,9 @@ class Ledger:
     duration_s: rounds one after the other, each as long as the slowest that was waited for, or the deadline
     if somebody missed it. updates_missing: not sent, lost or late; updates_rejected: received and not used.
     steps_lost: of a split training, for something that did not arrive.
-    device_flops: floating-point operations of all steps of all clients; device_memory_bytes: what a step takes
-    at one of them, the most over the stages (see nodes.training.costs). wall_s: what was measured here, which
-    is another each time.
+    device_flops: floating-point operations of all steps of all clients; device_memory_bytes: what a step
+    takes at one of them, the most over the stages (see nodes.training.costs). wall_s: the time that it took
+    here, another each time.
     """
 
     rounds: int = 0

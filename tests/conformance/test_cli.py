@@ -34,6 +34,7 @@ class Toy:
     """Two methods at three intervals; counts what it computes, and stops before batch `stop_before`."""
 
     name = "toy"
+    jepa = ""
     summary = "a toy"
     config_type = ToyConfig
     presets: Mapping[str, BaseModel] = {"tiny": ToyConfig(), "default": ToyConfig(depth=2)}
