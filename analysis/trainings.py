@@ -66,7 +66,8 @@ def training_figure(rows: pd.DataFrame) -> Figure | None:
     One marker for each mode and setting, with 95 % intervals over seeds; trainings without a bit are levels.
     """
     told = summarise_trainings(rows)
-    told = told[told["score"].notna()].assign(bits=told["bits_up"] + told["bits_down"])
+    told["bits"] = told["bits_up"] + told["bits_down"]
+    told = told[told["score"].notna()]
     if told.empty:
         return None
     names = ["mode"] + [name for name in ("setting", "model") if told[name].nunique() > 1]

@@ -249,7 +249,7 @@ def sweep_command(
 def train_command(
     scenario: ScenarioName,
     assignments: Assignments = None,
-    mode: Annotated[str, typer.Option(help="central, split or federated, or several: split,federated.")] = "central",
+    mode: Annotated[str, typer.Option(help="central, split, federated, or several: a,b.")] = "central",
     axis: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=V1,V2,...", help="A setting and its values, to compare trainings of."),
