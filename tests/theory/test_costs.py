@@ -3,6 +3,7 @@
 import pytest
 import torch
 from federated_setups import federated, make_stage, shares
+from split_setups import split, split_stage
 from torch import nn
 
 from nodes.training.costs import stage_cost, step_cost
@@ -129,3 +130,20 @@ def test_a_federated_training_counts_the_steps_of_all_its_clients():
     nobody = federated(4, faults={"dropout_probability": 1.0})
     nobody.fit(make_stage())
     assert (nobody.ledger.device_flops, nobody.ledger.device_memory_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize("target", ["device", "station"])
+def test_a_device_of_a_split_training_computes_its_encoders_alone(target):
+    """With its target encoder, of no gradient, where that is the device's; without the predictor."""
+    trainer = split(2, target=target)
+    stage = split_stage()
+    parts = [stage.on_device, stage.module.target] if target == "device" else [stage.on_device]
+    cost = stage_cost(stage, shares(2), *parts)
+    trainer.fit(stage)
+    assert trainer.ledger.device_flops == trainer.ledger.num_steps * cost.flops > 0
+    whole = stage_cost(split_stage(), shares(2))
+    assert cost.flops < whole.flops
+    around = split(2, shape="u")
+    around.fit(split_stage())
+    assert around.ledger.device_memory_bytes < whole.memory_bytes
+    assert 0 < around.ledger.device_flops / around.ledger.num_steps < whole.flops
