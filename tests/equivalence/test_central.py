@@ -90,8 +90,8 @@ def test_quantised_pixels_are_exact_with_8_bits_and_coarse_with_fewer():
     dark.gather("observation", seen // 64)
     light = counted()
     light.gather("observation", seen // 64)
-    # Four levels that are equally likely, in bytes.
-    assert 0.25 < dark.ledger.bits_up / light.ledger.bits_up < 0.27
+    # Four levels that are equally likely, in bytes, and what it costs to learn that.
+    assert 0.25 < dark.ledger.bits_up / light.ledger.bits_up < 0.31
 
 
 def test_what_is_decoded_does_not_hang_on_who_has_which_samples():
