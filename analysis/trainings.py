@@ -20,7 +20,7 @@ COSTS = {
     "device_flops": ("device GFLOP", 1e-9),
     "device_memory_bytes": ("device MB", 1e-6),
     "rounds": ("rounds", 1.0),
-    "duration_s": ("on the air and at work (s)", 1.0),
+    "duration_s": ("simulated time (s)", 1.0),
     "wall_s": ("wall time (s)", 1.0),
 }
 """Columns of an account: their heads in the table and the factors to their units; megabytes of 10^6 bytes."""
