@@ -214,9 +214,9 @@ def sweep_command(
     chosen = load_scenario(scenario)
     config = _configure(chosen, preset, assignments)
     from nodes.cluster import Cluster
-    from scenarios.experiment import pending_cells, run_sweep, sweep_cells
+    from scenarios.experiment import pending_cells, run_sweep
     from scenarios.keys import plain
-    from scenarios.settings import input_files, parse_axes, parse_overrides
+    from scenarios.settings import input_files, parse_axes, parse_overrides, sweep_cells
     from semcom.contracts import SemcomError
     from semcom.records import RunFolder
 
@@ -249,41 +249,54 @@ def sweep_command(
 def train_command(
     scenario: ScenarioName,
     assignments: Assignments = None,
-    mode: Annotated[str, typer.Option(help="central, split or federated.")] = "central",
+    mode: Annotated[str, typer.Option(help="central, split, federated, or several: a,b.")] = "central",
+    axis: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=V1,V2,...", help="A setting and its values, to compare trainings of."),
+    ] = None,
     preset: Preset = "default",
     seeds: Seeds = None,
     workers: Workers = None,
     address: Address = None,
     out: Out = None,
 ) -> None:
-    """Train a scenario's models and keep their checkpoints in the run folder, where `run` finds them."""
+    """Train a scenario's models and keep their checkpoints in the run folder, where `run` finds them.
+
+    With several modes or an axis, its JEPA in each combination, to compare what they cost and reach.
+    """
     chosen = load_scenario(scenario)
     config = _configure(chosen, preset, assignments)
     from nodes.cluster import Cluster
     from scenarios.experiment import train_only
     from scenarios.keys import plain
-    from scenarios.settings import input_files
+    from scenarios.settings import input_files, parse_axes, parse_overrides
+    from scenarios.trainings import parse_modes, plan_trainings, tabulate_trainings, uncounted
     from semcom.contracts import SemcomError
     from semcom.records import RunFolder
 
-    if mode not in ("central", "split", "federated"):
-        raise SemcomError(f"unknown mode {mode}: choose one of central, split, federated")
+    modes, axes = parse_modes(mode), parse_axes(axis or [])
+    if twice := axes.keys() & parse_overrides(assignments or []).keys():
+        raise SemcomError(f"{min(twice)} is both an axis and a setting: keep one of them")
     numbers, path = _seeds(preset, seeds), out or Path("runs") / scenario
-    # Asked here too, so that a mode that the scenario doesn't offer leaves no folder behind.
-    jobs = [job for seed in numbers for job in chosen.training_jobs(config, seed, mode)]
+    # Asked here, so that a mode that the scenario doesn't offer leaves no folder behind.
+    jobs = plan_trainings(chosen, config, axes, numbers, modes)
     with RunFolder.create(
         path,
         scenario=scenario,
         preset=preset,
         config=plain(config),
         seeds=numbers,
-        inputs=input_files(config),
+        inputs=list(dict.fromkeys(file for job in jobs for file in input_files(job.config))),
     ) as folder:
+        for line in uncounted(jobs, folder):
+            _progress().warn(line)
         missing = any(not folder.has_checkpoint(job.model, job.key) for job in jobs)
         with Cluster(_workers(workers) if missing else 0, address if missing else None) as cluster:
-            checkpoints = train_only(chosen, config, numbers, mode, cluster, folder, _progress())
+            checkpoints = train_only(chosen, jobs, cluster, folder, _progress())
     for checkpoint in dict.fromkeys(checkpoints):
         print(checkpoint)
+    for title, table in tabulate_trainings(folder):
+        _print_table(title, table)
 
 
 def _scenario_of(path: Path) -> Scenario:

@@ -23,7 +23,8 @@ class TrainingJob:
     """One model to train: which, for which seed, in which mode, under which configuration.
 
     `key` is a hash of all that the trained weights depend on; a checkpoint of that key is never
-    trained twice.
+    trained twice. setting: what else tells this training from others of its mode, such as the value of a
+    sweep's axis. is_counted: the bits that bring raw data to a central training are counted.
     """
 
     model: str
@@ -31,6 +32,8 @@ class TrainingJob:
     key: str
     config: BaseModel
     mode: str = "central"
+    setting: str = ""
+    is_counted: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,14 @@ class Point:
 
 
 class Scenario(Protocol):
-    """One system under study. Everything that the command line needs to know of it."""
+    """One system under study. Everything that the command line needs to know of it.
+
+    jepa: the model of `training_jobs` that all modes train; empty where nothing is trained.
+    """
 
     name: str
     summary: str
+    jepa: str
     config_type: type[BaseModel]
     presets: Mapping[str, BaseModel]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -23,7 +22,8 @@ from nodes.training.collaboration import account, make_trainer
 from nodes.training.federated import Federated
 from nodes.training.personal import merge, train_each
 from scenarios.contracts import Point, Scenario, Trained, TrainingJob
-from scenarios.settings import apply_overrides
+from scenarios.settings import sweep_cells
+from scenarios.trainings import draw_trainings, tabulate_trainings
 from semcom.contracts import Record, SemcomError
 from semcom.records import FinishedPoint, RunFolder
 from semcom.train import Central
@@ -144,7 +144,9 @@ def _train(
 
             def save(index: int, trained: Trained) -> None:
                 job = missing[index]
-                folder.save_training(job.model, job.key, job.seed, trained.tensors, trained.log)
+                folder.save_training(
+                    job.model, job.key, job.seed, trained.tensors, trained.log, job.mode, job.setting
+                )
                 for row in trained.log:
                     if text := row.get("warning"):
                         progress.warn(f"{job.model}, seed {job.seed}: {text}")
@@ -169,9 +171,9 @@ def train_job(scenario: Scenario, job: TrainingJob, scratch: Path | None) -> Tra
     finds again, and goes on from it to the same result. None: there is no such place.
     """
     collaboration = getattr(job.config, "collaboration", None)
-    if job.mode == "central" or collaboration is None:
+    if collaboration is None:
         return scenario.train(job, Central(scratch))
-    trainer = make_trainer(job.mode, collaboration, job.seed, scratch)
+    trainer = make_trainer(job.mode, collaboration, job.seed, scratch, is_counted=job.is_counted)
     if isinstance(trainer, Federated) and trainer.config.is_personal:
         results = train_each(partial(scenario.train, job), trainer, collaboration.num_clients)
         trained = Trained(*merge(results)) if trainer.config.sharing != "all" else results[0]
@@ -186,16 +188,16 @@ def _train_one(scenario: Scenario, item: tuple[TrainingJob, Path | None]) -> Tra
 
 def train_only(
     scenario: Scenario,
-    config: BaseModel,
-    seeds: Sequence[int],
-    mode: str,
+    jobs: Sequence[TrainingJob],
     cluster: Cluster,
     folder: RunFolder,
     progress: Progress,
 ) -> list[Path]:
-    """Trains the models of a configuration for all seeds; returns their checkpoints, old and new."""
-    jobs = [job for seed in seeds for job in scenario.training_jobs(config, seed, mode)]
-    _prepare(scenario, config, seeds, cluster, progress)
+    """Trains the jobs that have no checkpoint; returns the checkpoints of all, old and new."""
+    configs = list({id(job.config): job.config for job in jobs}.values())
+    for config in configs:
+        seeds = dict.fromkeys(job.seed for job in jobs if job.config is config)
+        _prepare(scenario, config, list(seeds), cluster, progress)
     _train(scenario, jobs, cluster, folder, progress)
     return [folder.checkpoint_path(job.model, job.key) for job in jobs]
 
@@ -243,24 +245,6 @@ def run_experiment(
         for batch in _batches(pending):
             folder.add(_finished(batch, scenario.simulate(config, batch, models, cluster)))
             advance(len(batch))
-
-
-def sweep_cells(
-    config: BaseModel, axes: Mapping[str, Sequence[Any]]
-) -> list[tuple[dict[str, Any], BaseModel]]:
-    """Lists the cells of a sweep, every combination of the axes' values: coordinates and configuration.
-
-    Raises SemcomError for the first combination that the configuration refuses, before anything runs.
-    """
-    cells = []
-    for values in itertools.product(*axes.values()):
-        overrides = dict(zip(axes, values, strict=True))
-        coordinates = {
-            key: value if isinstance(value, str) or type(value) in (int, float) else json.dumps(value)
-            for key, value in overrides.items()
-        }
-        cells.append((coordinates, apply_overrides(config, overrides)))
-    return cells
 
 
 def _cell_points(
@@ -348,7 +332,8 @@ def draw(scenario: Scenario, folder: RunFolder) -> list[Path]:
     try:
         if axes := folder.manifest.get("axes"):
             return _draw_sweep(folder.records, axes, target)
-        return scenario.figures(folder.records, target)
+        paths = scenario.figures(folder.records, target) if len(folder.records) else []
+        return paths + draw_trainings(folder, target)
     except OSError as error:
         raise SemcomError(
             f"{target} can't be written ({error.strerror or error}): copy the run to a folder that can be"
@@ -360,7 +345,8 @@ def tabulate(scenario: Scenario, folder: RunFolder) -> list[tuple[str, pd.DataFr
     if axes := folder.manifest.get("axes"):
         title = f"{scenario.name}, sweep over {', '.join(axes)}: mean and 95 % interval over seeds"
         return [(title, tables.pivot(folder.records, ["method", *axes]))]
-    return scenario.tables(folder.records)
+    listed = scenario.tables(folder.records) if len(folder.records) else []
+    return listed + tabulate_trainings(folder)
 
 
 def _draw_sweep(records: pd.DataFrame, axes: Sequence[str], folder: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -261,3 +262,21 @@ def apply_overrides(config: Config, overrides: Mapping[str, Any]) -> Config:
         return model.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
         raise _refusal(model, data, error, given) from None
+
+
+def sweep_cells(
+    config: BaseModel, axes: Mapping[str, Sequence[Any]]
+) -> list[tuple[dict[str, Any], BaseModel]]:
+    """Lists the cells of a sweep, every combination of the axes' values: coordinates and configuration.
+
+    Raises SemcomError for the first combination that the configuration refuses, before anything runs.
+    """
+    cells = []
+    for values in itertools.product(*axes.values()):
+        overrides = dict(zip(axes, values, strict=True))
+        coordinates = {
+            key: value if isinstance(value, str) or type(value) in (int, float) else json.dumps(value)
+            for key, value in overrides.items()
+        }
+        cells.append((coordinates, apply_overrides(config, overrides)))
+    return cells

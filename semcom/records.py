@@ -32,6 +32,7 @@ FORMAT = 1
 COLUMNS = ("scenario", "method", "seed", "metric", "value", "unit", "num_samples", "result")
 
 _FINISHED = b"semcom.finished"
+_CENTRAL = "central"
 
 
 def point_id(result: str, method: str, seed: int, axes: Mapping[str, Any]) -> str:
@@ -222,7 +223,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """Opens a folder to read; manifest.json and records.parquet are enough.
+        """Opens a folder to read; manifest.json and records.parquet or training.parquet are enough.
 
         Raises SemcomError if it is no run folder or holds no records.
         """
@@ -231,7 +232,7 @@ class RunFolder:
             raise SemcomError(
                 f"{path} is no run folder (it has no manifest.json of ours): give one of `semcom run`"
             )
-        if not (path / "records.parquet").exists():
+        if not any((path / name).exists() for name in ("records.parquet", "training.parquet")):
             raise SemcomError(f"{path} holds no records yet: let `semcom run` finish some points first")
         return cls(path, manifest)
 
@@ -365,15 +366,17 @@ class RunFolder:
         seed: int,
         tensors: Mapping[str, torch.Tensor],
         log: Sequence[Mapping[str, float | int | str]],
+        mode: str = _CENTRAL,
+        setting: str = "",
     ) -> Path:
         """Writes what a training gave: its log into training.parquet, then its checkpoint; returns that.
 
+        mode, setting: how it was trained, and what else tells it from others in the folder.
         The checkpoint comes last, since it says that the model need not be trained again.
         """
         if log:
-            self._add_log(
-                pd.DataFrame([{"model": model, "seed": seed, "key": key, **row} for row in log]), key
-            )
+            told = {"model": model, "seed": seed, "key": key, "mode": mode, "setting": setting}
+            self._add_log(pd.DataFrame([{**told, **row} for row in log]), key)
         path = self.checkpoint_path(model, key)
         try:
             path.parent.mkdir(exist_ok=True)
@@ -390,13 +393,23 @@ class RunFolder:
     def _add_log(self, log: pd.DataFrame, key: str) -> None:
         path = self.path / "training.parquet"
         if path.exists():
-            earlier = _read_table(path).to_pandas()
+            earlier = self.trainings
             # A kill between log and checkpoint leaves the rows of a model that is now trained anew.
             earlier = earlier[earlier["key"] != key]
             log = pd.concat([earlier, log], ignore_index=True) if len(earlier) else log
         log = log.sort_values(["model", "seed", "key"], kind="stable", ignore_index=True)
         table = pa.Table.from_pandas(log, preserve_index=False)
         write_atomically(path, lambda file: pq.write_table(table, file))
+
+    @property
+    def trainings(self) -> pd.DataFrame:
+        """The rows of training.parquet, if there is one; without a mode they are of central trainings."""
+        path = self.path / "training.parquet"
+        rows = _read_table(path).to_pandas() if path.exists() else pd.DataFrame()
+        for name, before in (("mode", _CENTRAL), ("setting", "")):
+            if name not in rows:
+                rows[name] = before
+        return rows
 
     def load_checkpoint(self, model: str, key: str) -> dict[str, torch.Tensor]:
         """Reads the tensors of a trained model.

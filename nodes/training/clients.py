@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 import torch
 
 from nodes.training.aggregation import proximal_term
+from nodes.training.costs import FREE, StepCost, stage_cost
 from nodes.training.faults import Faults
 from nodes.training.turns import absorb_turn, decode_turn, encode_anchors
 from nodes.training.updates import UpdateCodec
@@ -21,12 +22,16 @@ Tensors = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class StageStart:
-    """A stage that is about to begin: its steps, the module's tensors by then, and each client's samples."""
+    """A stage that is about to begin: its steps, the module's tensors by then, and each client's samples.
+
+    cost: of a training step.
+    """
 
     name: str
     num_steps: int
     tensors: Tensors
     num_samples: Mapping[int, int]
+    cost: StepCost = FREE
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,9 @@ class Clients:
 
     def start(self) -> StageStart:
         """The stage as it begins, with copies of the module's tensors that are not private."""
-        return StageStart(self._stage.name, self._stage.num_steps, self._shared(), self.num_samples)
+        stage = self._stage
+        cost = stage_cost(stage, list(self.shares.values()))
+        return StageStart(stage.name, stage.num_steps, self._shared(), self.num_samples, cost)
 
     def _shared(self) -> dict[str, torch.Tensor]:
         return {

@@ -22,7 +22,9 @@ from channels.grid import GridConfig, ResourceGrid
 from channels.indoor_factory import IndoorFactoryConfig
 from channels.links.analog import AnalogConfig
 from channels.links.ideal import IdealConfig
+from nodes.training.central import CentralConfig, CountedCentral, LosslessRaw
 from nodes.training.federated import Air, Federated, FederatedConfig
+from nodes.training.ledger import Ledger
 from nodes.training.partitions import PartitionConfig, SampleInfo, TrajectoryPartition, partition
 from nodes.training.split import Split, SplitConfig
 from nodes.transfer import SEGMENT_HEADER_BITS, TransferConfig
@@ -41,6 +43,7 @@ class CollaborationConfig(BaseModel):
 
     num_clients: int = Field(20, ge=1, le=65_536, description="clients that the training data lie at")
     partition: PartitionConfig = TrajectoryPartition()
+    central: CentralConfig = CentralConfig()
     federated: FederatedConfig = FederatedConfig()
     split: SplitConfig = SplitConfig()
     link: LinkConfig = IdealConfig()
@@ -49,11 +52,14 @@ class CollaborationConfig(BaseModel):
     step_s: float = Field(0.01, gt=0, le=10, description="length of a step of the radio's schedule")
 
 
-def check_collaboration(config: CollaborationConfig, mode: str) -> None:
-    """Raises SemcomError for a mode that there isn't, and for a radio that can't carry updates."""
+def check_collaboration(config: CollaborationConfig, mode: str, *, is_counted: bool = False) -> None:
+    """Raises SemcomError for a mode that there isn't, and for a radio that can't carry updates.
+
+    is_counted: the radio has to carry the raw data of a central training too.
+    """
     if mode not in MODES:
         raise SemcomError(f"mode = {mode!r}: trainings are offered in modes {', '.join(MODES)}")
-    if mode == "central":
+    if mode == "central" and not is_counted:
         return
     grid = ResourceGrid(config.grid)
     if isinstance(config.link, AnalogConfig):
@@ -64,20 +70,29 @@ def check_collaboration(config: CollaborationConfig, mode: str) -> None:
 
 
 def _transfer_of(mode: str, config: CollaborationConfig) -> TransferConfig:
+    if mode == "central":
+        return config.central.transfer
     return config.split.transfer if mode == "split" else config.federated.transfer
 
 
 def collaborative_settings(config: CollaborationConfig, mode: str) -> dict[str, Any]:
     """What trained weights depend on besides a central training's settings, as it is written down."""
     if mode == "central":
-        return {}
-    other = "split" if mode == "federated" else "federated"
-    return {"mode": mode, "collaboration": config.model_dump(mode="json", exclude={other})}
+        raw = config.central.raw
+        # Weights don't hang on how data came, only on what is left of them.
+        return {} if isinstance(raw, LosslessRaw) else {"raw": raw.model_dump(mode="json")}
+    return {"mode": mode, "collaboration": config.model_dump(mode="json", exclude={*MODES} - {mode})}
 
 
-def make_trainer(mode: str, config: CollaborationConfig, seed: int, scratch: Path | None) -> Trainer:
-    """The trainer of a mode; scratch: a folder in which it leaves what it needs to go on."""
-    if mode == "central":
+def make_trainer(
+    mode: str, config: CollaborationConfig, seed: int, scratch: Path | None, *, is_counted: bool = False
+) -> Trainer:
+    """The trainer of a mode; scratch: a folder in which it leaves what it needs to go on.
+
+    is_counted: a central training's raw data are carried by the radio, and their cost is counted. Data that
+    lose something on the way are carried in any case.
+    """
+    if mode == "central" and not is_counted and isinstance(config.central.raw, LosslessRaw):
         return Central(scratch)
     streams, grid = Streams(seed).substream("collaboration"), ResourceGrid(config.grid)
     power_dbm = config.channel.tx_power_dbm
@@ -90,6 +105,10 @@ def make_trainer(mode: str, config: CollaborationConfig, seed: int, scratch: Pat
         own = streams.substream(name)
         return link, make_channel(config.channel, grid, config.num_clients, num_steps, config.step_s, own)
 
+    if mode == "central":
+        told = config.central
+        link, channel = link_and_channel("uplink")
+        return CountedCentral(told, config.num_clients, link, channel, config.step_s, streams, scratch)
     up, down = link_and_channel("uplink"), link_and_channel("downlink")
     air = Air(up[0], down[0], up[1], down[1], config.step_s)
     shares = partial(shares_of, config=config, streams=streams)
@@ -99,12 +118,9 @@ def make_trainer(mode: str, config: CollaborationConfig, seed: int, scratch: Pat
 
 
 def account(trainer: Trainer) -> StageLog:
-    """What a collaborative training has cost in all, as a row of its log; of a central one nothing."""
-    return (
-        [{"stage": "account", "step": 0, **trainer.ledger.row()}]
-        if isinstance(trainer, Federated | Split)
-        else []
-    )
+    """What a training has cost in all, as a row of its log; of a central one that isn't counted nothing."""
+    ledger = getattr(trainer, "ledger", None)
+    return [{"stage": "account", "step": 0, **ledger.row()}] if isinstance(ledger, Ledger) else []
 
 
 def shares_of(samples: Samples, config: CollaborationConfig, streams: Streams) -> list[torch.Tensor]:

@@ -59,7 +59,8 @@ class Cut:
     gradient where the loss is the base station's; or, with target = station, they are the base station's,
     which was given the observations, and nothing crosses.
 
-    names: of the device's tensors in the module's state dict. weights: its parameters.
+    names: of the device's tensors in the module's state dict. weights: its parameters. on_device: the modules
+    that run there if cut straight; predictors: those that don't if not.
     """
 
     def __init__(self, stage: Stage, shape: Shape, target: TargetPlace) -> None:
@@ -71,6 +72,10 @@ class Cut:
         self.is_u = shape == "u" and bool(passing)
         self._targets = [each for each in modules if isinstance(each, EmaTarget)]
         self._target_place = target
+        self.predictors = [m.get_submodule("predictor") for m in passing]
+        self.on_device: list[nn.Module] = [stage.on_device]
+        if target == "device":
+            self.on_device += self._targets
         if self.is_u:
             station = {id(t) for m in passing for t in _tensors(m.get_submodule("predictor"))}
             held = {id(t) for t in _tensors(stage.module)} - station

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -174,7 +175,7 @@ class Federated:
         faults: Faults,
         streams: Streams,
     ) -> dict[str, float | int | str]:
-        config, ledger = self.config, self.ledger
+        config, ledger, began = self.config, self.ledger, time.perf_counter()
         asked = self._ask(number, faults, streams)
         streams = streams.substream(f"round {number}")
         work = self._work(number, stage, base.tensors, base.before)
@@ -210,13 +211,14 @@ class Federated:
         ledger.add_down(down)
         ledger.add_up(up)
         ledger.rounds += 1
-        ledger.num_steps += sum(result.num_steps for result in results.values())
+        ledger.add_steps(sum(result.num_steps for result in results.values()), stage.cost)
         ledger.updates_asked += len(asked)
         ledger.updates_missing += len(asked) - len(arrived)
         ledger.updates_rejected += num_rejected
         missed = len(arrived) < len(asked)
         waited_s = max([*down_s.values(), *taken_s.values()], default=0.0)
         ledger.duration_s += deadline_s if deadline_s and missed else waited_s
+        ledger.wall_s += time.perf_counter() - began
         row: dict[str, float | int | str] = {**_mean_terms(results.values()), "clients": len(arrived)}
         if reasons:
             row["warning"] = f"round {number}: " + "; ".join(reasons)
@@ -227,7 +229,7 @@ class Federated:
     ) -> dict[str, float | int | str]:
         """Each client trains as many steps as in a round, and sends nothing."""
         results = clients.train(self._work(number, stage, {}, {}), sorted(stage.num_samples))
-        self.ledger.num_steps += sum(result.num_steps for result in results.values())
+        self.ledger.add_steps(sum(result.num_steps for result in results.values()), stage.cost)
         self.ledger.duration_s += max(
             result.num_steps * float(faults.step_s[client]) for client, result in results.items()
         )

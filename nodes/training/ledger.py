@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
+from nodes.training.costs import StepCost
 from nodes.transfer import TransferReport
 
 
@@ -16,6 +17,9 @@ class Ledger:
     duration_s: rounds one after the other, each as long as the slowest that was waited for, or the deadline
     if somebody missed it. updates_missing: not sent, lost or late; updates_rejected: received and not used.
     steps_lost: of a split training, for something that did not arrive.
+    device_flops: floating-point operations of all steps of all clients; device_memory_bytes: what a step
+    takes at one of them, the most over the stages (see nodes.training.costs). wall_s: the time that it took
+    here, another each time.
     """
 
     rounds: int = 0
@@ -29,6 +33,9 @@ class Ledger:
     updates_missing: int = 0
     updates_rejected: int = 0
     steps_lost: int = 0
+    device_flops: int = 0
+    device_memory_bytes: int = 0
+    wall_s: float = field(default=0.0, compare=False)
 
     def add_up(self, report: TransferReport) -> None:
         """Counts what clients sent."""
@@ -39,6 +46,13 @@ class Ledger:
     def add_down(self, report: TransferReport) -> None:
         """Counts what the base station sent to each client."""
         self.bits_down += int((report.header_bits + report.payload_bits).sum())
+
+    def add_steps(self, num_steps: int, cost: StepCost) -> None:
+        """Counts training steps at clients that cost this much each."""
+        self.num_steps += num_steps
+        self.device_flops += num_steps * cost.flops
+        if num_steps:
+            self.device_memory_bytes = max(self.device_memory_bytes, cost.memory_bytes)
 
     def row(self) -> dict[str, float | int]:
         """The account as a row of a log."""

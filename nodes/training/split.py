@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nodes.training.aggregation import FedAvg, aggregate
 from nodes.training.contracts import ClientUpdate
+from nodes.training.costs import StepCost, stage_cost
 from nodes.training.cut import Cut, Lost, Shape, TargetPlace
 from nodes.training.federated import Air
 from nodes.training.gathering import Gathering
@@ -100,7 +102,10 @@ class Split:
     def fit(self, stage: Stage) -> StageLog:
         """Runs a stage: see Trainer."""
         if stage.on_device is None:
-            return Central(self.scratch).fit(stage)
+            began = time.perf_counter()
+            log = Central(self.scratch).fit(stage)
+            self.ledger.wall_s += time.perf_counter() - began
+            return log
         return SplitStage(self, stage).run()
 
     def gather(self, kind: DataKind, data: torch.Tensor) -> torch.Tensor:
@@ -129,6 +134,7 @@ class SplitStage:
         self._shares = trainer.shares(stage.samples)
         self._streams = trainer.streams.substream(f"split {stage.name}")
         self._cut = Cut(stage, config.shape, config.target)
+        self._cost = _device_cost(stage, self._shares, self._cut)
         self._training = Training(
             stage.module,
             stage.batch_loss,
@@ -162,12 +168,14 @@ class SplitStage:
             number, self._num_messages = told["rounds"], told["num_messages"]
             self._postponed = told["postponed"]
         while training.num_done < training.num_steps:
+            began = time.perf_counter()
             self._round(number)
             number += 1
             if self._averages(number):
                 self._average(number)
             if training.num_done == training.num_steps:
                 self._deploy(number)
+            trainer.ledger.wall_s += time.perf_counter() - began
             if path is not None:
                 counters = {
                     "rounds": number,
@@ -225,7 +233,7 @@ class SplitStage:
         with self._stage.samples.only(self._shares[client]), self._cut.carried_by(self):
             for _ in range(num_steps):
                 step = training.num_done
-                ledger.num_steps += 1
+                ledger.add_steps(1, self._cost)
                 ledger.duration_s += self._config.step_s
                 try:
                     terms = training.step()
@@ -347,3 +355,11 @@ class SplitStage:
         (ledger.add_up if is_up else ledger.add_down)(report)
         ledger.duration_s += float(report.duration_s[0])
         return report.payloads[0]
+
+
+def _device_cost(stage: Stage, shares: Sequence[torch.Tensor], cut: Cut) -> StepCost:
+    """What a step costs a device: all but the predictor with shape = u, else encoders and its targets."""
+    if not cut.is_u:
+        return stage_cost(stage, shares, *cut.on_device)
+    whole, theirs = stage_cost(stage, shares), stage_cost(stage, shares, *cut.predictors)
+    return StepCost(max(0, whole.flops - theirs.flops), max(0, whole.memory_bytes - theirs.memory_bytes))

@@ -96,7 +96,8 @@ class SpreadClients:
                     f"{first.name!r} of {first.num_steps}: give all of them the same program"
                 )
             self.num_samples |= start.num_samples
-        return StageStart(first.name, first.num_steps, first.tensors, dict(sorted(self.num_samples.items())))
+        num_samples = dict(sorted(self.num_samples.items()))
+        return StageStart(first.name, first.num_steps, first.tensors, num_samples, first.cost)
 
     def train(self, work: LocalWork, clients: Sequence[int]) -> dict[int, LocalResult]:
         """Lets each of the clients train, wherever it is; returns what they send, ascending."""

@@ -63,6 +63,7 @@ class ChartingScenario:
     """Channel charting and latent channel prediction (after W-JEPA, arXiv 2409.10045)."""
 
     name = "charting"
+    jepa = "w-jepa"
     summary = "a chart of a cell from CSI without positions, forecast and sent over the air"
     config_type = ChartingConfig
     presets: Mapping[str, BaseModel] = {"tiny": TINY, "default": ChartingConfig(), "paper": PAPER}

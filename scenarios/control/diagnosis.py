@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 
+from analysis.probe import explained_share
 from scenarios.control.batches import Batches
 from scenarios.control.dataset import Trajectories
 from semcom.diagnostics import CollapseWarning, check_collapse, error_ratio
+from semcom.train import score_row
 
 
 @torch.no_grad()
@@ -56,6 +59,21 @@ def deployed_row(
         before, after = z[:, :-1].flatten(0, 1), z[:, 1:].flatten(0, 1)
         predicted = model.predictor(before, batches.command[:, gap:-1].flatten(0, 1))
         row["error_ratio"] = error_ratio(predicted, after, before)
+    return row
+
+
+@torch.no_grad()
+def score(batches: Batches, probed: Mapping[str, float]) -> dict[str, float | int | str]:
+    """The score row: R^2 of the linear probe for the state, the mean over its four parts.
+
+    Beside it R^2 of the actor's commands against the teacher's in the same, true state. batches: held-out
+    data, which no training sees. probed: of these, as `linear_probe` has it.
+    """
+    found = [value for name, value in probed.items() if name.startswith("probe_r2_")]
+    row = score_row("state, linear probe", sum(found) / len(found))
+    model, gap = batches.model, batches.model.encoder.gap_steps
+    asked = batches.teacher_command[:, gap:].flatten(0, 1)
+    row["command_r2"] = explained_share(asked.numpy(), model.actor(batches.embed_all()).flatten(0, 1).numpy())
     return row
 
 

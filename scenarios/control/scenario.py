@@ -34,6 +34,7 @@ class ControlScenario:
     """Predictive remote control of a cart-pole over the air (after TS-JEPA, arXiv 2406.04853)."""
 
     name = "control"
+    jepa = "jepa"
     summary = "remote control of a cart-pole seen by a camera, with and without a JEPA"
     config_type = ControlConfig
     presets: Mapping[str, BaseModel] = {"tiny": TINY, "default": ControlConfig(), "paper": PAPER}

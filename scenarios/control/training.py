@@ -13,7 +13,7 @@ from torch import nn
 from scenarios.control.batches import Batches
 from scenarios.control.camera import CameraConfig
 from scenarios.control.dataset import DatasetConfig, Trajectories, collect
-from scenarios.control.diagnosis import collapse_row, deployed_row
+from scenarios.control.diagnosis import collapse_row, deployed_row, score
 from scenarios.control.models import FrameDecoder, FrameMotionEncoder, ModelConfig, MotionModel, SkipMlp
 from scenarios.control.plant import COMMAND_DIM, PlantConfig
 from scenarios.control.teacher import TeacherConfig
@@ -147,6 +147,8 @@ def train_model(
         z, log = train_one[name](task)
         row = deployed_row(Batches(model, held_out), z, train, held_out)
         log.append({"stage": "held_out", "step": 0, **row})
+        if name == "jepa":
+            log.append(score(Batches(model, held_out), row))
     return model.eval(), log
 
 

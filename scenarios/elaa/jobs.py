@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from analysis.estimation import normalised_errors
 from channels.near_field import NearFieldConfig
 from scenarios.elaa.bottleneck import BottleneckModel
 from scenarios.elaa.bottleneck_training import make_bottleneck, train_bottleneck
 from scenarios.elaa.config import ElaaConfig, moving
-from scenarios.elaa.data import visibility_of
+from scenarios.elaa.data import Cell, DataConfig, draw_sample, visibility_of
 from scenarios.elaa.examples import draw_examples
 from scenarios.elaa.features import Dechirper
 from scenarios.elaa.fronthaul import over_the_fronthaul
@@ -31,7 +32,7 @@ from scenarios.elaa.window_training import LearnedForecaster, train_window_model
 from scenarios.elaa.windows import window_of
 from semcom.records import load_into
 from semcom.rng import Streams
-from semcom.train import CENTRAL, Trainer
+from semcom.train import CENTRAL, Trainer, score_row
 
 TIME, BOTTLENECK, TOKENS = "elaa-jepa-time", "jepa-bottleneck", "jepa-tokens"
 """The jobs that train the forecaster, the feedback's network, and the central unit on what is reported."""
@@ -39,6 +40,7 @@ JOBS = ("elaa-jepa", TOKENS, BOTTLENECK, TIME, "mae", "supervised")
 """All that are trained, the longest first: JEPAs bring the hybrids' networks with them."""
 FROZEN, TUNED, COMBINER = "frozen.", "tuned.", "combiner."
 """Prefixes of a job's tensors."""
+_SCORED_SHARE, _SCORED_SNR_DB = 0.5, 10.0
 _NAMES = {"elaa-jepa": "jepa", TOKENS: "jepa"}
 
 
@@ -80,7 +82,19 @@ def train_job(
         combiner, rows = train_combiner(seed, trained.tuned, paths, others, patches, inputs, trainer)
         tensors |= _tensors(COMBINER, combiner)
         log += rows
+    if name == "elaa-jepa":
+        log.append(_score(trained.tuned, config, seed))
     return tensors, log
+
+
+def _score(model: CsiModel, config: ElaaConfig, seed: int) -> dict[str, float | int | str]:
+    """The score row: 1 - NMSE of the tuned model on test channels of which about half is visible."""
+    share = min(config.training_shares, key=lambda share: abs(share - _SCORED_SHARE))
+    cell = Cell(share, _SCORED_SNR_DB)
+    test = draw_sample(config.array, config.visibility, DataConfig(), "test", cell, seed)
+    estimator = LearnedEstimator(model, config.array, config.model.patch_size)
+    errors = normalised_errors(test.h.numpy(), estimator.estimate(test.observed).numpy())
+    return score_row(f"channel, share {share:g}, {_SCORED_SNR_DB:g} dB", 1 - float(errors.mean()))
 
 
 def job_settings(name: str, config: ElaaConfig) -> dict[str, Any]:

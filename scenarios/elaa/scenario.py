@@ -40,6 +40,7 @@ class ElaaScenario:
     """Channel estimation by an extremely large array that is visible in part."""
 
     name = "elaa"
+    jepa = "elaa-jepa"
     summary = "near-field CSI of an extremely large array of which a part sees nothing"
     config_type = ElaaConfig
     presets: Mapping[str, BaseModel] = {"tiny": TINY, "default": ElaaConfig(), "paper": PAPER}

@@ -48,6 +48,7 @@ class IsacScenario:
     """Cross-modal sensing with semantic inpainting (after Nishio, Chen and Bennis, ICMLCN 2025)."""
 
     name = "isac"
+    jepa = "inpainting"
     summary = "cameras and CSI receivers in a room; missing embeddings are inpainted from the others"
     config_type = IsacConfig
     presets: Mapping[str, BaseModel] = {"tiny": TINY, "default": IsacConfig(), "paper": PAPER}

@@ -11,6 +11,7 @@ from scenarios.isac.data import SensingData
 from scenarios.isac.heads import SceneHead
 from scenarios.isac.mixing import Draw
 from scenarios.isac.models import NUM_CALIBRATION, ModelConfig, SensingModel
+from scenarios.isac.score import score_model
 from scenarios.isac.task import Log, Task, TrainingInputs, embed_all
 from semcom.diagnostics import rank_me
 from semcom.distances import DISTANCES
@@ -73,7 +74,8 @@ def train_model(
     model.mean.copy_(z.mean(dim=0))
     held_out = embed_all(model, data.validation).flatten(0, 1)
     row = {f"rank_me_{s}": rank_me(held_out[:, s, : model.dim_of(s)]) for s in range(model.num_sensors)}
-    return model, [*log, {"stage": "validation", "step": 0, **row}]
+    score = score_model(model, data.test) if name == "inpainting" else []
+    return model, [*log, {"stage": "validation", "step": 0, **row}, *score]
 
 
 def _train_jepa(task: Task) -> Log:

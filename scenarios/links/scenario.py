@@ -27,6 +27,7 @@ class LinksScenario:
     """Block error rate and goodput of the links by SNR, with closed forms and Sionna's own curves."""
 
     name = "links"
+    jepa = ""
     summary = "error rates and goodput of the links by SNR, closed forms beside them; no model"
     config_type = LinksConfig
     presets: Mapping[str, BaseModel] = {"tiny": TINY, "default": LinksConfig(), "paper": PAPER}

@@ -110,8 +110,8 @@ def test_users_who_stand_are_no_reason_to_divide_by_zero(config, data):
 def test_the_log_ends_with_diagnostics_on_validation_data(config, data):
     for name, measured in (("w-jepa", {"rank_me", "error_ratio"}), ("supervised", {"rank_me"})):
         _, log = train_model(name, 0, data, config.training_inputs())
-        assert log[-1].keys() == {"stage", "step"} | measured
-        assert log[-1]["stage"] == "validation"
+        assert log[-2].keys() == {"stage", "step"} | measured
+        assert [row["stage"] for row in log[-2:]] == ["validation", "score"]
 
 
 def test_charts_are_held_to_positions_or_to_the_way_that_velocities_add_up_to(config, data):

@@ -34,6 +34,7 @@ class Toy:
     """Two methods at three intervals; counts what it computes, and stops before batch `stop_before`."""
 
     name = "toy"
+    jepa = ""
     summary = "a toy"
     config_type = ToyConfig
     presets: Mapping[str, BaseModel] = {"tiny": ToyConfig(), "default": ToyConfig(depth=2)}
@@ -241,7 +242,7 @@ def test_list_names_everything_there_is(toy: Toy, semcom: Callable[..., str]):
         (["sweep", "toy", "--axis", "gain=1,12"], ["gain = 12 is out of range"]),
         (["sweep", "toy", "--axis", "gain=1,2", "gain=3"], ["gain is both"]),
         (["train", "toy", "--mode", "federated"], ["mode federated", "central"]),
-        (["train", "toy", "--mode", "magic"], ["unknown mode magic", "central, federated"]),
+        (["train", "toy", "--mode", "magic"], ["unknown mode magic", "central, split, federated"]),
         (["plot", "nowhere"], ["nowhere is no run folder"]),
         (["show", "nowhere"], ["nowhere is no run folder"]),
         (["list", "tou"], ["unknown scenario tou"]),

@@ -1,5 +1,8 @@
 """Every scenario's JEPA trains among clients; with one client it is the central training, bit for bit."""
 
+import dataclasses
+import math
+
 import charting_setups
 import isac_setups
 import pytest
@@ -56,6 +59,29 @@ def test_one_client_is_central_training_and_three_are_not(name):
     account = next(row for row in three.log if row["stage"] == "account")
     assert account["updates_asked"] == 3 * account["rounds"] > 0
     assert account["bits_up"] == account["bits_down"] > 0
+    assert account["device_flops"] > account["device_memory_bytes"] > 0
+    score = central.log[-1]
+    assert score["stage"] == "score"
+    assert math.isfinite(score["score"])
+    assert score["score"] < 1
+    assert score == next(row for row in alone.log if row["stage"] == "score")
+
+
+@pytest.mark.parametrize("name", ["charting", "elaa"])
+def test_raw_data_that_were_sent_train_the_same_and_coarse_ones_do_not(name):
+    job, central = _train(name, "central")
+    told = {"num_clients": 3, "central": {"raw": {"kind": "quantised", "bits": 6}}}
+    scenario, coarse = load_scenario(name), _config(name, **told)
+    counted = train_job(scenario, dataclasses.replace(job, is_counted=True), None)
+    assert _equal(central.tensors, counted.tensors)
+    other = next(each for each in scenario.training_jobs(coarse, 0, "central") if each.model == JEPAS[name])
+    assert other.key != job.key
+    # Without being counted, too: weights of a key are those of its settings.
+    fewer = train_job(scenario, other, None)
+    assert not _equal(central.tensors, fewer.tensors)
+    bits = [trained.log[-1]["bits_up"] for trained in (counted, fewer)]
+    assert 0 < 4 * bits[1] < bits[0]
+    assert "account" not in {row["stage"] for row in central.log}
 
 
 @pytest.mark.parametrize("name", list(JEPAS))

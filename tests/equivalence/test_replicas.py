@@ -203,8 +203,8 @@ def test_errors_in_a_program_are_the_caller_s():
         replica.next_stage()
     other = _replica()
     start = other.next_stage()
-    with pytest.raises(RuntimeError, match="Missing key"):
-        other.train(LocalWork(0, 0, 2, {}, {}), [0])
+    with pytest.raises(KeyError, match="strange"):
+        other.train(LocalWork(0, 0, 2, {"strange": torch.zeros(1)}, {}), [0])
     replica.close()
     other.close()
     assert not _threads()

@@ -1,0 +1,244 @@
+"""Central training that counts: the raw data of all clients go up once, by the radio of updates."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from channels.links.ideal import IdealLink
+from nodes.training.differences import LevelCoder
+from nodes.training.ledger import Ledger
+from nodes.transfer import SEGMENT_HEADER_BITS, TransferConfig, TransferReport, transfer
+from semcom.codecs.stream_coding import StreamReader, StreamWriter
+from semcom.contracts import Channel, Link, SemcomError
+from semcom.files import write_atomically
+from semcom.rng import Streams
+from semcom.train import Central, DataKind, Stage, StageLog
+
+_LEAST_BLOCK = 256
+"""Numbers that share a step of 32 bits, at least: the steps are an eighth of a bit a number then."""
+_WALL = "wall.json"
+
+
+class LosslessRaw(BaseModel):
+    """Data as they are: 32 bits a real number, 64 a complex one, 8 a pixel's colour."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    kind: Literal["lossless"] = "lossless"
+
+
+class QuantisedRaw(BaseModel):
+    """Data in uniform levels, range coded under the counts of those before: see `RawCoder`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    kind: Literal["quantised"] = "quantised"
+    bits: int = Field(8, ge=2, le=16, description="a number has 2^bits - 1 levels, a pixel's colour 2^bits")
+
+
+RawConfig = Annotated[LosslessRaw | QuantisedRaw, Field(discriminator="kind")]
+
+
+class CentralConfig(BaseModel):
+    """How raw data come to where a central training is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    raw: RawConfig = LosslessRaw()
+    transfer: TransferConfig = TransferConfig(segment_bytes=1500, max_steps=20_000)
+
+
+class RawCoder:
+    """Data of any number of samples as bytes, and back.
+
+    lossless: float32 and complex64 as big-endian numbers of 32 bits, uint8 as bytes. quantised: float32 and
+    complex64 by `LevelCoder`, with a step for each block of one sample (its last dimensions, as few as hold
+    256 numbers); uint8 rounded to 2^bits equally spaced levels, with 8 bits and more as they are; symbols as
+    `StreamWriter.write_counted` has them. What is decoded does not hang on how samples are shared out.
+    """
+
+    def __init__(self, config: RawConfig, data: torch.Tensor) -> None:
+        """data [N, ...]: of the type and shape of what is encoded. Raises SemcomError for other types."""
+        if data.dtype not in (torch.float32, torch.complex64, torch.uint8):
+            raise SemcomError(f"raw data are {data.dtype}: convert them to float32, complex64 or uint8")
+        self._bits = config.bits if isinstance(config, QuantisedRaw) else None
+        self._dtype, self._shape = data.dtype, tuple(data.shape[1:])
+        parts = 2 if data.is_complex() else 1
+        self._sample = math.prod(self._shape) * parts
+        self._block = parts
+        for size in reversed(self._shape):
+            if self._block >= _LEAST_BLOCK:
+                break
+            self._block *= size
+
+    def encode(self, data: torch.Tensor) -> bytes:
+        """Returns the bytes of data [n, ...]. Raises SemcomError where NaN or infinity is to be quantised."""
+        numbers = self._numbers(data)
+        if self._bits is None:
+            return numbers.tobytes() if numbers.dtype == np.uint8 else numbers.astype(">f4").tobytes()
+        if numbers.dtype == np.uint8:
+            writer = StreamWriter()
+            writer.write_counted(self._to_levels(numbers), self._num_colours)
+            return writer.payload()
+        if not np.isfinite(numbers).all():
+            raise SemcomError("raw data hold NaN or infinity: collaboration.central.raw.kind = lossless only")
+        return self._levels(len(data)).pack(numbers, None)[0]
+
+    def decode(self, payload: bytes, num: int) -> torch.Tensor:
+        """Returns the data [num, ...] that a payload holds."""
+        if self._dtype == torch.uint8:
+            return torch.from_numpy(self._colours(payload, num)).reshape(num, *self._shape)
+        if self._bits is None:
+            numbers = np.frombuffer(payload, ">f4").astype(np.float32)
+        else:
+            numbers = self._levels(num).unpack(payload)
+        data = torch.from_numpy(numbers)
+        if self._dtype == torch.complex64:
+            data = torch.view_as_complex(data.reshape(-1, 2))
+        return data.reshape(num, *self._shape)
+
+    def _numbers(self, data: torch.Tensor) -> np.ndarray:
+        real = torch.view_as_real(data.resolve_conj()) if data.is_complex() else data
+        return real.contiguous().numpy().reshape(-1)
+
+    def _levels(self, num: int) -> LevelCoder:
+        sizes = [self._block] * (num * self._sample // self._block)
+        assert self._bits is not None
+        return LevelCoder(sizes, self._bits, is_stochastic=False, is_entropy_coded=True)
+
+    @property
+    def _num_colours(self) -> int:
+        assert self._bits is not None
+        return 1 << min(8, self._bits)
+
+    def _to_levels(self, pixels: np.ndarray) -> np.ndarray:
+        table = np.rint(np.arange(256) * ((self._num_colours - 1) / 255)).astype(np.int32)
+        return table[pixels]
+
+    def _colours(self, payload: bytes, num: int) -> np.ndarray:
+        if self._bits is None:
+            return np.frombuffer(payload, np.uint8).copy()
+        table = np.rint(np.arange(self._num_colours) * (255 / (self._num_colours - 1))).astype(np.uint8)
+        return table[StreamReader(payload).read_counted(num * self._sample, self._num_colours)]
+
+
+@dataclass
+class CountedCentral:
+    """Runs stages in one place, on the raw data that clients have sent there; counts what that costs.
+
+    Observations, and what devices know of their movement, go up once. The samples are dealt out in equal
+    runs, one for each of the clients, and not by the partition: what arrives is the same, airtime and energy
+    hang on whose they are. Embeddings are what encoders make of them here, and go nowhere. Devices compute
+    nothing.
+    """
+
+    config: CentralConfig
+    num_clients: int
+    uplink: Link
+    uplink_channel: Channel | None
+    step_s: float
+    streams: Streams
+    scratch: Path | None = None
+    ledger: Ledger = field(default_factory=lambda: Ledger(rounds=1))
+    _num_gathered: int = 0
+
+    def fit(self, stage: Stage) -> StageLog:
+        """Runs a stage: see Trainer."""
+        known = self._known_s()
+        began = time.perf_counter()
+        log = Central(self.scratch).fit(stage)
+        # A stage that is finished is only read again; of one that was stopped, the time since then counts.
+        known.setdefault(stage.name, time.perf_counter() - began)
+        self.ledger.wall_s += known[stage.name]
+        if self.scratch is not None:
+            write_atomically(self.scratch / _WALL, lambda file: _write(file, json.dumps(known)))
+        return log
+
+    def gather(self, kind: DataKind, data: torch.Tensor) -> torch.Tensor:
+        """Returns what arrived of the data [N, ...]: all, or SemcomError names the client whose did not."""
+        if kind == "embedding" or not data.numel():
+            return data
+        coder = RawCoder(self.config.raw, data)
+        clients = range(min(self.num_clients, len(data)))
+        parts = data.tensor_split(len(clients))
+        sent = [coder.encode(part) for part in parts]
+        name = f"{kind} {self._num_gathered}"
+        self._num_gathered += 1
+        report = self._carry(sent, name)
+        for client, ok in zip(clients, report.ok, strict=True):
+            if not ok:
+                raise SemcomError(
+                    f"client {client}: its raw data ({len(sent[client])} bytes of {kind}) did not arrive in "
+                    f"{self.config.transfer.max_steps} steps: raise collaboration.central.transfer.max_steps "
+                    "or take another collaboration.link"
+                )
+        self.ledger.add_up(report)
+        self.ledger.duration_s += float(report.duration_s.max(initial=0.0))
+        arrived = [payload for payload in report.payloads if payload is not None]
+        return torch.cat(
+            [coder.decode(payload, len(part)) for payload, part in zip(arrived, parts, strict=True)]
+        )
+
+    def starting_seed(self, seed: int) -> int:
+        """Returns the seed."""
+        return seed
+
+    def _carry(self, payloads: Sequence[bytes], name: str) -> TransferReport:
+        if isinstance(self.uplink, IdealLink):
+            return ideal_report(payloads, self.config.transfer, self.step_s)
+        return transfer(
+            payloads,
+            np.arange(len(payloads)),
+            self.uplink,
+            self.uplink_channel,
+            self.streams,
+            self.config.transfer,
+            step_s=self.step_s,
+            name=name,
+        )
+
+    def _known_s(self) -> dict[str, float]:
+        """How long the stages took that were finished before, by their names."""
+        path = None if self.scratch is None else self.scratch / _WALL
+        if path is None or not path.exists():
+            return {}
+        try:
+            return {str(name): float(value) for name, value in json.loads(path.read_text()).items()}
+        except (OSError, ValueError, AttributeError):
+            # It is told, and nothing is computed of it.
+            return {}
+
+
+def ideal_report(payloads: Sequence[bytes], config: TransferConfig, step_s: float) -> TransferReport:
+    """What `transfer` reports over an ideal link: all in one step. Millions of segments are not cut there."""
+    size = np.array([len(payload) for payload in payloads], dtype=np.int64)
+    num_segments = np.maximum(1, -(-size // config.segment_bytes))
+    one, zero = np.ones_like(size), np.zeros_like(size)
+    return TransferReport(
+        ok=np.ones(len(size), dtype=bool),
+        payloads=list(payloads),
+        num_steps=one,
+        duration_s=one * step_s,
+        packets_sent=num_segments,
+        packets_lost=zero,
+        header_bits=SEGMENT_HEADER_BITS * num_segments,
+        payload_bits=8 * size,
+        padding_bits=zero,
+        channel_uses=zero,
+        airtime_s=np.zeros(len(size)),
+        energy_j=np.zeros(len(size)),
+    )
+
+
+def _write(file: Path, text: str) -> None:
+    file.write_text(text)
