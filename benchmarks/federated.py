@@ -31,7 +31,8 @@ import torch
 from flower_side import PEAK_RATE, SAMPLES_PER_CLIENT, TinyJepa, make_data
 
 from channels.links.ideal import IdealConfig, IdealLink
-from nodes.training.federated import Air, Federated, FederatedConfig
+from nodes.training.air import Air
+from nodes.training.federated import Federated, FederatedConfig
 from semcom.rng import Streams
 from semcom.samples import Samples
 from semcom.train import Stage

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from channels.links.ideal import IdealLink
+from nodes.training.air import Air
 from nodes.training.differences import LevelCoder
+from nodes.training.gathering import Gathering
 from nodes.training.ledger import Ledger
-from nodes.transfer import SEGMENT_HEADER_BITS, TransferConfig, TransferReport, transfer
+from nodes.transfer import TransferConfig
 from semcom.codecs.stream_coding import StreamReader, StreamWriter
-from semcom.contracts import Channel, Link, SemcomError
+from semcom.contracts import SemcomError
 from semcom.files import write_atomically
 from semcom.rng import Streams
 from semcom.train import Central, DataKind, Stage, StageLog
@@ -81,7 +82,7 @@ class RawCoder:
                 break
             self._block *= size
 
-    def encode(self, data: torch.Tensor) -> bytes:
+    def encode(self, data: torch.Tensor, generator: torch.Generator | None = None) -> bytes:
         """Returns the bytes of data [n, ...]. Raises SemcomError where NaN or infinity is to be quantised."""
         numbers = self._numbers(data)
         if self._bits is None:
@@ -94,8 +95,9 @@ class RawCoder:
             raise SemcomError("raw data hold NaN or infinity: collaboration.central.raw.kind = lossless only")
         return self._levels(len(data)).pack(numbers, None)[0]
 
-    def decode(self, payload: bytes, num: int) -> torch.Tensor:
-        """Returns the data [num, ...] that a payload holds."""
+    def decode(self, payload: bytes, like: torch.Tensor) -> torch.Tensor:
+        """Returns the data that a payload holds, of as many samples as like [num, ...]."""
+        num = len(like)
         if self._dtype == torch.uint8:
             return torch.from_numpy(self._colours(payload, num)).reshape(num, *self._shape)
         if self._bits is None:
@@ -144,13 +146,10 @@ class CountedCentral:
 
     config: CentralConfig
     num_clients: int
-    uplink: Link
-    uplink_channel: Channel | None
-    step_s: float
+    air: Air
     streams: Streams
     scratch: Path | None = None
     ledger: Ledger = field(default_factory=lambda: Ledger(rounds=1))
-    _num_gathered: int = 0
 
     def fit(self, stage: Stage) -> StageLog:
         """Runs a stage: see Trainer."""
@@ -168,44 +167,17 @@ class CountedCentral:
         """Returns what arrived of the data [N, ...]: all, or SemcomError names the client whose did not."""
         if kind == "embedding" or not data.numel():
             return data
-        coder = RawCoder(self.config.raw, data)
-        clients = range(min(self.num_clients, len(data)))
-        parts = data.tensor_split(len(clients))
-        sent = [coder.encode(part) for part in parts]
-        name = f"{kind} {self._num_gathered}"
-        self._num_gathered += 1
-        report = self._carry(sent, name)
-        for client, ok in zip(clients, report.ok, strict=True):
-            if not ok:
-                raise SemcomError(
-                    f"client {client}: its raw data ({len(sent[client])} bytes of {kind}) did not arrive in "
-                    f"{self.config.transfer.max_steps} steps: raise collaboration.central.transfer.max_steps "
-                    "or take another collaboration.link"
-                )
-        self.ledger.add_up(report)
-        self.ledger.duration_s += float(report.duration_s.max(initial=0.0))
-        arrived = [payload for payload in report.payloads if payload is not None]
-        return torch.cat(
-            [coder.decode(payload, len(part)) for payload, part in zip(arrived, parts, strict=True)]
-        )
+        return self.gathering.gather(f"raw {kind}", data, RawCoder(self.config.raw, data))
+
+    @cached_property
+    def gathering(self) -> Gathering:
+        """What brings data up."""
+        where = "collaboration.central.transfer"
+        return Gathering(self.num_clients, self.streams, self.air, self.config.transfer, self.ledger, where)
 
     def starting_seed(self, seed: int) -> int:
         """Returns the seed."""
         return seed
-
-    def _carry(self, payloads: Sequence[bytes], name: str) -> TransferReport:
-        if isinstance(self.uplink, IdealLink):
-            return ideal_report(payloads, self.config.transfer, self.step_s)
-        return transfer(
-            payloads,
-            np.arange(len(payloads)),
-            self.uplink,
-            self.uplink_channel,
-            self.streams,
-            self.config.transfer,
-            step_s=self.step_s,
-            name=name,
-        )
 
     def _known_s(self) -> dict[str, float]:
         """How long the stages took that were finished before, by their names."""
@@ -217,27 +189,6 @@ class CountedCentral:
         except (OSError, ValueError, AttributeError):
             # It is told, and nothing is computed of it.
             return {}
-
-
-def ideal_report(payloads: Sequence[bytes], config: TransferConfig, step_s: float) -> TransferReport:
-    """What `transfer` reports over an ideal link: all in one step. Millions of segments are not cut there."""
-    size = np.array([len(payload) for payload in payloads], dtype=np.int64)
-    num_segments = np.maximum(1, -(-size // config.segment_bytes))
-    one, zero = np.ones_like(size), np.zeros_like(size)
-    return TransferReport(
-        ok=np.ones(len(size), dtype=bool),
-        payloads=list(payloads),
-        num_steps=one,
-        duration_s=one * step_s,
-        packets_sent=num_segments,
-        packets_lost=zero,
-        header_bits=SEGMENT_HEADER_BITS * num_segments,
-        payload_bits=8 * size,
-        padding_bits=zero,
-        channel_uses=zero,
-        airtime_s=np.zeros(len(size)),
-        energy_j=np.zeros(len(size)),
-    )
 
 
 def _write(file: Path, text: str) -> None:

@@ -18,12 +18,15 @@ from channels.catalogue import (
     make_link,
     uses_a_channel,
 )
+from channels.downlink import DownlinkChannel
 from channels.grid import GridConfig, ResourceGrid
 from channels.indoor_factory import IndoorFactoryConfig
 from channels.links.analog import AnalogConfig
 from channels.links.ideal import IdealConfig
+from channels.recorded import RecordedConfig
+from nodes.training.air import Air
 from nodes.training.central import CentralConfig, CountedCentral, LosslessRaw
-from nodes.training.federated import Air, Federated, FederatedConfig
+from nodes.training.federated import Federated, FederatedConfig
 from nodes.training.ledger import Ledger
 from nodes.training.partitions import PartitionConfig, SampleInfo, TrajectoryPartition, partition
 from nodes.training.split import Split, SplitConfig
@@ -50,6 +53,13 @@ class CollaborationConfig(BaseModel):
     channel: ChannelConfig = IndoorFactoryConfig()
     grid: GridConfig = GridConfig()
     step_s: float = Field(0.01, gt=0, le=10, description="length of a step of the radio's schedule")
+    downlink_snr_offset_db: float = Field(
+        10.0,
+        ge=-50,
+        le=80,
+        description="downlink SNR over uplink SNR: the station's power over a device's, less a device's "
+        "noise figure over the station's",
+    )
 
 
 def check_collaboration(config: CollaborationConfig, mode: str, *, is_counted: bool = False) -> None:
@@ -94,27 +104,28 @@ def make_trainer(
     """
     if mode == "central" and not is_counted and isinstance(config.central.raw, LosslessRaw):
         return Central(scratch)
-    streams, grid = Streams(seed).substream("collaboration"), ResourceGrid(config.grid)
-    power_dbm = config.channel.tx_power_dbm
-    num_steps = _transfer_of(mode, config).max_steps
-
-    def link_and_channel(name: str) -> tuple[Any, Any]:
-        link = make_link(config.link, grid, config.step_s, power_dbm)
-        if not uses_a_channel(config.link):
-            return link, None
-        own = streams.substream(name)
-        return link, make_channel(config.channel, grid, config.num_clients, num_steps, config.step_s, own)
-
+    streams = Streams(seed).substream("collaboration")
+    air = _make_air(config, _transfer_of(mode, config).max_steps, streams)
     if mode == "central":
-        told = config.central
-        link, channel = link_and_channel("uplink")
-        return CountedCentral(told, config.num_clients, link, channel, config.step_s, streams, scratch)
-    up, down = link_and_channel("uplink"), link_and_channel("downlink")
-    air = Air(up[0], down[0], up[1], down[1], config.step_s)
+        return CountedCentral(config.central, config.num_clients, air, streams, scratch)
     shares = partial(shares_of, config=config, streams=streams)
     if mode == "split":
         return Split(config.split, shares, streams, air, config.num_clients, scratch)
     return Federated(config.federated, shares, streams, air, scratch)
+
+
+def _make_air(config: CollaborationConfig, num_steps: int, streams: Streams) -> Air:
+    """The uplink by the configured link and channel, and the downlink by the same channel the other way."""
+    grid, step_s = ResourceGrid(config.grid), config.step_s
+    up = make_link(config.link, grid, step_s, config.channel.tx_power_dbm)
+    down = make_link(config.link, grid, step_s, config.channel.tx_power_dbm)
+    if not uses_a_channel(config.link):
+        return Air(up, down, step_s=step_s)
+    own = streams.substream("channel")
+    channel = make_channel(config.channel, grid, config.num_clients, num_steps, step_s, own)
+    back = DownlinkChannel(channel, config.downlink_snr_offset_db)
+    last = num_steps if isinstance(config.channel, RecordedConfig) else None
+    return Air(up, down, channel, back, step_s, last)
 
 
 def account(trainer: Trainer) -> StageLog:

@@ -15,24 +15,27 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from nodes.training.aggregation import AggregationConfig, FedAvg, FedProx, aggregate, check_num_clients
+from nodes.training.aggregation import AggregationConfig, FedAvg, FedProx, check_num_clients
+from nodes.training.air import Air, Way
+from nodes.training.broadcast import BroadcastConfig
 from nodes.training.clients import Clients, LocalResult, LocalWork, RoundClients, StageStart
-from nodes.training.contracts import ClientUpdate
 from nodes.training.faults import FaultConfig, Faults
 from nodes.training.ledger import Ledger
 from nodes.training.private_parts import private_names
-from nodes.training.screening import ScreeningConfig, screen
+from nodes.training.screening import ScreeningConfig
 from nodes.training.stacking import stack, unstack
+from nodes.training.station import BaseStationSide
 from nodes.training.turns import find_turns
 from nodes.training.updates import Float32Update, UpdateCodec, UpdateCodecConfig
-from nodes.transfer import TransferConfig, TransferReport, transfer
-from semcom.contracts import Channel, Link, SemcomError
+from nodes.transfer import TransferConfig, TransferReport
+from semcom.contracts import SemcomError
 from semcom.files import write_atomically
 from semcom.rng import Streams
 from semcom.samples import Samples
-from semcom.train import DataKind, Stage, StageLog
+from semcom.train import DataKind, Stage, StageLog, copy_into
 
 Tensors = Mapping[str, torch.Tensor]
+Embed = Callable[[Tensors], torch.Tensor]
 
 
 class FederatedConfig(BaseModel):
@@ -57,6 +60,7 @@ class FederatedConfig(BaseModel):
         None, ge=1, description="every so many rounds; in the first of a stage alone if not given"
     )
     strategy: AggregationConfig = FedAvg()
+    broadcast: BroadcastConfig = BroadcastConfig()
     update: UpdateCodecConfig = Float32Update()
     screening: ScreeningConfig = ScreeningConfig()
     optimizer_state: Literal["kept", "reset"] = Field(
@@ -75,17 +79,6 @@ class FederatedConfig(BaseModel):
     def is_personal(self) -> bool:
         """Whether each client runs a training of its own: see nodes.training.personal."""
         return self.sharing != "all" or self.initialisation == "own"
-
-
-@dataclass(frozen=True)
-class Air:
-    """The radio that models travel by, both ways: see nodes.transfer; step_s is the length of its steps."""
-
-    uplink: Link
-    downlink: Link
-    uplink_channel: Channel | None = None
-    downlink_channel: Channel | None = None
-    step_s: float = 0.001
 
 
 @dataclass
@@ -124,7 +117,7 @@ class Federated:
         else:
             clients = self.spread()
         start = clients.start()
-        tensors, log = self.run(start, clients)
+        tensors, log = self.run(start, clients, _embedding(stage))
         stream = clients.stream(0)
         clients.finish(tensors, stream)
         if self.spread is not None:
@@ -132,15 +125,22 @@ class Federated:
             stage.generator.set_state(stream)
         return log
 
-    def run(self, stage: StageStart, clients: RoundClients) -> tuple[Tensors, StageLog]:
-        """Runs the rounds of a stage among clients; returns the last global model, and their rows."""
+    def run(
+        self, stage: StageStart, clients: RoundClients, embed: Embed | None = None
+    ) -> tuple[Tensors, StageLog]:
+        """Runs the rounds of a stage among clients; returns the last global model, and their rows.
+
+        embed: what a model makes of the stage's anchors, to measure how far versions drift apart.
+        """
         config, num_clients = self.config, len(stage.num_samples)
         if stage.tensors:
             check_num_clients(config.strategy, max(1, round(config.participation * num_clients)))
         streams = self.streams.substream(f"federated {stage.name}")
         faults = Faults(config.faults, num_clients, self.streams)
         codec = UpdateCodec(config.update, stage.tensors) if stage.tensors else None
-        base = BaseStationSide(config, codec, stage.tensors)
+        base = BaseStationSide(
+            config.strategy, config.screening, config.broadcast, codec, stage.tensors, streams
+        )
         log: StageLog = []
         path = None if self.scratch is None else self.scratch / f"{stage.name}.safetensors"
         first = 0
@@ -151,7 +151,7 @@ class Federated:
             if codec is None:
                 row = self._round_apart(number, stage, clients, faults)
             else:
-                row = self._round(number, stage, base, clients, faults, streams)
+                row = self._round(number, stage, base, clients, faults, streams, embed)
             done = min((number + 1) * config.local_steps, stage.num_steps)
             log.append({"stage": stage.name, "step": done - 1, **row})
             if path is not None:
@@ -174,22 +174,36 @@ class Federated:
         clients: RoundClients,
         faults: Faults,
         streams: Streams,
+        embed: Embed | None,
     ) -> dict[str, float | int | str]:
         config, ledger, began = self.config, self.ledger, time.perf_counter()
+        broadcast = base.broadcast
+        assert broadcast is not None
         asked = self._ask(number, faults, streams)
         streams = streams.substream(f"round {number}")
-        work = self._work(number, stage, base.tensors, base.before)
+        work = self._work(number, stage, base.sent, base.before)
+        reasons = [
+            f"client {client} holds version {broadcast.held_by(client)} of the global model, which is "
+            f"{broadcast.version} by now: it is refused"
+            for client in asked
+            if broadcast.is_refused(client)
+        ]
         # Who begins from weights of its own needs none.
-        sent_to = [] if work.from_own else asked
-        down = self._carry("down", [base.payload] * len(sent_to), sent_to, streams)
-        reached = asked if work.from_own else [c for c, ok in zip(asked, down.ok, strict=True) if ok]
+        sent_to = [] if work.from_own else [c for c in asked if not broadcast.is_refused(c)]
+        down = self._carry("down", [broadcast.payload_for(c) for c in sent_to], sent_to, streams)
+        broadcast.confirm(c for c, ok in zip(sent_to, down.ok, strict=True) if ok)
+        reached = asked if work.from_own else [c for c, ok in zip(sent_to, down.ok, strict=True) if ok]
         answering = faults.answering(reached, number)
         results = clients.train(work, answering)
-        reasons: list[str] = []
-        aligned_s = self._align(results, clients, streams, reasons) if work.aligns else 0.0
-        sending = [client for client in answering if not results[client].fault]
-        up = self._carry("up", [results[client].payload for client in sending], sending, streams)
         down_s = dict.fromkeys(asked, 0.0) | dict(zip(sent_to, down.duration_s.tolist(), strict=True))
+        after_s = max(
+            [down_s[client] + work.num_steps * float(faults.step_s[client]) for client in answering],
+            default=0.0,
+        )
+        aligned_s = self._align(results, clients, streams, reasons, after_s) if work.aligns else 0.0
+        sending = [client for client in answering if not results[client].fault]
+        payloads = [results[client].payload for client in sending]
+        up = self._carry("up", payloads, sending, streams, after_s + aligned_s)
         taken_s = {
             client: down_s[client]
             + work.num_steps * float(faults.step_s[client])
@@ -218,8 +232,11 @@ class Federated:
         missed = len(arrived) < len(asked)
         waited_s = max([*down_s.values(), *taken_s.values()], default=0.0)
         ledger.duration_s += deadline_s if deadline_s and missed else waited_s
+        drift = broadcast.drift(base.tensors, embed)
+        base.advance()
         ledger.wall_s += time.perf_counter() - began
         row: dict[str, float | int | str] = {**_mean_terms(results.values()), "clients": len(arrived)}
+        row |= drift.row()
         if reasons:
             row["warning"] = f"round {number}: " + "; ".join(reasons)
         return row
@@ -246,17 +263,24 @@ class Federated:
         return LocalWork(number, done, num_steps, tensors, stale, from_own, aligns)
 
     def _align(
-        self, results: dict[int, LocalResult], clients: RoundClients, streams: Streams, reasons: list[str]
+        self,
+        results: dict[int, LocalResult],
+        clients: RoundClients,
+        streams: Streams,
+        reasons: list[str],
+        after_s: float,
     ) -> float:
         """Turns the clients that hold their updates back onto each other; returns the time that it took.
 
         Whose anchors or turn is lost sends its update as it is. results: theirs are replaced.
         """
         holding = [client for client, result in results.items() if result.anchors]
-        up = self._carry("up", [results[c].anchors for c in holding], holding, streams.substream("anchors"))
+        anchors = [results[client].anchors for client in holding]
+        up = self._carry("up", anchors, holding, streams.substream("anchors"), after_s)
         arrived = {c: sent for c, sent in zip(holding, up.payloads, strict=True) if sent is not None}
         turns, why = find_turns(arrived)
-        down = self._carry("down", list(turns.values()), list(turns), streams.substream("turns"))
+        after_s += float(up.duration_s.max(initial=0.0))
+        down = self._carry("down", list(turns.values()), list(turns), streams.substream("turns"), after_s)
         told = {c: turn for (c, turn), ok in zip(turns.items(), down.ok, strict=True) if ok}
         results |= clients.turn({client: told.get(client, b"") for client in holding})
         reasons += why
@@ -272,31 +296,18 @@ class Federated:
         return sorted(joined[place] for place in order[:count].tolist())
 
     def _carry(
-        self, way: Literal["up", "down"], payloads: list[bytes], clients: list[int], streams: Streams
+        self, way: Way, payloads: list[bytes], clients: list[int], streams: Streams, after_s: float = 0.0
     ) -> TransferReport:
-        air = self.air
-        link, channel = (
-            (air.uplink, air.uplink_channel) if way == "up" else (air.downlink, air.downlink_channel)
-        )
-        return transfer(
-            payloads,
-            np.array(clients, dtype=np.int64),
-            link,
-            channel,
-            streams,
-            self.config.transfer,
-            step_s=air.step_s,
-            name=way,
-        )
+        """after_s: since the round began."""
+        at_s = self.ledger.duration_s + after_s
+        return self.air.carry(way, payloads, clients, streams, self.config.transfer, at_s=at_s)
 
     def _save(
         self, path: Path, done: int, base: BaseStationSide, clients: RoundClients, log: StageLog
     ) -> None:
-        tensors = {f"global.{name}": tensor for name, tensor in base.tensors.items()}
-        tensors |= {f"before.{name}": tensor for name, tensor in base.before.items()}
-        tensors |= {f"strategy.{name}": tensor for name, tensor in base.state.items()}
+        tensors, versions = base.parts()
         tensors |= {f"clients.{name}": tensor for name, tensor in stack(clients.state()).items()}
-        told = json.dumps({"done": done, "log": log, "ledger": asdict(self.ledger)})
+        told = json.dumps({"done": done, "log": log, "ledger": asdict(self.ledger), "versions": versions})
         whole = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
         write_atomically(path, lambda file: save_file(whole, file, {"federated": told}))
 
@@ -305,16 +316,13 @@ class Federated:
             with safe_open(path, "pt") as file:
                 told = json.loads(file.metadata()["federated"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            parts = {
-                part: {
-                    name.removeprefix(f"{part}."): tensor
-                    for name, tensor in tensors.items()
-                    if name.startswith(f"{part}.")
-                }
-                for part in ("global", "before", "strategy", "clients")
+            base.restore(tensors, told["versions"])
+            left = {
+                name.removeprefix("clients."): tensor
+                for name, tensor in tensors.items()
+                if name.startswith("clients.")
             }
-            base.restore(parts["global"], parts["before"], parts["strategy"])
-            clients.load(unstack(parts["clients"]))
+            clients.load(unstack(left))
             self.ledger.__dict__.update(told["ledger"])
             return int(told["done"]), list(told["log"])
         except Exception as error:
@@ -357,61 +365,18 @@ def make_clients(
     )
 
 
-class BaseStationSide:
-    """The base station of a federated stage: the global model, and what becomes of the updates."""
+def _embedding(stage: Stage) -> Embed | None:
+    """What models of a stage make of its anchors, by way of its module; None for a stage without."""
+    module, anchors = stage.module, stage.anchors
+    if anchors is None:
+        return None
 
-    def __init__(self, config: FederatedConfig, codec: UpdateCodec | None, tensors: Tensors) -> None:
-        """codec: None where there are no tensors, and nothing is ever sent."""
-        self._config, self._codec = config, codec
-        self._whole = UpdateCodec(Float32Update(), tensors) if codec else None
-        self.tensors: dict[str, torch.Tensor] = dict(tensors)
-        self.before: dict[str, torch.Tensor] = dict(tensors)
-        self.state: dict[str, torch.Tensor] = {}
+    @torch.no_grad()
+    def embed(tensors: Tensors) -> torch.Tensor:
+        copy_into(module, tensors)
+        return anchors()
 
-    @property
-    def payload(self) -> bytes:
-        """The global model as it is sent down, 32 bits a number."""
-        assert self._whole is not None
-        return self._whole.encode(self.tensors, self.tensors, self._whole.initial_memory())[0]
-
-    def take(
-        self, number: int, payloads: Mapping[int, bytes], num_samples: Mapping[int, int]
-    ) -> tuple[int, list[str]]:
-        """Makes the next global model of a round's updates; returns how many were not used, and why.
-
-        With none that may be used the model stays as it is.
-        """
-        assert self._codec is not None
-        updates = []
-        reasons = []
-        for client, payload in sorted(payloads.items()):
-            try:
-                tensors = self._codec.decode(payload, self.tensors)
-            except SemcomError as error:
-                reasons.append(f"client {client}: {error}")
-                continue
-            updates.append(ClientUpdate(client, num_samples[client], number, tensors))
-        updates, rejected = screen(self._config.screening, self.tensors, number, updates)
-        reasons += [each.reason for each in rejected]
-        before = self.tensors
-        if updates:
-            try:
-                check_num_clients(self._config.strategy, len(updates))
-            except SemcomError as error:
-                updates = []
-                reasons.append(str(error))
-        if updates:
-            self.tensors, self.state = aggregate(self._config.strategy, self.tensors, updates, self.state)
-        self.before = before
-        return len(payloads) - len(updates), reasons
-
-    def restore(self, tensors: Tensors, before: Tensors, state: Tensors) -> None:
-        """Goes on from a checkpoint's parts."""
-        if {name: tensor.shape for name, tensor in tensors.items()} != {
-            name: tensor.shape for name, tensor in self.tensors.items()
-        }:
-            raise SemcomError("it holds another model")
-        self.tensors, self.before, self.state = dict(tensors), dict(before), dict(state)
+    return embed
 
 
 def _mean_terms(results: Iterable[LocalResult]) -> dict[str, float | int | str]:

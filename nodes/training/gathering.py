@@ -3,52 +3,81 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
-import numpy as np
 import torch
 
-from nodes.training.federated import Air
+from nodes.training.air import Air
 from nodes.training.ledger import Ledger
 from nodes.training.updates import UpdateCodec, UpdateCodecConfig
-from nodes.transfer import TransferConfig, transfer
+from nodes.transfer import TransferConfig
 from semcom.contracts import SemcomError
 from semcom.rng import Streams
 
 
+class DataCoder(Protocol):
+    """Data of any number of samples as bytes, and back."""
+
+    def encode(self, data: torch.Tensor, generator: torch.Generator) -> bytes: ...
+
+    def decode(self, payload: bytes, like: torch.Tensor) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class EmbeddingCoder:
+    """Embeddings through the codec of what crosses in a split training."""
+
+    config: UpdateCodecConfig
+
+    def encode(self, data: torch.Tensor, generator: torch.Generator) -> bytes:
+        """Returns the bytes of embeddings [n, ...]."""
+        codec, zero = UpdateCodec(self.config, {"data": data}), {"data": torch.zeros_like(data)}
+        return codec.encode({"data": data}, zero, codec.initial_memory(), generator)[0]
+
+    def decode(self, payload: bytes, like: torch.Tensor) -> torch.Tensor:
+        """Returns embeddings of like's shape."""
+        zero = {"data": torch.zeros_like(like)}
+        return UpdateCodec(self.config, zero).decode(payload, zero)["data"]
+
+
 @dataclass
 class Gathering:
-    """Brings data of all samples up, an equal run of them from each client, and counts what that costs."""
+    """Brings data of all samples up, an equal run of them from each client, and counts what that costs.
+
+    Runs are not the clients' shares, by which no more than airtime and energy would differ. where: of the
+    settings of `transfer`, for messages.
+    """
 
     num_clients: int
     streams: Streams
     air: Air
     transfer: TransferConfig
     ledger: Ledger
+    where: str
     num_done: int = 0
 
-    def gather(self, kind: str, data: torch.Tensor, codec: UpdateCodecConfig) -> torch.Tensor:
-        """Returns what arrives of data [N, ...], in the same form.
+    def gather(self, kind: str, data: torch.Tensor, coder: DataCoder) -> torch.Tensor:
+        """Returns what arrives of data [N, ...]; `kind` is for the message.
 
-        Integers go as they are, floating-point and complex numbers through the codec; `kind` is for the
-        message. Raises SemcomError naming the client whose data did not arrive.
+        Raises SemcomError naming the client whose data did not arrive.
         """
-        name = f"gather {self.num_done}"
+        if not data.numel():
+            return data
+        name = f"gather {kind} {self.num_done}"
         self.num_done += 1
-        real = torch.view_as_real(data) if data.is_complex() else data
-        parts = real.contiguous().chunk(self.num_clients)
+        parts = data.tensor_split(min(self.num_clients, len(data)))
         payloads = [
-            self._encode(part, codec, self.streams.torch_generator(name, client))
+            coder.encode(part, self.streams.torch_generator(name, client))
             for client, part in enumerate(parts)
         ]
-        report = transfer(
+        report = self.air.carry(
+            "up",
             payloads,
-            np.arange(len(parts)),
-            self.air.uplink,
-            self.air.uplink_channel,
-            self.streams.substream(name),
+            range(len(parts)),
+            self.streams,
             self.transfer,
-            step_s=self.air.step_s,
-            name="up",
+            at_s=self.ledger.duration_s,
+            name=name,
         )
         self.ledger.add_up(report)
         self.ledger.duration_s += float(report.duration_s.max(initial=0.0))
@@ -56,23 +85,9 @@ class Gathering:
         for client, (payload, part) in enumerate(zip(report.payloads, parts, strict=True)):
             if payload is None:
                 raise SemcomError(
-                    f"client {client}: {kind} data of {len(payloads[client])} bytes did not arrive within "
-                    f"{self.transfer.max_steps} steps: raise transfer.max_steps, or take a better link"
+                    f"client {client}: its {kind} data ({len(payloads[client])} bytes) did not arrive in "
+                    f"{self.transfer.max_steps} steps: raise {self.where}.max_steps or take another "
+                    "collaboration.link"
                 )
-            arrived.append(self._decode(payload, part, codec))
-        whole = torch.cat(arrived)
-        return torch.view_as_complex(whole) if data.is_complex() else whole
-
-    @staticmethod
-    def _encode(part: torch.Tensor, codec: UpdateCodecConfig, generator: torch.Generator) -> bytes:
-        if not part.is_floating_point():
-            return part.numpy().tobytes()
-        coder, zero = UpdateCodec(codec, {"data": part}), torch.zeros_like(part)
-        return coder.encode({"data": part}, {"data": zero}, coder.initial_memory(), generator)[0]
-
-    @staticmethod
-    def _decode(payload: bytes, like: torch.Tensor, codec: UpdateCodecConfig) -> torch.Tensor:
-        if not like.is_floating_point():
-            return torch.frombuffer(bytearray(payload), dtype=like.dtype).reshape(like.shape)
-        zero = {"data": torch.zeros_like(like)}
-        return UpdateCodec(codec, zero).decode(payload, zero)["data"]
+            arrived.append(coder.decode(payload, part))
+        return torch.cat(arrived)

@@ -9,26 +9,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nodes.training.aggregation import FedAvg, aggregate
+from nodes.training.air import Air, Way
+from nodes.training.central import LosslessRaw, RawCoder
 from nodes.training.contracts import ClientUpdate
 from nodes.training.costs import StepCost, stage_cost
 from nodes.training.cut import Cut, Lost, Shape, TargetPlace
-from nodes.training.federated import Air
-from nodes.training.gathering import Gathering
+from nodes.training.gathering import EmbeddingCoder, Gathering
 from nodes.training.ledger import Ledger
 from nodes.training.split_state import Devices, load_progress, save_progress
 from nodes.training.updates import Float32Update, QuantisedUpdate, UpdateCodec, UpdateCodecConfig
-from nodes.transfer import TransferConfig, transfer
+from nodes.transfer import TransferConfig
 from semcom.rng import Streams
 from semcom.samples import Samples
 from semcom.train import Central, DataKind, Stage, StageLog, Training
 
 Tensors = Mapping[str, torch.Tensor]
-_NUM_VERSIONS = 1 << 16
 _LOG_EVERY = 100
 
 
@@ -97,7 +96,8 @@ class Split:
     @cached_property
     def gathering(self) -> Gathering:
         """What brings data up."""
-        return Gathering(self.num_clients, self.streams, self.air, self.config.transfer, self.ledger)
+        where = "collaboration.split.transfer"
+        return Gathering(self.num_clients, self.streams, self.air, self.config.transfer, self.ledger, where)
 
     def fit(self, stage: Stage) -> StageLog:
         """Runs a stage: see Trainer."""
@@ -117,8 +117,9 @@ class Split:
         """
         if kind == "observation" and self.config.target == "device":
             return data
-        codec: UpdateCodecConfig = self.config.embedding if kind == "embedding" else Float32Update()
-        return self.gathering.gather(kind, data, codec)
+        if kind == "embedding":
+            return self.gathering.gather(kind, data, EmbeddingCoder(self.config.embedding))
+        return self.gathering.gather(kind, data, RawCoder(LosslessRaw(), data))
 
     def starting_seed(self, seed: int) -> int:
         """Returns the seed."""
@@ -316,7 +317,7 @@ class SplitStage:
         """See Carrier."""
         return self._cross("down", values, kind)
 
-    def _cross(self, way: Literal["up", "down"], values: torch.Tensor, kind: str) -> torch.Tensor:
+    def _cross(self, way: Way, values: torch.Tensor, kind: str) -> torch.Tensor:
         key = (kind, values.shape)
         if key not in self._codecs:
             config = self._config.embedding if kind == "embedding" else self._config.gradient
@@ -332,27 +333,25 @@ class SplitStage:
 
     def _exchange_norms(self) -> None:
         """Each side needs the other's share of the gradient's norm to clip by."""
-        for way in ("up", "down"):
-            if self._send(way, bytes(4), self._client) is None:
-                raise Lost
+        if self._send("up", bytes(4), self._client) is None or (
+            self._send("down", bytes(4), self._client) is None
+        ):
+            raise Lost
 
-    def _send(self, way: str, payload: bytes, client: int) -> bytes | None:
+    def _send(self, way: Way, payload: bytes, client: int) -> bytes | None:
         """Carries one payload, to or from a device; returns what arrived of it."""
-        air, ledger = self._trainer.air, self._trainer.ledger
-        is_up = way == "up"
-        report = transfer(
+        ledger = self._trainer.ledger
+        report = self._trainer.air.carry(
+            way,
             [payload],
-            np.array([client]),
-            air.uplink if is_up else air.downlink,
-            air.uplink_channel if is_up else air.downlink_channel,
+            [client],
             self._streams.substream(f"message {self._num_messages}"),
             self._config.transfer,
-            step_s=air.step_s,
-            name=way,
-            model_version=self._devices.version % _NUM_VERSIONS,
+            at_s=ledger.duration_s,
+            model_version=self._devices.version,
         )
         self._num_messages += 1
-        (ledger.add_up if is_up else ledger.add_down)(report)
+        (ledger.add_up if way == "up" else ledger.add_down)(report)
         ledger.duration_s += float(report.duration_s[0])
         return report.payloads[0]
 

@@ -9,13 +9,13 @@ from federated_setups import make_stage, weights
 
 from channels.links.erasure import ErasureConfig, ErasureLink
 from channels.links.ideal import IdealConfig, IdealLink
+from nodes.training.air import Air
 from nodes.training.central import (
     CentralConfig,
     CountedCentral,
     LosslessRaw,
     QuantisedRaw,
     RawCoder,
-    ideal_report,
 )
 from nodes.training.collaboration import (
     CollaborationConfig,
@@ -33,7 +33,7 @@ IDEAL = IdealLink(IdealConfig())
 
 def counted(link=IDEAL, num_clients=3, scratch=None, **told):
     config = CentralConfig.model_validate(told)
-    return CountedCentral(config, num_clients, link, None, 0.01, Streams(0), scratch)
+    return CountedCentral(config, num_clients, Air(link, link, step_s=0.01), Streams(0), scratch)
 
 
 def data(dtype, *shape):
@@ -103,11 +103,11 @@ def test_what_is_decoded_does_not_hang_on_who_has_which_samples():
         RawCoder(LosslessRaw(), seen.real.double())
 
 
-def test_an_ideal_link_reports_what_a_transfer_over_it_would():
+def test_an_ideal_link_reports_what_a_transfer_over_one_without_losses_does():
     payloads, config = [bytes(7000), b"", bytes(range(100))], TransferConfig(segment_bytes=300)
-    quick = ideal_report(payloads, config, 0.02)
-    slow = transfer(
-        payloads, np.arange(3), IDEAL, None, Streams(0), config, step_s=0.02, name="up", first_step=0
+    quick, slow = (
+        transfer(payloads, np.arange(3), link, None, Streams(0), config, step_s=0.02, name="up")
+        for link in (IDEAL, ErasureLink(ErasureConfig(probability=0.0)))
     )
     assert quick.payloads == slow.payloads
     for name in vars(quick).keys() - {"payloads"}:
@@ -124,7 +124,7 @@ def test_lossy_links_send_again_and_a_client_that_can_t_deliver_is_named():
     assert 1.5 < half.ledger.bits_up / clean.ledger.bits_up < 2.5
     assert half.ledger.duration_s > clean.ledger.duration_s == 0.01
     never = counted(ErasureLink(ErasureConfig(probability=1.0)), **told)
-    with pytest.raises(SemcomError, match=r"client 0: its raw data \(8000 bytes of observation\).*60 steps"):
+    with pytest.raises(SemcomError, match=r"client 0: its raw observation data \(8000 bytes\).*60 steps"):
         never.gather("observation", seen)
 
 
