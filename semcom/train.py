@@ -164,7 +164,8 @@ def copy_into(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     What load_state_dict does, in a quarter of the time for a small model: it explains no mistake.
     """
     own = module.state_dict()
-    torch._foreach_copy_([own[name] for name in tensors], list(tensors.values()))
+    if tensors:
+        torch._foreach_copy_([own[name] for name in tensors], list(tensors.values()))
 
 
 def _make_optimizers(
