@@ -12,7 +12,7 @@ from channels.links.ideal import IdealLink
 from nodes.radio import radio_state
 from nodes.schedulers import fill
 from semcom.contracts import Channel, Delivery, Link, SemcomError
-from semcom.packets import HEADER_BITS, STEP_MODULUS, Packet
+from semcom.packets import HEADER_BITS, STEP_MODULUS, Packet, check_device
 from semcom.rng import Streams
 
 TRANSFER_CODEC_ID = 15
@@ -98,6 +98,8 @@ def transfer(
         raise SemcomError(f"{len(devices)} devices with {len(payloads)} payloads: give each device one")
     if len(np.unique(devices)) != len(devices):
         raise SemcomError("a device is listed twice in one transfer: join its payloads, or send one by one")
+    for device in devices.tolist():
+        check_device(device)
     if isinstance(link, IdealLink):
         return _ideal_report(payloads, config, step_s)
     streams = streams.substream(f"transfer {name}")

@@ -27,6 +27,11 @@ def _check(field: str, value: int, largest: int) -> None:
         raise SemcomError(f"packet field {field} = {value} is out of range: it takes 0 to {largest}")
 
 
+def check_device(number: int) -> None:
+    """Raises SemcomError for a device's number that the header can't hold."""
+    _check("device", number, 0xFFFF)
+
+
 def _step_and_codec(step: int, codec_id: int) -> int:
     if step < 0:
         raise SemcomError(f"packet field step = {step} is out of range: it takes 0 or more")

@@ -61,7 +61,7 @@ def test_own_weights_are_averaged_in_one_frame():
         def watching(trainer):
             take = trainer._round
 
-            def round_(number, stage, base, clients, faults, streams):
+            def round_(number, stage, base, clients, faults, streams, embed):
                 inner = base.take
 
                 def taking(number, payloads, num_samples):
@@ -69,7 +69,7 @@ def test_own_weights_are_averaged_in_one_frame():
                     return inner(number, payloads, num_samples)
 
                 base.take = taking
-                return take(number, stage, base, clients, faults, streams)
+                return take(number, stage, base, clients, faults, streams, embed)
 
             trainer._round = round_
             return trainer
