@@ -17,9 +17,10 @@ import torch
 from torch import nn
 
 from nodes.base_station import BaseStation
-from nodes.cluster import Cluster, LanePlan
+from nodes.cluster import Cluster
 from nodes.contracts import CellOutcome, CellSpec, Downlink, Shared, Uplink
 from nodes.device import DeviceGroup
+from nodes.lanes import LanePlan
 from nodes.process import one_thread
 from nodes.schedulers import make_scheduler
 from semcom.contracts import SemcomError
