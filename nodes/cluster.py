@@ -1,4 +1,4 @@
-"""The cluster: independent jobs and a simulation's actors on Ray, or in this process without workers.
+"""The cluster: independent jobs, a simulation's actors and hosts on Ray, or jobs here without workers.
 
 The only file that imports ray, and only once there are workers.
 """
@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from nodes.actors import Actor, reraise
+from nodes.hosts import HostPlan, Hosts
 from nodes.joining import check_that_something_answers, join_ray, start_ray
 from nodes.lanes import Lane, LanePlan
 from nodes.process import compute_on_one_thread, one_thread, release_freed_memory
@@ -29,7 +30,7 @@ class Cluster:
     SemcomError if the workers are negative or an address comes without workers, and on entering if Ray
     isn't installed or the cluster can't be reached.
 
-    num_deaths counts the actors that died in this cluster's simulations and were replaced.
+    num_deaths counts the actors of this cluster's simulations and hosts that died and were replaced.
     """
 
     def __init__(self, num_workers: int = 0, address: str | None = None) -> None:
@@ -43,6 +44,7 @@ class Cluster:
         self._ray: Any = None
         self._started_here = False
         self._lanes: list[Lane] = []
+        self._hosts: list[Hosts] = []
         self._idle_actors: list[Any] = []
 
     def __enter__(self) -> Cluster:
@@ -63,6 +65,8 @@ class Cluster:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        for hosts in list(self._hosts):
+            hosts.close()
         for actor in self._idle_actors:
             self._ray.kill(actor)
         if self._started_here:
@@ -164,12 +168,22 @@ class Cluster:
         finally:
             for lane in self._lanes:
                 self.num_deaths += sum(lane.num_deaths)
-                self._release(lane)
+                self._release(lane.actors, lane.outcomes is not None)
             self._lanes = []
 
+    def host(self, plan: HostPlan, shared: Any) -> Hosts:
+        """Makes hosts on actors of their own; who asks for them closes them. It takes workers.
+
+        An actor that dies is replaced, its host made anew, and the plan's history repeated there.
+        """
+        ray = self._connected()
+        hosts = Hosts(ray, self._hire, self._dismiss, plan, ray.put(shared))
+        self._hosts.append(hosts)
+        return hosts
+
     def actor_pids(self) -> dict[str, int]:
-        """Returns the process of each actor of the running simulation: "cell-0", "device-0-0", ..."""
-        return {name: pid for lane in self._lanes for name, pid in lane.pids().items()}
+        """Returns the process of each actor of what runs: "cell-0", "device-0-0", "clients-0", ..."""
+        return {name: pid for each in [*self._lanes, *self._hosts] for name, pid in each.pids().items()}
 
     def _hire(self) -> Any:
         """Returns an idle actor or a new one."""
@@ -178,14 +192,19 @@ class Cluster:
         # Actors spend much of their time waiting for each other, so they reserve no CPU.
         return self._ray.remote(num_cpus=0, max_restarts=0)(Actor).remote()
 
-    def _release(self, lane: Lane) -> None:
-        """Keeps a finished lane's actors for the next simulation, since a new one takes seconds to start."""
-        for actor in lane.actors:
-            if lane.outcomes is None:
-                self._ray.kill(actor)
-            else:
+    def _release(self, actors: Sequence[Any], are_idle: bool) -> None:
+        """Keeps actors for what comes next, since a new one takes seconds to start, unless they are busy."""
+        for actor in actors:
+            if are_idle:
                 actor.clear.remote()
                 self._idle_actors.append(actor)
+            else:
+                self._ray.kill(actor)
+
+    def _dismiss(self, hosts: Hosts, are_idle: bool) -> None:
+        self._hosts.remove(hosts)
+        self.num_deaths += sum(hosts.num_deaths)
+        self._release(hosts.actors, are_idle)
 
     def _connected(self) -> Any:
         if self._ray is None:
