@@ -1,0 +1,221 @@
+"""Client groups on actors: the weights don't depend on how many, nor on processes killed on the way."""
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+
+import charting_setups
+import pytest
+import torch
+from dying import NUM_CLIENTS, Dying, adders, dealt, two_stages
+from federated_setups import federated
+from safetensors.torch import load_file
+
+from nodes.actors import pack
+from nodes.cluster import Cluster
+from nodes.hosts import HostPlan
+from nodes.training.collaboration import CollaborationConfig
+from nodes.training.groups import ClientGroups
+from scenarios.charting.scenario import SCENARIO
+from scenarios.cli import main
+from scenarios.experiment import train_job
+from semcom.contracts import SemcomError
+
+TOLD = {"update": {"kind": "top-k", "share": 0.2}, "faults": {"dropout_probability": 0.3}}
+
+
+def _assert_equal(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=0, equal_nan=True)
+
+
+def test_hosts_answer_in_order_and_a_dead_one_is_caught_up(cluster, tmp_path):
+    ones, calls = torch.ones(40_000), []
+    plan = HostPlan("adder", adders(3), lambda number: calls)
+    with closing(cluster.host(plan, ones)) as hosts:
+        assert sorted(cluster.actor_pids()) == ["adder-0", "adder-1", "adder-2"]
+        for _ in range(2):
+            answers = hosts.call("add", {number: (ones,) for number in (2, 0, 1)})
+            calls.append(("add", (ones,)))
+        assert [*answers] == [0, 1, 2]
+        assert [float(answers[number][-1]) for number in range(3)] == [3, 4, 5]
+        before, num_deaths = hosts.pids(), cluster.num_deaths
+        answers = hosts.call("add", {0: (ones,), 1: (ones, tmp_path / "dead"), 2: (ones, None, 10.0)})
+        assert [float(answers[number][0]) for number in range(3)] == [4, 5, 15]
+        after = hosts.pids()
+        assert [before[name] == after[name] for name in before] == [True, False, True]
+        with pytest.raises(SemcomError, match="first"):
+            hosts.call("fail", {2: ("second",), 1: ("first",)})
+        assert float(hosts.call("add", {2: (0 * ones,)})[2][0]) == 15
+    assert cluster.num_deaths == num_deaths + 1
+    assert not cluster.actor_pids()
+
+
+def test_hosts_that_cannot_be_made_or_keep_dying_are_given_up(cluster):
+    broken = HostPlan("adder", [partial(adders(1)[0].func, -1.0)], lambda number: [])
+    with (
+        closing(cluster.host(broken, torch.ones(1))) as hosts,
+        pytest.raises(SemcomError, match="an adder starts from 0 or more"),
+    ):
+        hosts.call("add", {0: (torch.ones(1),)})
+    plan = HostPlan("adder", adders(1), lambda number: [], max_restarts=1)
+    with (
+        closing(cluster.host(plan, torch.ones(1))) as hosts,
+        pytest.raises(SemcomError, match=r"actor adder-0 died 2 times, last in keep_dying") as caught,
+    ):
+        hosts.call("keep_dying", {0: ()})
+    assert "\n" not in str(caught.value)
+
+
+def test_tensors_travel_as_they_are():
+    import pickle
+
+    sent = [
+        torch.randn(3, 4),
+        torch.randn(3, 4).T,
+        torch.randn(5, 6)[::2, 1:3],
+        torch.tensor(3),
+        torch.zeros(0, 2),
+        torch.tensor([True, False]),
+        torch.randn(3, dtype=torch.complex64).conj(),
+        torch.randn(3).bfloat16(),
+        torch.nn.Parameter(torch.ones(2)),
+        torch.ones(2, requires_grad=True),
+    ]
+    for one, other in zip(sent, pickle.loads(pack(sent)), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+        assert (one.requires_grad, type(one)) == (other.requires_grad, type(other))
+        other.detach().zero_()  # and can be written to
+    part = torch.zeros(1_000_000)[:3]
+    assert len(pack(part)) < 1000
+
+
+def _trainer(scratch=None, **told):
+    trainer = federated(NUM_CLIENTS, scratch=scratch, **{**TOLD, **told})
+    trainer.shares = dealt
+    return trainer
+
+
+def _spread(cluster, program, trainer, num_clients=NUM_CLIENTS, **told):
+    with closing(ClientGroups(cluster, program, trainer, num_clients, **told)) as groups:
+        trainer.spread = groups.clients
+        return program(trainer)
+
+
+@pytest.mark.parametrize("step", [1, 10])
+@pytest.mark.parametrize("stage", ["encoder", "head"])
+@pytest.mark.parametrize("keeps_rounds", [True, False])
+def test_a_killed_group_is_replaced_and_nothing_changes(cluster, tmp_path, keeps_rounds, stage, step):
+    """In the first round of a stage or in a later one, with the states of checkpoints or of none."""
+    alone = _trainer()
+    expected = two_stages(alone)
+    trainer = _trainer(tmp_path if keeps_rounds else None)
+    num_deaths = cluster.num_deaths
+    found = _spread(cluster, Dying(two_stages, stage, step, tmp_path / "dead"), trainer)
+    _assert_equal(expected[0], found[0])
+    assert found[1] == expected[1]
+    assert trainer.ledger == alone.ledger
+    assert cluster.num_deaths == num_deaths + 1
+
+
+def test_a_group_does_not_repeat_more_than_a_few_rounds(cluster, tmp_path):
+    told = {"local_steps": 1, "faults": {}}
+    expected = two_stages(_trainer(**told))
+    trainer = _trainer(**told)
+    program = Dying(two_stages, "head", 11, tmp_path / "dead")
+    with closing(ClientGroups(cluster, program, trainer, NUM_CLIENTS)) as groups:
+        trainer.spread, inner, repeated = groups.clients, groups._history, []
+
+        def history(number):
+            calls = inner(number)
+            repeated.append([method for method, _ in calls])
+            return calls
+
+        groups._hosts._plan = replace(groups._hosts._plan, history=history)
+        found = program(trainer)
+    _assert_equal(expected[0], found[0])
+    assert repeated == [
+        ["next_stage", "finish", "next_stage", "load", *["train", "acknowledge"] * 3],
+    ]
+
+
+def test_a_group_that_keeps_dying_is_given_up(cluster):
+    with pytest.raises(SemcomError, match=r"actor clients-2 died 2 times, last in train") as caught:
+        _spread(cluster, Dying(two_stages, "encoder", 4, None), _trainer(), max_restarts=1)
+    assert "\n" not in str(caught.value)
+
+
+def _charting_job(num_clients):
+    told = {"num_clients": num_clients, "partition": {"kind": "iid"}, "federated": {"local_steps": 5}}
+    config = charting_setups.config().model_copy(
+        update={"collaboration": CollaborationConfig.model_validate(told)}
+    )
+    (job,) = SCENARIO.training_jobs(config, 0, "federated")
+    return job
+
+
+def test_workers_change_nothing(cluster):
+    job = _charting_job(4)
+    expected = train_job(SCENARIO, job, None)
+    for num_workers in (1, 2):
+        with Cluster(num_workers) as some:
+            found = train_job(SCENARIO, job, None, some)
+        _assert_equal(dict(expected.tensors), dict(found.tensors))
+        assert str(found.log) == str(expected.log)  # NaN, too
+
+
+def test_there_are_no_more_groups_than_clients(cluster):
+    with closing(ClientGroups(cluster, two_stages, _trainer(), 2)) as groups:
+        assert groups.num_replicas == 2
+        assert [*cluster.actor_pids()] == ["clients-0", "clients-1"]
+
+
+KILLED = """
+import os, signal, sys
+from nodes.training.federated import BaseStationSide
+from scenarios.cli import main
+
+take, rounds = BaseStationSide.take, []
+
+def killing(self, *arguments):
+    rounds.append(arguments[0])
+    if rounds == [0, 1, 2, 3, 0, 1]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return take(self, *arguments)
+
+BaseStationSide.take = killing
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_killed_coordinator_goes_on_to_the_same_weights(cluster, tmp_path):
+    """The command's own process is killed in the second stage, its updates received and not aggregated.
+
+    It joins the cluster that runs, with two groups; the same command then goes on in this process.
+    """
+    address = sys.modules["ray"].get_runtime_context().gcs_address
+    command = ["train", "charting", "--preset", "tiny", "--mode", "federated", "--seeds", "1"]
+    command += ["--workers", "2", "--address", address]
+    settings = ["data.kind=recorded", f"data.path={charting_setups.recorded_file()}"]
+    settings += ["training.num_steps=20", "training.num_steps_predictor=20"]
+    settings += ["collaboration.num_clients=3", "collaboration.federated.local_steps=5"]
+
+    def arguments(name):
+        return [*command, "--out", str(tmp_path / name), *settings]
+
+    killed = [sys.executable, "-c", KILLED, *arguments("killed")]
+    done = subprocess.run(killed, capture_output=True, text=True, timeout=300)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    left = sorted(path.name for path in (tmp_path / "killed").rglob("*.safetensors"))
+    assert left == ["encoder.safetensors", "predictor.safetensors"]
+    assert main(arguments("killed")) == 0
+    assert main(arguments("whole")) == 0
+    (one,), (other,) = ([*(tmp_path / name).rglob("w-jepa*.safetensors")] for name in ("killed", "whole"))
+    _assert_equal(load_file(one), load_file(other))
+    assert one.name == other.name
+    assert os.path.getsize(one) > 0
