@@ -100,7 +100,7 @@ class _DyingTrainer:
             return self.trainer.fit(stage)
 
         def batch_loss(step: int, generator: torch.Generator) -> Any:
-            if step == self.told.step and stage.samples.num_all - 1 in stage.samples.own:
+            if step == self.told.step and stage.samples.num_all - 1 in stage.samples.own.tolist():
                 die(self.told.once)
             return stage.batch_loss(step, generator)
 
