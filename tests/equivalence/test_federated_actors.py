@@ -19,7 +19,7 @@ from nodes.actors import pack
 from nodes.cluster import Cluster
 from nodes.hosts import HostPlan
 from nodes.training.collaboration import CollaborationConfig
-from nodes.training.groups import ClientGroups
+from nodes.training.groups import ClientGroups, train_in_groups
 from scenarios.charting.scenario import SCENARIO
 from scenarios.cli import main
 from scenarios.experiment import train_job
@@ -99,18 +99,12 @@ def _trainer(scratch=None, **told):
     return trainer
 
 
-def _spread(cluster, program, trainer, num_clients=NUM_CLIENTS, **told):
-    with closing(ClientGroups(cluster, program, trainer, num_clients, **told)) as groups:
-        trainer.spread = groups.clients
-        return program(trainer)
-
-
 @pytest.mark.parametrize(("stage", "step"), [("encoder", 1), ("head", 10)])
 def test_a_killed_group_is_replaced_and_nothing_changes(cluster, tmp_path, stage, step):
     """In the first round of the first stage, and in a later one of the second, from checkpointed states."""
     alone, trainer = _trainer(), _trainer(tmp_path)
     expected, num_deaths = two_stages(alone), cluster.num_deaths
-    found = _spread(cluster, Dying(two_stages, stage, step, tmp_path / "dead"), trainer)
+    found = train_in_groups(Dying(two_stages, stage, step, tmp_path / "dead"), trainer, NUM_CLIENTS, cluster)
     _assert_equal(expected[0], found[0])
     assert found[1] == expected[1]
     assert trainer.ledger == alone.ledger
@@ -121,7 +115,7 @@ def test_without_checkpoints_a_group_repeats_a_few_rounds(cluster, tmp_path):
     told = {"local_steps": 1, "faults": {}}
     expected, trainer = two_stages(_trainer(**told)), _trainer(**told)
     program = Dying(two_stages, "head", 11, tmp_path / "dead")
-    with closing(ClientGroups(cluster, program, trainer, NUM_CLIENTS)) as groups:
+    with closing(ClientGroups(program, trainer, NUM_CLIENTS, cluster)) as groups:
         trainer.spread, inner, repeated = groups.clients, groups._hosts._plan, []
 
         def history(number):
@@ -136,8 +130,11 @@ def test_without_checkpoints_a_group_repeats_a_few_rounds(cluster, tmp_path):
 
 
 def test_a_group_that_keeps_dying_is_given_up(cluster):
-    with pytest.raises(SemcomError, match=r"actor clients-0 died 1 times, last in train") as caught:
-        _spread(cluster, Dying(two_stages, "encoder", 1, None), _trainer(), max_restarts=0)
+    trainer, program = _trainer(), Dying(two_stages, "encoder", 1, None)
+    with closing(ClientGroups(program, trainer, NUM_CLIENTS, cluster, max_restarts=0)) as groups:
+        trainer.spread = groups.clients
+        with pytest.raises(SemcomError, match=r"actor clients-0 died 1 times, last in train") as caught:
+            program(trainer)
     assert "\n" not in str(caught.value)
 
 
@@ -161,7 +158,7 @@ def test_workers_change_nothing(cluster):
 
 
 def test_there_are_no_more_groups_than_clients(cluster):
-    with closing(ClientGroups(cluster, two_stages, _trainer(), 2)) as groups:
+    with closing(ClientGroups(two_stages, _trainer(), 2, cluster)) as groups:
         assert groups.num_replicas == 2
         assert [*cluster.actor_pids()] == ["clients-0", "clients-1"]
 
