@@ -76,7 +76,7 @@ def two_stages(trainer: Trainer) -> tuple[dict[str, torch.Tensor], StageLog]:
 
 @dataclass(frozen=True)
 class Dying:
-    """A training that kills the process it is in when the last client takes a certain step of a stage.
+    """A training that kills the process it is in when client 1 takes a certain step of a stage.
 
     Not that which leads it: only clients take steps. once: see die.
     """
@@ -100,7 +100,7 @@ class _DyingTrainer:
             return self.trainer.fit(stage)
 
         def batch_loss(step: int, generator: torch.Generator) -> Any:
-            if step == self.told.step and stage.samples.num_all - 1 in stage.samples.own.tolist():
+            if step == self.told.step and stage.samples.num_all // NUM_CLIENTS in stage.samples.own.tolist():
                 die(self.told.once)
             return stage.batch_loss(step, generator)
 

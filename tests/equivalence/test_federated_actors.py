@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 from contextlib import closing
-from dataclasses import replace
 from functools import partial
 
 import charting_setups
@@ -19,7 +18,7 @@ from nodes.actors import pack
 from nodes.cluster import Cluster
 from nodes.hosts import HostPlan
 from nodes.training.collaboration import CollaborationConfig
-from nodes.training.groups import ClientGroups, train_in_groups
+from nodes.training.groups import train_in_groups
 from scenarios.charting.scenario import SCENARIO
 from scenarios.cli import main
 from scenarios.experiment import train_job
@@ -99,43 +98,18 @@ def _trainer(scratch=None, **told):
     return trainer
 
 
-@pytest.mark.parametrize(("stage", "step"), [("encoder", 1), ("head", 10)])
-def test_a_killed_group_is_replaced_and_nothing_changes(cluster, tmp_path, stage, step):
-    """In the first round of the first stage, and in a later one of the second, from checkpointed states."""
+def test_a_killed_group_is_replaced_and_nothing_changes(cluster, tmp_path):
+    """In the third round of the second stage, among a client's steps; what has to be repeated is tested more
+    closely in test_client_groups.py.
+    """
     alone, trainer = _trainer(), _trainer(tmp_path)
     expected, num_deaths = two_stages(alone), cluster.num_deaths
-    found = train_in_groups(Dying(two_stages, stage, step, tmp_path / "dead"), trainer, NUM_CLIENTS, cluster)
+    program = Dying(two_stages, "head", 7, tmp_path / "dead")
+    found = train_in_groups(program, trainer, NUM_CLIENTS, cluster)
     _assert_equal(expected[0], found[0])
     assert found[1] == expected[1]
     assert trainer.ledger == alone.ledger
     assert cluster.num_deaths == num_deaths + 1
-
-
-def test_without_checkpoints_a_group_repeats_a_few_rounds(cluster, tmp_path):
-    told = {"local_steps": 1, "faults": {}}
-    expected, trainer = two_stages(_trainer(**told)), _trainer(**told)
-    program = Dying(two_stages, "head", 11, tmp_path / "dead")
-    with closing(ClientGroups(program, trainer, NUM_CLIENTS, cluster)) as groups:
-        trainer.spread, inner, repeated = groups.clients, groups._hosts._plan, []
-
-        def history(number):
-            calls = inner.history(number)
-            repeated.append([method for method, _ in calls])
-            return calls
-
-        groups._hosts._plan = replace(inner, history=history)
-        found = program(trainer)
-    _assert_equal(expected[0], found[0])
-    assert repeated == [["next_stage", "finish", "next_stage", "load", *["train", "acknowledge"] * 3]]
-
-
-def test_a_group_that_keeps_dying_is_given_up(cluster):
-    trainer, program = _trainer(), Dying(two_stages, "encoder", 1, None)
-    with closing(ClientGroups(program, trainer, NUM_CLIENTS, cluster, max_restarts=0)) as groups:
-        trainer.spread = groups.clients
-        with pytest.raises(SemcomError, match=r"actor clients-0 died 1 times, last in train") as caught:
-            program(trainer)
-    assert "\n" not in str(caught.value)
 
 
 def _charting_job(num_clients):
@@ -155,12 +129,6 @@ def test_workers_change_nothing(cluster):
     for found in both:
         _assert_equal(dict(expected.tensors), dict(found.tensors))
         assert str(found.log) == str(expected.log)  # NaN, too
-
-
-def test_there_are_no_more_groups_than_clients(cluster):
-    with closing(ClientGroups(two_stages, _trainer(), 2, cluster)) as groups:
-        assert groups.num_replicas == 2
-        assert [*cluster.actor_pids()] == ["clients-0", "clients-1"]
 
 
 KILLED = """
