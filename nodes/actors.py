@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import pickle
@@ -44,6 +45,7 @@ class Actor:
         if hasattr(self._host, "close"):
             self._host.close()
         del self._host
+        gc.collect()
         release_freed_memory()
 
     def respond(self) -> None:

@@ -166,7 +166,7 @@ def test_a_killed_coordinator_goes_on_to_the_same_weights(cluster, tmp_path):
 
     joined = arguments("killed", "--workers", "1", "--address", address)
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, *joined], capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", KILLED, *joined], capture_output=True, text=True, timeout=1200
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     left = sorted(path.name for path in (tmp_path / "killed").rglob("*.safetensors"))
