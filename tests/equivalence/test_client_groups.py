@@ -57,15 +57,18 @@ class MortalCluster:
 
 
 def _trainer(scratch=None, **told):
-    trainer = federated(NUM_CLIENTS, scratch=scratch, **{**TOLD, **told})
+    trainer = federated(NUM_CLIENTS, scratch=scratch, **told)
     trainer.shares = dealt
     return trainer
 
 
-@pytest.mark.parametrize("keeps_rounds", [True, False])
-def test_groups_that_die_before_every_call_change_nothing(tmp_path, keeps_rounds):
+@pytest.mark.parametrize(
+    ("keeps_rounds", "told"),
+    [(True, TOLD), (False, TOLD), (False, {"alignment": "procrustes", "alignment_rounds": 2})],
+)
+def test_groups_that_die_before_every_call_change_nothing(tmp_path, keeps_rounds, told):
     """Streams, moments and what codecs left out, in two stages; with the states of checkpoints or without."""
-    alone, trainer = _trainer(), _trainer(tmp_path if keeps_rounds else None)
+    alone, trainer = _trainer(**told), _trainer(tmp_path if keeps_rounds else None, **told)
     expected = two_stages(alone)
     cluster = MortalCluster(2)
     tensors, log = train_in_groups(two_stages, trainer, NUM_CLIENTS, cluster)
@@ -80,7 +83,7 @@ def test_groups_that_die_before_every_call_change_nothing(tmp_path, keeps_rounds
 
 
 def test_without_checkpoints_no_more_than_a_few_rounds_are_done_again():
-    trainer = _trainer(local_steps=1, faults={})
+    trainer = _trainer(local_steps=1)
     cluster = MortalCluster(2, live=True)
     train_in_groups(two_stages, trainer, NUM_CLIENTS, cluster)
     assert max(history.count("train") for history in cluster.made.histories) == 8
