@@ -183,7 +183,8 @@ class Cluster:
 
     def actor_pids(self) -> dict[str, int]:
         """Returns the process of each actor of what runs: "cell-0", "device-0-0", "clients-0", ..."""
-        return {name: pid for each in [*self._lanes, *self._hosts] for name, pid in each.pids().items()}
+        running: list[Lane | Hosts] = [*self._lanes, *self._hosts]
+        return {name: pid for each in running for name, pid in each.pids().items()}
 
     def _hire(self) -> Any:
         """Returns an idle actor or a new one."""
