@@ -64,7 +64,7 @@ def _trainer(scratch=None, **told):
 
 @pytest.mark.parametrize(
     ("keeps_rounds", "told"),
-    [(True, TOLD), (False, TOLD), (False, {"alignment": "procrustes", "alignment_rounds": 2})],
+    [(True, TOLD), (False, {**TOLD, "alignment": "procrustes", "alignment_rounds": 2})],
 )
 def test_groups_that_die_before_every_call_change_nothing(tmp_path, keeps_rounds, told):
     """Streams, moments and what codecs left out, in two stages; with the states of checkpoints or without."""
