@@ -104,7 +104,7 @@ def test_a_killed_group_is_replaced_and_nothing_changes(cluster, tmp_path):
     """
     alone, trainer = _trainer(), _trainer(tmp_path)
     expected, num_deaths = two_stages(alone), cluster.num_deaths
-    program = Dying(two_stages, "head", 7, tmp_path / "dead")
+    program = Dying(two_stages, "head", 8, tmp_path / "dead")
     found = train_in_groups(program, trainer, NUM_CLIENTS, cluster)
     _assert_equal(expected[0], found[0])
     assert found[1] == expected[1]
@@ -121,6 +121,11 @@ def _charting_job(num_clients):
     return job
 
 
+def _told(log):
+    """Rows as text, NaN too, without the time that it took."""
+    return [str({name: value for name, value in row.items() if name != "wall_s"}) for row in log]
+
+
 def test_workers_change_nothing(cluster):
     job = _charting_job(4)
     expected = train_job(SCENARIO, job, None)
@@ -128,7 +133,7 @@ def test_workers_change_nothing(cluster):
         both = [train_job(SCENARIO, job, None, some) for some in (one, cluster)]
     for found in both:
         _assert_equal(dict(expected.tensors), dict(found.tensors))
-        assert str(found.log) == str(expected.log)  # NaN, too
+        assert _told(found.log) == _told(expected.log)
 
 
 KILLED = """
