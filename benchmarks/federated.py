@@ -32,7 +32,8 @@ from flower_side import PEAK_RATE, SAMPLES_PER_CLIENT, TinyJepa, make_data
 
 from channels.links.ideal import IdealConfig, IdealLink
 from nodes.training.air import Air
-from nodes.training.federated import Federated, FederatedConfig
+from nodes.training.federated import Federated
+from nodes.training.federated_config import FederatedConfig
 from semcom.rng import Streams
 from semcom.samples import Samples
 from semcom.train import Stage

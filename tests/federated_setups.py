@@ -9,7 +9,8 @@ from torch import nn
 from channels.links.erasure import ErasureConfig, ErasureLink
 from channels.links.ideal import IdealConfig, IdealLink
 from nodes.training.air import Air
-from nodes.training.federated import Federated, FederatedConfig
+from nodes.training.federated import Federated
+from nodes.training.federated_config import FederatedConfig
 from semcom.distances import DISTANCES
 from semcom.encoders import MlpEncoder
 from semcom.jepa import Jepa

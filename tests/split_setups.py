@@ -4,11 +4,15 @@ import dataclasses
 
 from federated_setups import PERFECT, make_stage, shares
 
-from nodes.training.split import Split, SplitConfig
+from nodes.training.split import Split
+from nodes.training.split_config import SplitConfig
+from nodes.training.split_stage import SplitStage
 from nodes.training.updates import Float32Update
 from semcom.rng import Streams
 
-LOSSLESS = {"embedding": Float32Update(), "gradient": Float32Update()}
+LOSSLESS = {
+    "embedding": Float32Update(), "gradient": Float32Update(), "encoder": Float32Update(), "turn_steps": 10,
+}  # fmt: skip
 
 
 def split_stage(**told):
@@ -23,4 +27,11 @@ def split(num_clients=1, air=PERFECT, scratch=None, seed=0, **told):
     streams = Streams(seed).substream("collaboration")
     return Split(
         config, lambda samples: shares(num_clients, samples.num_all), streams, air, num_clients, scratch
+    )
+
+
+def running(trainer, stage):
+    """A stage of a trainer, to be looked into."""
+    return SplitStage(
+        trainer.config, stage, trainer.shares(stage.samples), trainer.streams, trainer.air, trainer.ledger
     )

@@ -26,10 +26,12 @@ from channels.links.ideal import IdealConfig
 from channels.recorded import RecordedConfig
 from nodes.training.air import Air
 from nodes.training.central import CentralConfig, CountedCentral, LosslessRaw
-from nodes.training.federated import Federated, FederatedConfig
+from nodes.training.federated import Federated
+from nodes.training.federated_config import FederatedConfig
 from nodes.training.ledger import Ledger
 from nodes.training.partitions import PartitionConfig, SampleInfo, TrajectoryPartition, partition
-from nodes.training.split import Split, SplitConfig
+from nodes.training.split import Split
+from nodes.training.split_config import SplitConfig
 from nodes.transfer import SEGMENT_HEADER_BITS, TransferConfig
 from semcom.contracts import SemcomError
 from semcom.rng import Streams

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from nodes.training.clients import Clients, LocalResult, LocalWork, StageStart, Tensors
-from nodes.training.federated import FederatedConfig, make_clients
+from nodes.training.federated import make_clients
+from nodes.training.federated_config import FederatedConfig
 from semcom.contracts import SemcomError
 from semcom.rng import Streams, stream_seed
 from semcom.samples import Samples

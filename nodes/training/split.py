@@ -3,67 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from nodes.training.aggregation import FedAvg, aggregate
-from nodes.training.air import Air, Way
-from nodes.training.central import LosslessRaw, RawCoder
-from nodes.training.contracts import ClientUpdate
-from nodes.training.costs import StepCost, stage_cost
-from nodes.training.cut import Cut, Lost, Shape, TargetPlace
+from nodes.training.air import Air
 from nodes.training.gathering import EmbeddingCoder, Gathering
 from nodes.training.ledger import Ledger
-from nodes.training.split_state import Devices, load_progress, save_progress
-from nodes.training.updates import Float32Update, QuantisedUpdate, UpdateCodec, UpdateCodecConfig
-from nodes.transfer import TransferConfig
+from nodes.training.raw import LosslessRaw, RawCoder
+from nodes.training.split_config import SplitConfig
+from nodes.training.split_stage import SplitStage
 from semcom.rng import Streams
 from semcom.samples import Samples
-from semcom.train import Central, DataKind, Stage, StageLog, Training
-
-Tensors = Mapping[str, torch.Tensor]
-_LOG_EVERY = 100
-
-
-class SplitConfig(BaseModel):
-    """Who trains with the base station, where the model is cut, and how what crosses is coded."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    turn_steps: int = Field(10, ge=1, le=1_000_000, description="training steps of a device's turn")
-    participation: float = Field(1.0, gt=0, le=1, description="share of the devices that a round asks")
-    encoders: Literal["relay", "average"] = Field(
-        "relay",
-        description="relay: the encoder goes from one device to the next; average: copies are averaged",
-    )
-    average_rounds: int = Field(1, ge=1, le=1_000_000, description="rounds after which copies are averaged")
-    shape: Shape = Field("straight", description="u: labels and losses stay with the devices")
-    target: TargetPlace = Field("device", description="where target embeddings are computed")
-    embedding: UpdateCodecConfig = QuantisedUpdate(bits=8)
-    gradient: UpdateCodecConfig = QuantisedUpdate(bits=8)
-    encoder: UpdateCodecConfig = Float32Update()
-    dropout_probability: float = Field(
-        0.0, ge=0, le=1, description="probability that a device misses its turn in a round"
-    )
-    step_s: float = Field(0.01, gt=0, le=3600, description="time that a training step takes to compute")
-    transfer: TransferConfig = TransferConfig(segment_bytes=1500)
-
-    @model_validator(mode="after")
-    def _check(self) -> SplitConfig:
-        if self.shape == "u" and self.target == "station":
-            raise ValueError("shape = u keeps losses with the devices: it needs target = device")
-        for name in ("embedding", "gradient"):
-            if getattr(getattr(self, name), "error_feedback", False):
-                raise ValueError(
-                    f"{name}.error_feedback = true: what crosses has no last time; set it to false"
-                )
-        return self
+from semcom.train import Central, DataKind, Stage, StageLog
 
 
 @dataclass
@@ -106,7 +61,8 @@ class Split:
             log = Central(self.scratch).fit(stage)
             self.ledger.wall_s += time.perf_counter() - began
             return log
-        return SplitStage(self, stage).run()
+        shares = self.shares(stage.samples)
+        return SplitStage(self.config, stage, shares, self.streams, self.air, self.ledger, self.scratch).run()
 
     def gather(self, kind: DataKind, data: torch.Tensor) -> torch.Tensor:
         """Brings up what the base station needs, and counts it; returns what arrived of it.
@@ -124,241 +80,3 @@ class Split:
     def starting_seed(self, seed: int) -> int:
         """Returns the seed."""
         return seed
-
-
-class SplitStage:
-    """One stage of a split training: its devices, the base station's part, and what is on the air."""
-
-    def __init__(self, trainer: Split, stage: Stage) -> None:
-        config = trainer.config
-        self._trainer, self._stage, self._config = trainer, stage, config
-        self._shares = trainer.shares(stage.samples)
-        self._streams = trainer.streams.substream(f"split {stage.name}")
-        self._cut = Cut(stage, config.shape, config.target)
-        self._cost = _device_cost(stage, self._shares, self._cut)
-        self._training = Training(
-            stage.module,
-            stage.batch_loss,
-            stage.num_steps,
-            stage.peak_rate,
-            stage.generator,
-            after_step=self._postpone if config.target == "station" else stage.after_step,
-            before_update=self._exchange_norms,
-            optimizer=stage.optimizer,
-        )
-        tensors = self._cut.tensors()
-        self._encoder_codec = UpdateCodec(config.encoder, tensors)
-        self._whole_codec = UpdateCodec(Float32Update(), tensors)
-        self._codecs: dict[tuple[str, torch.Size], UpdateCodec] = {}
-        self._devices = Devices(
-            tensors, self._training.moments_of(self._cut.weights), self._training.state(), self._streams
-        )
-        self._client = 0
-        self._num_messages = 0
-        self._postponed: list[int] = []
-        self._log: StageLog = []
-
-    def run(self) -> StageLog:
-        """Takes the stage's steps, in rounds; returns its log."""
-        trainer, training, devices = self._trainer, self._training, self._devices
-        scratch = trainer.scratch
-        path = None if scratch is None else scratch / f"{self._stage.name}.safetensors"
-        number = 0
-        if path is not None and path.exists():
-            told, self._log = load_progress(path, self._stage.module, training, devices, trainer.ledger)
-            number, self._num_messages = told["rounds"], told["num_messages"]
-            self._postponed = told["postponed"]
-        while training.num_done < training.num_steps:
-            began = time.perf_counter()
-            self._round(number)
-            number += 1
-            if self._averages(number):
-                self._average(number)
-            if training.num_done == training.num_steps:
-                self._deploy(number)
-            trainer.ledger.wall_s += time.perf_counter() - began
-            if path is not None:
-                counters = {
-                    "rounds": number,
-                    "num_messages": self._num_messages,
-                    "postponed": self._postponed,
-                }
-                save_progress(
-                    path, self._stage.module, training, devices, trainer.ledger, counters, self._log
-                )
-        self._cut.load(devices.newest)
-        self._stage.generator.set_state(devices.generator_of(0))
-        return self._log
-
-    def _averages(self, number: int) -> bool:
-        """Whether copies are averaged after so many rounds."""
-        if self._config.encoders == "relay" or not self._cut.weights:
-            return False
-        is_done = self._training.num_done == self._training.num_steps
-        return is_done or number % self._config.average_rounds == 0
-
-    def _deploy(self, number: int) -> None:
-        """Sends the newest encoder to every device that has another, for what comes after the stage."""
-        missed = [client for client in range(len(self._shares)) if not self._bring_up_to_date(client)]
-        for client in missed:
-            text = f"round {number}: the finished encoder did not reach client {client}"
-            self._log.append({"stage": self._stage.name, "step": self._training.num_done, "warning": text})
-
-    def _round(self, number: int) -> None:
-        config, num_clients = self._config, len(self._shares)
-        count = max(1, round(config.participation * num_clients))
-        order = self._streams.numpy_generator("order", step=number).permutation(num_clients)[:count]
-        u = self._streams.indexed_uniform("dropout", order, number)
-        ledger = self._trainer.ledger
-        ledger.rounds += 1
-        for client, drawn in zip(order.tolist(), u.tolist(), strict=True):
-            if self._training.num_done == self._training.num_steps:
-                return
-            ledger.updates_asked += 1
-            if drawn < config.dropout_probability or not self._bring_up_to_date(client):
-                ledger.updates_missing += 1
-                # A turn that is missed takes its time: a stage has an end.
-                self._skip(config.turn_steps)
-                continue
-            self._turn(client)
-            if config.encoders == "relay" and self._cut.weights:
-                self._hand_over(client)
-
-    def _turn(self, client: int) -> None:
-        """A device's steps with the base station."""
-        training, devices, ledger = self._training, self._devices, self._trainer.ledger
-        self._client = client
-        self._cut.load(devices.tensors_of(client))
-        training.load(devices.state_of(client, training.state()))
-        num_steps = min(self._config.turn_steps, training.num_steps - training.num_done)
-        with self._stage.samples.only(self._shares[client]), self._cut.carried_by(self):
-            for _ in range(num_steps):
-                step = training.num_done
-                ledger.add_steps(1, self._cost)
-                ledger.duration_s += self._config.step_s
-                try:
-                    terms = training.step()
-                except Lost:
-                    ledger.steps_lost += 1
-                    self._skip(1)
-                    continue
-                if step % _LOG_EVERY == 0 or step == training.num_steps - 1:
-                    row = {name: float(term.detach()) for name, term in terms.items()}
-                    self._log.append({"stage": self._stage.name, "step": step, "client": client, **row})
-        devices.keep(client, self._cut.tensors(), training.state())
-
-    def _skip(self, num_steps: int) -> None:
-        training = self._training
-        training.num_done = min(training.num_done + num_steps, training.num_steps)
-
-    def _postpone(self, step: int) -> None:
-        self._postponed.append(step)
-
-    def _follow(self) -> None:
-        """Lets the base station's targets follow the newest encoder, once for each step since the last."""
-        if self._postponed and self._stage.after_step is not None:
-            self._cut.load(self._devices.newest)
-            for step in self._postponed:
-                self._stage.after_step(step)
-        self._postponed = []
-
-    def _bring_up_to_date(self, client: int) -> bool:
-        """Sends a device the newest encoder if it has another; returns whether it has it then."""
-        devices = self._devices
-        if devices.is_up_to_date(client):
-            return True
-        held = devices.held_by(client)
-        codec = self._whole_codec if held is None else self._encoder_codec
-        payload = self._coded_encoder(codec, devices.newest, held or devices.newest, client)
-        received = self._send("down", payload, client)
-        if received is None:
-            return False
-        devices.install(client, codec.decode(received, held or devices.newest))
-        return True
-
-    def _hand_over(self, client: int) -> None:
-        """Takes a device's encoder as the newest, if it arrives."""
-        arrived = self._take_up(client)
-        if arrived is not None:
-            self._devices.adopt(client, arrived)
-            self._follow()
-
-    def _take_up(self, client: int) -> dict[str, torch.Tensor] | None:
-        devices = self._devices
-        held = devices.held_by(client)
-        assert held is not None
-        payload = self._coded_encoder(self._encoder_codec, devices.tensors_of(client), held, client)
-        received = self._send("up", payload, client)
-        return None if received is None else self._encoder_codec.decode(received, held)
-
-    def _coded_encoder(self, codec: UpdateCodec, tensors: Tensors, reference: Tensors, client: int) -> bytes:
-        generator = self._streams.torch_generator("rounding", client, self._num_messages)
-        return codec.encode(tensors, reference, codec.initial_memory(), generator)[0]
-
-    def _average(self, number: int) -> None:
-        """Averages the encoders of the devices that had a turn since the last time, as far as they arrive."""
-        updates = []
-        for client in self._devices.trained():
-            arrived = self._take_up(client)
-            if arrived is not None:
-                updates.append(ClientUpdate(client, len(self._shares[client]), number, arrived))
-            else:
-                self._trainer.ledger.updates_missing += 1
-        if updates:
-            newest, _ = aggregate(FedAvg(), self._devices.newest, updates, {})
-            self._devices.renew(newest)
-        self._follow()
-
-    def up(self, values: torch.Tensor, kind: Literal["embedding", "gradient"]) -> torch.Tensor:
-        """See Carrier."""
-        return self._cross("up", values, kind)
-
-    def down(self, values: torch.Tensor, kind: Literal["embedding", "gradient"]) -> torch.Tensor:
-        """See Carrier."""
-        return self._cross("down", values, kind)
-
-    def _cross(self, way: Way, values: torch.Tensor, kind: str) -> torch.Tensor:
-        key = (kind, values.shape)
-        if key not in self._codecs:
-            config = self._config.embedding if kind == "embedding" else self._config.gradient
-            self._codecs[key] = UpdateCodec(config, {kind: values})
-        codec = self._codecs[key]
-        zero = {kind: torch.zeros_like(values)}
-        generator = self._streams.torch_generator("crossing", self._client, self._num_messages)
-        payload, _ = codec.encode({kind: values}, zero, codec.initial_memory(), generator)
-        received = self._send(way, payload, self._client)
-        if received is None:
-            raise Lost
-        return codec.decode(received, zero)[kind]
-
-    def _exchange_norms(self) -> None:
-        """Each side needs the other's share of the gradient's norm to clip by."""
-        if self._send("up", bytes(4), self._client) is None or (
-            self._send("down", bytes(4), self._client) is None
-        ):
-            raise Lost
-
-    def _send(self, way: Way, payload: bytes, client: int) -> bytes | None:
-        """Carries one payload, to or from a device; returns what arrived of it."""
-        ledger = self._trainer.ledger
-        report = self._trainer.air.carry(
-            way,
-            [payload],
-            [client],
-            self._streams.substream(f"message {self._num_messages}"),
-            self._config.transfer,
-            at_s=ledger.duration_s,
-            model_version=self._devices.version,
-        )
-        self._num_messages += 1
-        (ledger.add_up if way == "up" else ledger.add_down)(report)
-        ledger.duration_s += float(report.duration_s[0])
-        return report.payloads[0]
-
-
-def _device_cost(stage: Stage, shares: Sequence[torch.Tensor], cut: Cut) -> StepCost:
-    """What a step costs a device: all but the predictor with shape = u, else encoders and its targets."""
-    if not cut.is_u:
-        return stage_cost(stage, shares, *cut.on_device)
-    whole, theirs = stage_cost(stage, shares), stage_cost(stage, shares, *cut.predictors)
-    return StepCost(max(0, whole.flops - theirs.flops), max(0, whole.memory_bytes - theirs.memory_bytes))

@@ -7,7 +7,8 @@ import torch
 from federated_setups import DIM, NUM_SAMPLES, federated, lossy, make_stage, two_stages, weights
 
 from nodes.training.clients import LocalWork
-from nodes.training.federated import FederatedConfig, make_clients
+from nodes.training.federated import make_clients
+from nodes.training.federated_config import FederatedConfig
 from nodes.training.personal import train_each
 from semcom.contracts import SemcomError
 from semcom.rng import Streams

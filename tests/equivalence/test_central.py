@@ -10,19 +10,14 @@ from federated_setups import make_stage, weights
 from channels.links.erasure import ErasureConfig, ErasureLink
 from channels.links.ideal import IdealConfig, IdealLink
 from nodes.training.air import Air
-from nodes.training.central import (
-    CentralConfig,
-    CountedCentral,
-    LosslessRaw,
-    QuantisedRaw,
-    RawCoder,
-)
+from nodes.training.central import CentralConfig, CountedCentral
 from nodes.training.collaboration import (
     CollaborationConfig,
     check_collaboration,
     collaborative_settings,
     make_trainer,
 )
+from nodes.training.raw import LosslessRaw, QuantisedRaw, RawCoder
 from nodes.transfer import TransferConfig, transfer
 from semcom.contracts import SemcomError
 from semcom.rng import Streams

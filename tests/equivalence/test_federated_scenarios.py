@@ -89,7 +89,7 @@ def test_split_without_loss_is_central_training_and_eight_bits_are_nearly(name):
     _, central = _train(name, "central")
     whole = {"kind": "float32"}
     # As many steps as these trainings take: 20 and more.
-    lossless = {"embedding": whole, "gradient": whole}
+    lossless = {"embedding": whole, "gradient": whole, "encoder": whole}
     _, alone = _train(name, "split", num_clients=1, split={**lossless, "turn_steps": 7})
     assert central.tensors.keys() == alone.tensors.keys()
     for each, wanted in central.tensors.items():

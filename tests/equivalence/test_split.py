@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from federated_setups import lossy
-from split_setups import split, split_stage
+from split_setups import running, split, split_stage
 
-from nodes.training.split import SplitConfig, SplitStage
+from nodes.training.split_config import SplitConfig
 from nodes.training.updates import UPDATE_HEADER_BITS, QuantisedUpdate
 from nodes.transfer import SEGMENT_HEADER_BITS, TransferConfig
 from semcom.contracts import SemcomError
@@ -98,21 +98,20 @@ def test_every_device_trains_on_its_own_samples():
 
 
 def test_copies_are_averaged_by_their_devices_samples():
-    trainer, stage = split(num_clients=2, encoders="average", turn_steps=3), split_stage(num_steps=6)
-    running = SplitStage(trainer, stage)
-    running.run()
-    one, other = (running._devices._local[client] for client in (0, 1))
+    whole = running(split(num_clients=2, encoders="average", turn_steps=3), split_stage(num_steps=6))
+    whole.run()
+    one, other = (whole._devices.tensors_of(client) for client in (0, 1))
     # The last thing that happens is that both are sent the mean.
     assert all(torch.equal(one[name], other[name]) for name in one)
-    alone = SplitStage(
-        split(num_clients=2, encoders="average", turn_steps=3, average_rounds=9), split_stage()
-    )
-    alone._round(0)
-    first, second = (alone._devices.tensors_of(client) for client in (0, 1))
-    alone._average(1)
+    trainer = split(num_clients=2, encoders="average", turn_steps=3, average_rounds=9)
+    trainer.shares = lambda samples: [torch.arange(36), torch.arange(36, 48)]
+    stage = running(trainer, split_stage())
+    stage._round(0)
+    first, second = (stage._devices.tensors_of(client) for client in (0, 1))
+    stage._average(1)
     name = next(name for name, tensor in first.items() if tensor.ndim == 2)
     assert not torch.equal(first[name], second[name])
-    assert torch.allclose(alone._devices.newest[name], (first[name] + second[name]) / 2)
+    assert torch.allclose(stage._devices.newest[name], 0.75 * first[name] + 0.25 * second[name])
 
 
 def test_what_is_lost_costs_the_step_on_both_sides():
