@@ -34,7 +34,11 @@ def summarise_trainings(rows: pd.DataFrame) -> pd.DataFrame:
     if "stage" not in rows:
         return pd.DataFrame(columns=["mode", "setting", "model", "seed", "score", "metric", *COSTS])
     accounts = rows[rows["stage"] == "account"].set_index("key")
-    scores = rows[rows["stage"] == "score"].set_index("key")
+    scores = rows[rows["stage"] == "score"]
+    # Where clients end with models of their own, their scores follow the mean of all.
+    if "client" in scores:
+        scores = scores[scores["client"].isna()]
+    scores = scores.set_index("key")
     told = accounts[["mode", "setting", "model", "seed"]].copy()
     for name in ("score", "metric"):
         told[name] = scores.get(name)

@@ -21,8 +21,9 @@ from semcom.muon import Muon, matrices_of
 from semcom.samples import Samples
 
 OptimizerName = Literal["adamw", "muon"]
-DataKind = Literal["observation", "condition", "embedding"]
-"""What devices see; what they know of their own movement; what finished encoders make of all they saw."""
+DataKind = Literal["observation", "condition", "label", "embedding"]
+"""What devices see; what else goes into a model; which of what they see is compared with what a base station
+predicts; what finished encoders make of all that they saw."""
 BatchLoss = Callable[[int, torch.Generator], Mapping[str, torch.Tensor]]
 Log = list[dict[str, float | int]]
 StageLog = list[dict[str, float | int | str]]

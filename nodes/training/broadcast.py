@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nodes.training.tensors import averaged_names, flatten
 from nodes.training.updates import Float32Update, UpdateCodec, UpdateCodecConfig
-from semcom.contracts import SemcomError
 
 Tensors = Mapping[str, torch.Tensor]
+_NUM_KEPT = 8
+"""Old versions that are kept, to tell how far clients drift."""
 NEVER = -1
 """The version of a client that was never sent a model."""
 
@@ -30,6 +31,14 @@ class BroadcastConfig(BaseModel):
         description="a client that missed a version is sent the whole model, or is refused from then on",
     )
 
+    @model_validator(mode="after")
+    def _check(self) -> BroadcastConfig:
+        if getattr(self.codec, "error_feedback", False):
+            raise ValueError("codec.error_feedback = true: errors are made up for anyway, set it to false")
+        if self.missed == "refuse" and isinstance(self.codec, Float32Update):
+            raise ValueError("missed = refuse: with codec.kind = float32 the whole model is sent each time")
+        return self
+
 
 class Broadcast:
     """Versions of a global model, the payloads that bring clients from one to the next, and their drift.
@@ -45,10 +54,6 @@ class Broadcast:
     """
 
     def __init__(self, config: BroadcastConfig, tensors: Tensors) -> None:
-        if getattr(config.codec, "error_feedback", False):
-            raise SemcomError(
-                "broadcast.codec.error_feedback = true: errors are made up for anyway, leave it"
-            )
         self.config = config
         self._codec, self._whole = UpdateCodec(config.codec, tensors), UpdateCodec(Float32Update(), tensors)
         self._names = averaged_names(tensors)
@@ -70,7 +75,7 @@ class Broadcast:
             payload, _ = codec.encode(tensors, self.tensors, codec.initial_memory(), generator)
             self.tensors, self._difference = codec.decode(payload, self.tensors), payload
         self._known[self.version] = self.tensors
-        needed = {self.version, *self._held.values()}
+        needed = {self.version, *(v for v in self._held.values() if v >= self.version - _NUM_KEPT)}
         self._known = {version: known for version, known in self._known.items() if version in needed}
 
     def held_by(self, client: int) -> int:
@@ -97,7 +102,7 @@ class Broadcast:
             self._held[client] = self.version
 
     def drift(self, tensors: Tensors, embed: Callable[[Tensors], torch.Tensor] | None = None) -> Drift:
-        """How far what clients hold is from a global model.
+        """How far what clients hold is from a global model; of those far behind, the oldest version kept.
 
         embed: what a model makes of common samples, [n, D].
         """
@@ -110,9 +115,9 @@ class Broadcast:
             if embed is not None and goal is not None:
                 spread = (goal - goal.mean(dim=0)).square().sum().clamp_min(1e-12)
                 latents[version] = float((embed(known) - goal).square().sum() / spread)
-        held = list(self._held.values())
+        held = [max(version, min(self._known)) for version in self._held.values()]
         return Drift(
-            len([version for version in held if version < self.version]),
+            len([version for version in self._held.values() if version < self.version]),
             max((weights[version] for version in held), default=0.0),
             max((latents[version] for version in held), default=0.0) if embed is not None else None,
         )

@@ -63,7 +63,7 @@ class CountedCentral:
 
     def gather(self, kind: DataKind, data: torch.Tensor) -> torch.Tensor:
         """Returns what arrived of the data [N, ...]: all, or SemcomError names the client whose did not."""
-        if kind == "embedding" or not data.numel():
+        if kind in ("label", "embedding") or not data.numel():
             return data
         return self.gathering.gather(f"raw {kind}", data, RawCoder(self.config.raw, data))
 

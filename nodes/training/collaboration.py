@@ -23,7 +23,7 @@ from channels.grid import GridConfig, ResourceGrid
 from channels.indoor_factory import IndoorFactoryConfig
 from channels.links.analog import AnalogConfig
 from channels.links.ideal import IdealConfig
-from channels.recorded import RecordedConfig
+from channels.recorded import RecordedConfig, check_recorded
 from nodes.training.air import Air
 from nodes.training.central import CentralConfig, CountedCentral, LosslessRaw
 from nodes.training.federated import Federated
@@ -124,6 +124,10 @@ def _make_air(config: CollaborationConfig, num_steps: int, streams: Streams) -> 
     if not uses_a_channel(config.link):
         return Air(up, down, step_s=step_s)
     own = streams.substream("channel")
+    if isinstance(config.channel, RecordedConfig):
+        # Half of what was recorded, so that devices can begin at different places of it.
+        file = check_recorded(config.channel, grid, num_steps, step_s)
+        num_steps = max(num_steps, int(file.num_times * file.snapshot_interval_s / step_s / 2))
     channel = make_channel(config.channel, grid, config.num_clients, num_steps, step_s, own)
     back = DownlinkChannel(channel, config.downlink_snr_offset_db)
     last = num_steps if isinstance(config.channel, RecordedConfig) else None

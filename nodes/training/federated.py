@@ -110,6 +110,8 @@ class Federated:
             log.append({"stage": stage.name, "step": done - 1, **row})
             if path is not None:
                 self._save(path, number + 1, base, clients, log)
+        if log and not any(row["clients"] for row in log):
+            log[-1].setdefault("warning", "no update arrived in any round: nothing was learned")
         return base.tensors, log
 
     def gather(self, kind: DataKind, data: torch.Tensor) -> torch.Tensor:
@@ -252,9 +254,16 @@ class Federated:
     def _carry(
         self, way: Way, payloads: list[bytes], clients: list[int], streams: Streams, after_s: float = 0.0
     ) -> TransferReport:
-        """after_s: since the round began."""
-        at_s = self.ledger.duration_s + after_s
-        return self.air.carry(way, payloads, clients, streams, self.config.transfer, at_s=at_s)
+        """after_s: since the round began. Packets carry the round as the model's version."""
+        return self.air.carry(
+            way,
+            payloads,
+            clients,
+            streams,
+            self.config.transfer,
+            at_s=self.ledger.duration_s + after_s,
+            model_version=self.ledger.rounds,
+        )
 
     def _save(
         self, path: Path, done: int, base: BaseStationSide, clients: RoundClients, log: StageLog
@@ -276,13 +285,15 @@ class Federated:
                 for name, tensor in tensors.items()
                 if name.startswith("clients.")
             }
-            clients.load(unstack(left))
+            states = unstack(left)
             self.ledger.__dict__.update(told["ledger"])
-            return int(told["done"]), list(told["log"])
+            done, log = int(told["done"]), list(told["log"])
         except Exception as error:
             raise SemcomError(
                 f"checkpoint {path} can't be read ({error}): delete it to train anew"
             ) from error
+        clients.load(states)
+        return done, log
 
 
 def make_clients(

@@ -49,6 +49,8 @@ class FederatedConfig(BaseModel):
     def _check(self) -> FederatedConfig:
         if self.alignment != "none" and self.sharing == "nothing":
             raise ValueError("alignment = procrustes with sharing = nothing: there is nothing to align for")
+        if self.broadcast.missed == "refuse" and self.participation < 1:
+            raise ValueError("broadcast.missed = refuse: with participation < 1 clients miss versions anyway")
         return self
 
     @property

@@ -16,7 +16,8 @@ class Ledger:
     energy_j: of what devices send, as in Delivery. num_steps: training steps at the clients, all together;
     duration_s: rounds one after the other, each as long as the slowest that was waited for, or the deadline
     if somebody missed it. updates_missing: not sent, lost or late; updates_rejected: received and not used.
-    steps_lost: of a split training, for something that did not arrive.
+    Of a split training updates are turns, and encoders handed over or sent to be averaged; steps_lost: those
+    that were not completed, for something that did not arrive or a loss that was not finite.
     device_flops: floating-point operations of all steps of all clients; device_memory_bytes: what a step
     takes at one of them, the most over the stages (see nodes.training.costs). wall_s: the time that it took
     here, another each time.

@@ -10,8 +10,10 @@ import torch
 from nodes.training.federated import Federated
 from nodes.training.replicas import ClientSide, Program, Replica
 from nodes.training.spread import LocalReplicas, SpreadClients
+from semcom.contracts import SemcomError
 from semcom.train import StageLog
 
+_MOST_CLIENTS = 256
 _Row = Mapping[str, float | int | str]
 
 
@@ -33,6 +35,12 @@ def train_each(program: Program, trainer: Federated, num_clients: int) -> list[A
     nothing goes down in the first round of a stage, and compressed updates are differences to client 0's
     starting weights, which a seed tells to all. Returns the programs' results, by client.
     """
+    if num_clients > _MOST_CLIENTS:
+        raise SemcomError(
+            f"collaboration.num_clients = {num_clients}: with sharing = {trainer.config.sharing} and "
+            f"initialisation = {trainer.config.initialisation} each runs a training of its own, at most "
+            f"{_MOST_CLIENTS} do"
+        )
     side = ClientSide(trainer.config, trainer.shares, trainer.streams)
     replicas = LocalReplicas([Replica(program, side, (client,)) for client in range(num_clients)])
     try:

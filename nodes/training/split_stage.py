@@ -18,11 +18,13 @@ from nodes.training.ledger import Ledger
 from nodes.training.split_config import SplitConfig
 from nodes.training.split_state import Devices, load_progress, save_progress
 from nodes.training.updates import Float32Update, UpdateCodec
+from semcom.contracts import SemcomError
 from semcom.rng import Streams
 from semcom.train import Stage, StageLog, Training
 
 Tensors = Mapping[str, torch.Tensor]
 _LOG_EVERY = 100
+_NUM_ATTEMPTS = 10
 
 
 class SplitStage:
@@ -65,6 +67,7 @@ class SplitStage:
         )
         self._client = 0
         self._num_messages = 0
+        self._num_taken = 0
         self._postponed: list[int] = []
         self._log: StageLog = []
 
@@ -76,7 +79,7 @@ class SplitStage:
         if path is not None and path.exists():
             told, self._log = load_progress(path, self._stage.module, training, devices, self._ledger)
             number, self._num_messages = told["rounds"], told["num_messages"]
-            self._postponed = told["postponed"]
+            self._postponed, self._num_taken = told["postponed"], told["num_taken"]
         while training.num_done < training.num_steps:
             began = time.perf_counter()
             self._round(number)
@@ -84,18 +87,22 @@ class SplitStage:
             if self._averages(number):
                 self._average(number)
             if training.num_done == training.num_steps:
-                self._deploy(number)
+                self._deploy()
             self._ledger.wall_s += time.perf_counter() - began
             if path is not None:
                 counters = {
                     "rounds": number,
                     "num_messages": self._num_messages,
                     "postponed": self._postponed,
+                    "num_taken": self._num_taken,
                 }
                 save_progress(path, self._stage.module, training, devices, self._ledger, counters, self._log)
         self._cut.load(devices.newest)
         self._stage.generator.set_state(devices.generator_of(0))
         return self._log
+
+    def _warn(self, text: str) -> None:
+        self._log.append({"stage": self._stage.name, "step": self._training.num_done, "warning": text})
 
     def _averages(self, number: int) -> bool:
         """Whether copies are averaged after so many rounds."""
@@ -104,12 +111,21 @@ class SplitStage:
         is_done = self._training.num_done == self._training.num_steps
         return is_done or number % self._config.average_rounds == 0
 
-    def _deploy(self, number: int) -> None:
-        """Sends the newest encoder to every device that has another, for what comes after the stage."""
-        missed = [client for client in range(len(self._shares)) if not self._bring_up_to_date(client)]
-        for client in missed:
-            text = f"round {number}: the finished encoder did not reach client {client}"
-            self._log.append({"stage": self._stage.name, "step": self._training.num_done, "warning": text})
+    def _deploy(self) -> None:
+        """Sends the newest encoder to every device that has another, for what comes after the stage.
+
+        Raises SemcomError naming a device that it does not reach.
+        """
+        self._follow()
+        for client in range(len(self._shares)):
+            if not any(self._bring_up_to_date(client) for _ in range(_NUM_ATTEMPTS)):
+                raise SemcomError(
+                    f"client {client}: the finished encoder of stage {self._stage.name} did not arrive in "
+                    f"{_NUM_ATTEMPTS} attempts: raise collaboration.split.transfer.max_steps or take another "
+                    "collaboration.link"
+                )
+        if not self._num_taken:
+            self._warn("no training step was completed: nothing was learned")
 
     def _round(self, number: int) -> None:
         config, num_clients = self._config, len(self._shares)
@@ -125,6 +141,7 @@ class SplitStage:
             if drawn < config.dropout_probability or not self._bring_up_to_date(client):
                 ledger.updates_missing += 1
                 # A turn that is missed takes its time: a stage has an end.
+                ledger.duration_s += config.turn_steps * config.step_s
                 self._skip(config.turn_steps)
                 continue
             self._turn(client)
@@ -145,10 +162,13 @@ class SplitStage:
                 ledger.duration_s += self._config.step_s
                 try:
                     terms = training.step()
-                except Lost:
+                except (Lost, SemcomError) as error:
+                    if isinstance(error, SemcomError):
+                        self._warn(f"client {client}: {error}")
                     ledger.steps_lost += 1
                     self._skip(1)
                     continue
+                self._num_taken += 1
                 if step % _LOG_EVERY == 0 or step == training.num_steps - 1:
                     row = {name: float(term.detach()) for name, term in terms.items()}
                     self._log.append({"stage": self._stage.name, "step": step, "client": client, **row})
@@ -196,7 +216,11 @@ class SplitStage:
         assert held is not None
         payload = self._coded_encoder(self._encoder_codec, devices.tensors_of(client), held, client)
         received = self._send("up", payload, client)
-        return None if received is None else self._encoder_codec.decode(received, held)
+        self._ledger.updates_asked += 1
+        if received is None:
+            self._ledger.updates_missing += 1
+            return None
+        return self._encoder_codec.decode(received, held)
 
     def _coded_encoder(self, codec: UpdateCodec, tensors: Tensors, reference: Tensors, client: int) -> bytes:
         generator = self._streams.torch_generator("rounding", client, self._num_messages)
@@ -209,8 +233,6 @@ class SplitStage:
             arrived = self._take_up(client)
             if arrived is not None:
                 updates.append(ClientUpdate(client, len(self._shares[client]), number, arrived))
-            else:
-                self._ledger.updates_missing += 1
         if updates:
             newest, _ = aggregate(FedAvg(), self._devices.newest, updates, {})
             self._devices.renew(newest)

@@ -55,9 +55,10 @@ def train_model(
     supervised: the steps of all three together, on NMSE.
     """
     streams, config = Streams(seed), inputs.training
-    # The decoder looks at what was received too.
+    # The decoder looks at what was received too, and estimates are compared with the channels.
     y = trainer.gather("condition", examples.inputs.y)
-    examples = replace(examples, inputs=replace(examples.inputs, y=y))
+    clean = trainer.gather("condition", examples.clean)
+    examples = replace(examples, inputs=replace(examples.inputs, y=y), clean=clean)
     with torch.random.fork_rng(devices=[]):
         # torch.nn draws its starting weights from the process-wide generator: all models start alike.
         torch.manual_seed(trainer.starting_seed(streams.seed("weights elaa")))

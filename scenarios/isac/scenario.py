@@ -77,6 +77,11 @@ class IsacScenario:
     def training_jobs(self, config: IsacConfig, seed: int, mode: str) -> list[TrainingJob]:
         """Lists the models that the configured methods need; the JEPA alone in modes other than central."""
         check_collaboration(config.collaboration, mode)
+        if mode == "split" and config.collaboration.split.target == "station":
+            raise SemcomError(
+                "collaboration.split.target = station: isac deploys its target encoder, which devices need, "
+                "take device"
+            )
         if mode != "central":
             return [training_job(config, "inpainting", seed, mode)]
         methods = {method for _, method, _ in self._listed(config)} | set(config.evaluation.loss_methods)

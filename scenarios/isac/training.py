@@ -238,6 +238,8 @@ def _train_decoder(task: Task) -> Log:
     """Trains the decoder to show the frames that embeddings were made of."""
     model, config = task.model, task.config
     z = task.z.flatten(0, 1)
+    # What is shown is compared with the frames themselves, where the decoder is.
+    task.trainer.gather("label", task.train.frame)
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         draw = task.scenes.draw(config.batch_size // 2)

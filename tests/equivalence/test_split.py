@@ -158,7 +158,7 @@ def test_bits_are_those_of_what_crosses():
     assert more.tolist() == [message(start, z_hat, z_hat) + norm, message(start, z_hat, z_hat) + norm]
 
 
-def test_eight_bits_take_less_than_a_quarter():
+def test_eight_bits_take_far_less_than_numbers_of_32():
     eight = QuantisedUpdate(bits=8)
     coarse, fine = split(embedding=eight, gradient=eight, turn_steps=50), split(turn_steps=50)
     trained(coarse, num_steps=4)

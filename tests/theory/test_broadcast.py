@@ -99,6 +99,18 @@ def test_only_versions_that_somebody_holds_are_kept():
     assert len(sent.state()[0]) <= 1 + 2 * 6
 
 
-def test_error_feedback_is_refused():
-    with pytest.raises(SemcomError, match=r"broadcast\.codec\.error_feedback"):
-        Broadcast(BroadcastConfig(codec=TopKUpdate()), model(0))
+def test_contradictions_are_refused():
+    with pytest.raises(ValueError, match=r"codec\.error_feedback = true"):
+        BroadcastConfig(codec=TopKUpdate())
+    with pytest.raises(ValueError, match="missed = refuse: with codec"):
+        BroadcastConfig(missed="refuse")
+
+
+def test_far_behind_is_told_by_the_oldest_version_kept():
+    sent = Broadcast(BroadcastConfig(), model(0))
+    sent.confirm([7])
+    for seed in range(1, 40):
+        sent.advance(model(seed))
+        sent.confirm([8])
+    assert sent.drift(model(40)).num_behind == 1
+    assert len(sent.state()[0]) <= 1 + 2 * 10
