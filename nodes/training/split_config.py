@@ -22,6 +22,10 @@ class SplitConfig(BaseModel):
         "relay",
         description="relay: the encoder goes from one device to the next; average: copies are averaged",
     )
+    moments: Literal["handed-over", "kept"] = Field(
+        "handed-over",
+        description="relay: the optimiser's moments of the encoder go with it, or every device keeps its own",
+    )
     average_rounds: int = Field(1, ge=1, le=1_000_000, description="rounds after which copies are averaged")
     shape: Shape = Field("straight", description="u: labels and losses stay with the devices")
     target: TargetPlace = Field("device", description="where target embeddings are computed")

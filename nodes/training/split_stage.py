@@ -16,8 +16,9 @@ from nodes.training.costs import StepCost, stage_cost
 from nodes.training.cut import Cut, Lost
 from nodes.training.ledger import Ledger
 from nodes.training.split_config import SplitConfig
+from nodes.training.split_parts import PartCoder
 from nodes.training.split_state import Devices, load_progress, save_progress
-from nodes.training.updates import Float32Update, UpdateCodec
+from nodes.training.updates import UpdateCodec
 from semcom.contracts import SemcomError
 from semcom.rng import Streams
 from semcom.train import Stage, StageLog, Training
@@ -59,11 +60,14 @@ class SplitStage:
             optimizer=stage.optimizer,
         )
         tensors = self._cut.tensors()
-        self._encoder_codec = UpdateCodec(config.encoder, tensors)
-        self._whole_codec = UpdateCodec(Float32Update(), tensors)
+        self._parts = PartCoder(config.encoder)
         self._codecs: dict[tuple[str, torch.Size], UpdateCodec] = {}
         self._devices = Devices(
-            tensors, self._training.moments_of(self._cut.weights), self._training.state(), self._streams
+            tensors,
+            self._training.moments_of(self._cut.weights),
+            self._training.state(),
+            self._streams,
+            hands_moments_over=config.encoders == "relay" and config.moments == "handed-over",
         )
         self._client = 0
         self._num_messages = 0
@@ -195,12 +199,11 @@ class SplitStage:
         if devices.is_up_to_date(client):
             return True
         held = devices.held_by(client)
-        codec = self._whole_codec if held is None else self._encoder_codec
-        payload = self._coded_encoder(codec, devices.newest, held or devices.newest, client)
+        payload = self._parts.encode(devices.newest, held, self._rounding(client))
         received = self._send("down", payload, client)
         if received is None:
             return False
-        devices.install(client, codec.decode(received, held or devices.newest))
+        devices.install(client, self._parts.decode(received, held, devices.newest))
         return True
 
     def _hand_over(self, client: int) -> None:
@@ -212,19 +215,17 @@ class SplitStage:
 
     def _take_up(self, client: int) -> dict[str, torch.Tensor] | None:
         devices = self._devices
-        held = devices.held_by(client)
-        assert held is not None
-        payload = self._coded_encoder(self._encoder_codec, devices.tensors_of(client), held, client)
+        held, tensors = devices.held_by(client), devices.tensors_of(client)
+        payload = self._parts.encode(tensors, held, self._rounding(client))
         received = self._send("up", payload, client)
         self._ledger.updates_asked += 1
         if received is None:
             self._ledger.updates_missing += 1
             return None
-        return self._encoder_codec.decode(received, held)
+        return self._parts.decode(received, held, tensors)
 
-    def _coded_encoder(self, codec: UpdateCodec, tensors: Tensors, reference: Tensors, client: int) -> bytes:
-        generator = self._streams.torch_generator("rounding", client, self._num_messages)
-        return codec.encode(tensors, reference, codec.initial_memory(), generator)[0]
+    def _rounding(self, client: int) -> torch.Generator:
+        return self._streams.torch_generator("rounding", client, self._num_messages)
 
     def _average(self, number: int) -> None:
         """Averages the encoders of the devices that had a turn since the last time, as far as they arrive."""

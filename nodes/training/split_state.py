@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from nodes.training.ledger import Ledger
+from nodes.training.split_parts import MOMENTS
 from semcom.contracts import SemcomError
 from semcom.files import write_atomically
 from semcom.rng import Streams
@@ -31,9 +32,19 @@ class Devices:
     """
 
     def __init__(
-        self, tensors: Tensors, prefixes: tuple[str, ...], training_state: Tensors, streams: Streams
+        self,
+        tensors: Tensors,
+        prefixes: tuple[str, ...],
+        training_state: Tensors,
+        streams: Streams,
+        *,
+        hands_moments_over: bool = False,
     ) -> None:
-        """prefixes: of the names of the moments of the device's weights in a training's state."""
+        """prefixes: of the names of the moments of the device's weights in a training's state.
+
+        hands_moments_over: they are part of what devices hold, by names that begin with MOMENTS.
+        """
+        self._hands_over = hands_moments_over
         self.newest: dict[str, torch.Tensor] = dict(tensors)
         self.version = 0
         self._prefixes, self._streams = prefixes, streams
@@ -81,10 +92,12 @@ class Devices:
 
     def keep(self, client: int, tensors: dict[str, torch.Tensor], training_state: Tensors) -> None:
         """Keeps a device's tensors, moments and random stream after its turn."""
+        moments = {name: tensor for name, tensor in training_state.items() if name.startswith(self._prefixes)}
+        if self._hands_over:
+            tensors = tensors | {MOMENTS + name: tensor for name, tensor in moments.items()}
+        else:
+            self._moments[client] = moments
         self._local[client] = tensors
-        self._moments[client] = {
-            name: tensor for name, tensor in training_state.items() if name.startswith(self._prefixes)
-        }
         self._generator[client] = training_state["generator"]
         self._trained.add(client)
 
@@ -101,7 +114,13 @@ class Devices:
         station = {
             name: tensor for name, tensor in training_state.items() if not name.startswith(self._prefixes)
         }
-        return {**station, **self._moments.get(client, {}), "generator": self.generator_of(client)}
+        moments = {
+            name.removeprefix(MOMENTS): tensor
+            for name, tensor in self._local.get(client, {}).items()
+            if name.startswith(MOMENTS)
+        }
+        kept = self._moments.get(client, {})
+        return {**station, **moments, **kept, "generator": self.generator_of(client)}
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
         """All of it: tensors by name, and what goes into JSON beside them."""
