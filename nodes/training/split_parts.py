@@ -19,8 +19,8 @@ class PartCoder:
     """Sends a part whole to who holds nothing like it, and to others what changed, through a codec.
 
     Second moments v divide a step by their root. They travel as roots, which differ less in size, and with a
-    codec that rounds none comes out below 1/254 of its tensor's largest: a root rounded to 0 would make a step
-    without bound.
+    codec that rounds none comes out below 1/254 of its tensor's largest: a root that is rounded to 0 would
+    make a step without bound.
     """
 
     def __init__(self, config: UpdateCodecConfig) -> None:
