@@ -200,3 +200,43 @@ def test_what_is_gathered_arrives_as_it_was():
     before = coarse.ledger.bits_up
     assert coarse.gather("observation", z) is z
     assert coarse.ledger.bits_up == before
+
+
+def test_moments_go_with_an_encoder_that_is_handed_on_or_stay():
+    ends = {}
+    for moments in ("handed-over", "kept"):
+        trainer = split(num_clients=3, turn_steps=2, moments=moments)
+        stage = running(trainer, split_stage(num_steps=18))
+        stage.run()
+        ends[moments] = stage._devices.newest, trainer.ledger.bits_up
+    handed, kept = ends["handed-over"], ends["kept"]
+    counts = [tensor for name, tensor in handed[0].items() if name.endswith(".step")]
+    # One optimiser went through all 18 steps; of those that stay each went through its own.
+    assert counts
+    assert all(int(count) == 18 for count in counts)
+    assert not any(name.startswith("moments.") for name in kept[0])
+    assert handed[1] > kept[1]
+    name = next(name for name, tensor in kept[0].items() if tensor.ndim == 2)
+    assert not torch.equal(handed[0][name], kept[0][name])
+
+
+def test_one_optimiser_handed_on_without_loss_trains_as_in_one_place_on_the_same_batches():
+    # All devices have all samples, and draw from one stream: turns are then no more than central's steps.
+    wanted, _ = trained(CENTRAL, num_steps=20)
+    trainer = split(num_clients=4, turn_steps=1)
+    trainer.shares = lambda samples: [torch.arange(samples.num_all)] * 4
+    stage = split_stage(num_steps=20)
+    whole = running(trainer, stage)
+    generator = stage.generator
+
+    def shared(step, _):
+        return stage.batch_loss(step, generator)
+
+    whole._training.batch_loss = shared
+    own = generator.get_state()
+    whole._training.generator = torch.Generator()
+    generator.set_state(own)
+    whole._devices._first_generator = whole._training.generator.get_state()
+    whole.run()
+    found = {name: tensor.clone() for name, tensor in stage.module.state_dict().items()}
+    assert is_close(found, wanted)
