@@ -107,12 +107,19 @@ def training_figure(rows: pd.DataFrame) -> Figure | None:
 
 
 def short_setting(setting: str) -> str:
-    """A setting as it stands in tables and legends: `collaboration.federated.strategy.kind=krum` as krum."""
+    """A setting as it stands in tables and legends: `collaboration.federated.strategy.kind=krum` as krum.
+
+    Where several kinds have the same name, each is told with what it is a kind of.
+    """
+    parts = [part.partition("=")[::2] for part in setting.split("; ") if part]
+    kinds = [value for key, value in parts if key.endswith(".kind")]
     told = []
-    for part in filter(None, setting.split("; ")):
-        key, _, value = part.partition("=")
-        name = key.rpartition(".")[2]
-        told.append(value if name == "kind" else f"{name.replace('_', ' ')} {value}")
+    for key, value in parts:
+        *_, owner, name = ("", *key.split("."))
+        if name != "kind":
+            told.append(f"{name.replace('_', ' ')} {value}")
+        else:
+            told.append(value if kinds.count(value) == 1 else f"{owner.replace('_', ' ')} {value}")
     return ", ".join(told)
 
 

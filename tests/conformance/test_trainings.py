@@ -88,6 +88,24 @@ def test_settings_are_short_in_print():
     assert short_setting(text) == "krum, num clients 5, shares [1, 2]"
 
 
+def test_kinds_of_the_same_name_are_told_apart():
+    same = "a.embedding.kind=float32; a.gradient.kind=float32; a.strategy.kind=krum"
+    assert short_setting(same) == "embedding float32, gradient float32, krum"
+
+
+def test_clients_with_models_of_their_own_are_one_line_by_their_mean():
+    own = rows(("federated", "", 0, 0.5, 1e6), ("central", "", 0, 0.9, 4e6))
+    clients = own[(own["stage"] == "score") & (own["mode"] == "federated")]
+    each = pd.concat([clients.assign(client=k, score=s) for k, s in enumerate((0.2, 0.8))])
+    both = pd.concat([own, each], ignore_index=True)
+    table = training_table(both)
+    assert table[["mode", "seeds", "score"]].values.tolist() == [
+        ["central", 1, "0.9"],
+        ["federated", 1, "0.5"],
+    ]
+    assert training_figure(both) is not None
+
+
 def test_every_mode_trains_the_jepa_once_in_each_setting_that_it_knows():
     axes = {KIND: ["fedavg", "fedmedian"], "collaboration.num_clients": [2, 3]}
     jobs = plan_trainings(CONTROL, TINY, axes, [0, 1], ["central", "federated"])
