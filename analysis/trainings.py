@@ -31,7 +31,8 @@ def summarise_trainings(rows: pd.DataFrame) -> pd.DataFrame:
 
     rows: of training.parquet. score is NaN without a row "score".
     """
-    if "stage" not in rows:
+    # An empty table would take the scores' rows for its own.
+    if "stage" not in rows or not (rows["stage"] == "account").any():
         return pd.DataFrame(columns=["mode", "setting", "model", "seed", "score", "metric", *COSTS])
     accounts = rows[rows["stage"] == "account"].set_index("key")
     scores = rows[rows["stage"] == "score"]

@@ -188,8 +188,8 @@ def test_only_what_the_results_need_is_trained(config):
     assert trained(unknown) == ["w-jepa", "siamese", "autoencoder", "supervised", "lstm"]
     methods = {point.method for point in SCENARIO.points(unknown, (0,))}
     assert not methods & {"odometry", "dead-reckoning", "lstm-velocity"}
-    with pytest.raises(SemcomError, match="offered in modes central, federated"):
-        SCENARIO.training_jobs(config, 0, "split")
+    with pytest.raises(SemcomError, match="offered in modes central, split, federated"):
+        SCENARIO.training_jobs(config, 0, "swarm")
 
 
 def test_weights_of_another_shape_are_one_line(config):

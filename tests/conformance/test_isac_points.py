@@ -110,8 +110,8 @@ def test_only_what_the_results_need_is_trained():
     assert trained(missing_methods=("image-only",), **alone) == ["image-only"]
     assert trained(missing_methods=("supervised",), **alone) == ["supervised", "image-only"]
     assert trained(missing_methods=(), **{**alone, "faults": ("noise",)}) == ["inpainting", "image-only"]
-    with pytest.raises(SemcomError, match="offered in modes central, federated"):
-        SCENARIO.training_jobs(isac_setups.config(), 0, "split")
+    with pytest.raises(SemcomError, match="offered in modes central, split, federated"):
+        SCENARIO.training_jobs(isac_setups.config(), 0, "swarm")
 
 
 def test_a_training_key_follows_all_that_the_weights_depend_on_and_nothing_else(tmp_path):

@@ -58,6 +58,8 @@ def test_a_line_for_each_mode_and_setting_with_means_over_seeds():
 def test_trainings_that_were_not_accounted_for_are_left_out():
     assert training_table(pd.DataFrame()).empty
     assert training_table(ROWS[ROWS["stage"] == "encoder"]).empty
+    assert training_table(ROWS[ROWS["stage"] != "account"]).empty
+    assert training_figure(ROWS[ROWS["stage"] != "account"]) is None
     unscored = training_table(ROWS[ROWS["stage"] != "score"])
     assert unscored["score"].tolist() == ["", "", ""]
     assert training_figure(ROWS[ROWS["stage"] != "score"]) is None

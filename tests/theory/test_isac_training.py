@@ -122,7 +122,7 @@ def test_encoders_end_as_the_average_that_followed_them(monkeypatch):
 def test_labels_teach_encoders_and_heads_and_not_the_predictor(monkeypatch):
     made, losses = task("inpainting", modality_probability=1.0, whole_share=0.0), []
 
-    def kept(stage, module, batch_loss, *rest):
+    def kept(stage, module, batch_loss, *rest, on_device):
         losses.append(batch_loss)
         return []
 
