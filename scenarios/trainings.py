@@ -11,6 +11,7 @@ import pandas as pd
 from pydantic import BaseModel
 
 from analysis import figures
+from analysis.drift import drift_figure
 from analysis.trainings import setting_text, training_figure, training_table
 from nodes.training.collaboration import MODES, check_collaboration
 from scenarios.contracts import Scenario, TrainingJob
@@ -98,9 +99,15 @@ def uncounted(jobs: Sequence[TrainingJob], folder: RunFolder) -> list[str]:
 
 
 def draw_trainings(folder: RunFolder, target: Path) -> list[Path]:
-    """Draws the score of trainings against their bits; nothing if there is none with both."""
-    figure = training_figure(folder.trainings)
-    return [] if figure is None else figures.save(figure, target, "training_bits")
+    """Draws the score of trainings against their bits, and how far clients drift; those that there are."""
+    rows = folder.trainings
+    drawn = {"training_bits": training_figure(rows), "training_drift": drift_figure(rows)}
+    return [
+        path
+        for name, figure in drawn.items()
+        if figure is not None
+        for path in figures.save(figure, target, name)
+    ]
 
 
 def tabulate_trainings(folder: RunFolder) -> list[tuple[str, pd.DataFrame]]:

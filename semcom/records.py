@@ -21,12 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import yaml
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 
 from semcom.contracts import Record, SemcomError
 from semcom.files import TEMPORARY, sha256, unwritable, write_atomically
 from semcom.provenance import device, source_commit, versions
+from semcom.tensor_files import read_tensors, write_tensors
 
 FORMAT = 1
 COLUMNS = ("scenario", "method", "seed", "metric", "value", "unit", "num_samples", "result")
@@ -382,10 +382,8 @@ class RunFolder:
             path.parent.mkdir(exist_ok=True)
         except OSError as error:
             raise unwritable(path.parent, error) from error
-        # safetensors refuses tensors that share memory or have gaps.
-        whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         metadata = {"semcom_format": str(FORMAT), "model": model, "key": key, "seed": str(seed)}
-        write_atomically(path, lambda file: save_file(whole, file, metadata))
+        write_tensors(path, tensors, metadata)
         shutil.rmtree(path.with_suffix(".partial"), ignore_errors=True)
         self._stamp()
         return path
@@ -418,9 +416,7 @@ class RunFolder:
         """
         path = self.checkpoint_path(model, key)
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            tensors, metadata = read_tensors(path)
         except FileNotFoundError:
             raise SemcomError(f"checkpoint {path} is missing: train it with the same command") from None
         except (SafetensorError, OSError) as error:

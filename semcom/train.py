@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -10,15 +9,13 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from semcom.contracts import SemcomError
-from semcom.files import write_atomically
 from semcom.latent_layers import LatentLayers
 from semcom.muon import Muon, matrices_of
 from semcom.samples import Samples
+from semcom.tensor_files import damaged, read_progress, write_progress
 
 OptimizerName = Literal["adamw", "muon"]
 DataKind = Literal["observation", "condition", "label", "embedding"]
@@ -270,9 +267,7 @@ def score_row(metric: str, score: float) -> dict[str, float | int | str]:
 def save_state(path: Path, training: Training, log: Log) -> None:
     """Writes all that the next step depends on, and the log so far, to one safetensors file, atomically."""
     tensors = {f"model.{name}": tensor for name, tensor in training.model.state_dict().items()}
-    whole = {name: tensor.clone().contiguous() for name, tensor in (tensors | training.state()).items()}
-    state = {"state": json.dumps({"log": log})}
-    write_atomically(path, lambda file: save_file(whole, file, state))
+    write_progress(path, tensors | training.state(), {"log": log})
 
 
 def load_state(path: Path, training: Training) -> Log:
@@ -280,15 +275,11 @@ def load_state(path: Path, training: Training) -> Log:
 
     Raises SemcomError, changing nothing, for a file of another model or a damaged one.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            log = list(json.loads(file.metadata()["state"])["log"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        rest = {name: t for name, t in tensors.items() if not name.startswith("model.")}
-        if not {"generator", "num_done"} <= rest.keys():
-            raise ValueError("it holds no training")
-    except Exception as error:
-        raise SemcomError(f"checkpoint {path} can't be read ({error}): delete it to train anew") from error
+    tensors, told = read_progress(path)
+    rest = {name: t for name, t in tensors.items() if not name.startswith("model.")}
+    if not {"generator", "num_done"} <= rest.keys() or "log" not in told:
+        raise damaged(path, "it holds no training")
+    log = list(told["log"])
     own = training.model.state_dict()
     saved = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
     for name in own.keys() | saved.keys():
@@ -302,32 +293,3 @@ def load_state(path: Path, training: Training) -> Log:
     training.model.load_state_dict(saved)
     training.load(rest)
     return log
-
-
-class WeightAverage(nn.Module):
-    """A model and the moving average of its weights (Polyak and Juditsky 1992; Izmailov et al. 2018).
-
-    `adopt` puts the average into the model at the end of training; early steps are averaged over fewer.
-    Give this to `fit` in the model's place, so that checkpoints hold the average too.
-    """
-
-    def __init__(self, model: nn.Module, momentum: float = 0.99) -> None:
-        super().__init__()
-        self.model = model
-        self.momentum = momentum
-        self.average = nn.ParameterList(
-            nn.Parameter(parameter.detach().clone(), requires_grad=False) for parameter in model.parameters()
-        )
-
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Takes in the weights after training step `step`."""
-        momentum = min(self.momentum, (step + 1) / (step + 10))
-        for average, parameter in zip(self.average, self.model.parameters(), strict=True):
-            average.lerp_(parameter, 1 - momentum)
-
-    @torch.no_grad()
-    def adopt(self) -> None:
-        """Puts the average into the model."""
-        for average, parameter in zip(self.average, self.model.parameters(), strict=True):
-            parameter.copy_(average)

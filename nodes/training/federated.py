@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from nodes.training.aggregation import FedProx, check_num_clients
 from nodes.training.air import Air, Way
@@ -26,9 +23,9 @@ from nodes.training.turns import find_turns
 from nodes.training.updates import UpdateCodec
 from nodes.transfer import TransferReport
 from semcom.contracts import SemcomError
-from semcom.files import write_atomically
 from semcom.rng import Streams
 from semcom.samples import Samples
+from semcom.tensor_files import damaged, read_progress, write_progress
 from semcom.train import DataKind, Stage, StageLog, copy_into
 
 Tensors = Mapping[str, torch.Tensor]
@@ -270,15 +267,12 @@ class Federated:
     ) -> None:
         tensors, versions = base.parts()
         tensors |= {f"clients.{name}": tensor for name, tensor in stack(clients.state()).items()}
-        told = json.dumps({"done": done, "log": log, "ledger": asdict(self.ledger), "versions": versions})
-        whole = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
-        write_atomically(path, lambda file: save_file(whole, file, {"federated": told}))
+        told = {"done": done, "log": log, "ledger": asdict(self.ledger), "versions": versions}
+        write_progress(path, tensors, told)
 
     def _load(self, path: Path, base: BaseStationSide, clients: RoundClients) -> tuple[int, StageLog]:
+        tensors, told = read_progress(path)
         try:
-            with safe_open(path, "pt") as file:
-                told = json.loads(file.metadata()["federated"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             base.restore(tensors, told["versions"])
             left = {
                 name.removeprefix("clients."): tensor
@@ -289,9 +283,7 @@ class Federated:
             self.ledger.__dict__.update(told["ledger"])
             done, log = int(told["done"]), list(told["log"])
         except Exception as error:
-            raise SemcomError(
-                f"checkpoint {path} can't be read ({error}): delete it to train anew"
-            ) from error
+            raise damaged(path, error) from error
         clients.load(states)
         return done, log
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from nodes.training.ledger import Ledger
 from nodes.training.split_parts import MOMENTS
-from semcom.contracts import SemcomError
-from semcom.files import write_atomically
 from semcom.rng import Streams
+from semcom.tensor_files import damaged, read_progress, write_progress
 from semcom.train import StageLog, Training
 
 Tensors = Mapping[str, torch.Tensor]
@@ -173,9 +169,8 @@ def save_progress(
     tensors |= {f"training.{name}": tensor for name, tensor in training.state().items()}
     held, told = devices.state()
     tensors |= {f"devices.{name}": tensor for name, tensor in held.items()}
-    whole = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
     told |= {"counters": dict(counters), "log": log, "ledger": asdict(ledger)}
-    write_atomically(path, lambda file: save_file(whole, file, {"split": json.dumps(told)}))
+    write_progress(path, tensors, told)
 
 
 def load_progress(
@@ -185,10 +180,8 @@ def load_progress(
 
     Raises SemcomError for a damaged file, or one of another model.
     """
+    tensors, told = read_progress(path)
     try:
-        with safe_open(path, "pt") as file:
-            told = json.loads(file.metadata()["split"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "training": {}, "devices": {}}
         for name, tensor in tensors.items():
             part, rest = name.split(".", 1)
@@ -199,4 +192,4 @@ def load_progress(
         ledger.__dict__.update(told["ledger"])
         return dict(told["counters"]), list(told["log"])
     except Exception as error:
-        raise SemcomError(f"checkpoint {path} can't be read ({error}): delete it to train anew") from error
+        raise damaged(path, error) from error

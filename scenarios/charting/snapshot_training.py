@@ -18,7 +18,8 @@ from semcom.predictors import FilmPredictor
 from semcom.regularizers import VicReg
 from semcom.rng import Streams
 from semcom.targets import EmaTarget
-from semcom.train import WeightAverage, fit
+from semcom.train import fit
+from semcom.weight_average import WeightAverage
 
 CHART_DIM = 2
 

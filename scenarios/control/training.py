@@ -24,7 +24,8 @@ from semcom.predictors import FilmPredictor, rollout
 from semcom.regularizers import SigReg, VicReg
 from semcom.rng import Streams
 from semcom.targets import EmaTarget, StopGradientTarget
-from semcom.train import CENTRAL, BatchLoss, Stage, StageLog, Trainer, WeightAverage
+from semcom.train import CENTRAL, BatchLoss, Stage, StageLog, Trainer
+from semcom.weight_average import WeightAverage
 
 Log = StageLog
 

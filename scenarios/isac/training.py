@@ -21,7 +21,8 @@ from semcom.rng import Streams
 from semcom.set_jepa import SetJepa
 from semcom.set_predictor import fill_in, newest
 from semcom.targets import EmaTarget
-from semcom.train import CENTRAL, Trainer, WeightAverage
+from semcom.train import CENTRAL, Trainer
+from semcom.weight_average import WeightAverage
 
 MODELS = ("inpainting", "supervised", "image-only")
 """All that are trained; those that take longest come first, so that workers end together."""

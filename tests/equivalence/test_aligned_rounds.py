@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from federated_setups import DIM, NUM_SAMPLES, federated, lossy, make_stage, two_stages, weights
+from federated_setups import DIM, NUM_SAMPLES, federated, lossy, make_stage, same_tensors, two_stages, weights
 
 from nodes.training.clients import LocalWork
 from nodes.training.federated import make_clients
@@ -19,10 +19,6 @@ ALIGNED = {"alignment": "procrustes"}
 OWN = {"initialisation": "own", **ALIGNED}
 
 
-def _equal(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
 def _train(num_clients, scratch=None, air=None, **told):
     trainer = federated(num_clients, scratch=scratch, **({} if air is None else {"air": air}), **told)
     return trainer, train_each(two_stages, trainer, num_clients)
@@ -33,7 +29,7 @@ def test_one_client_is_central_training_bit_for_bit(told):
     central = two_stages(CENTRAL)
     trainer = federated(1, **told)
     found = train_each(two_stages, trainer, 1)[0] if trainer.config.is_personal else two_stages(trainer)
-    assert _equal(central[0], found[0])
+    assert same_tensors(central[0], found[0])
 
 
 def _bits(num_bytes):
@@ -50,7 +46,7 @@ def test_anchors_and_turns_are_counted(every, times):
     assert aligned.ledger.bits_up - plain.ledger.bits_up == times * 4 * _bits(anchors)
     assert aligned.ledger.bits_down - plain.ledger.bits_down == times * 3 * _bits(turn)
     assert aligned.ledger.duration_s > plain.ledger.duration_s
-    assert not _equal(weights(without), weights(with_it))
+    assert not same_tensors(weights(without), weights(with_it))
 
 
 def test_own_weights_are_averaged_in_one_frame():
@@ -95,7 +91,7 @@ def test_own_weights_are_averaged_in_one_frame():
     apart, _ = spread()
     together, results = spread(alignment="procrustes")
     assert together < 0.7 * apart
-    assert _equal(results[0][0], results[3][0])
+    assert same_tensors(results[0][0], results[3][0])
 
 
 @pytest.mark.parametrize("told", [OWN, {**ALIGNED, "sharing": "predictor", "alignment_rounds": 2}])
@@ -113,7 +109,7 @@ def test_a_stopped_training_goes_on_to_the_same_models(tmp_path, monkeypatch, to
     with pytest.raises(KeyboardInterrupt):
         train_each(two_stages, trainer, 3)
     _, resumed = _train(3, scratch=tmp_path, **told)
-    assert all(_equal(first[0], second[0]) for first, second in zip(whole, resumed, strict=True))
+    assert all(same_tensors(first[0], second[0]) for first, second in zip(whole, resumed, strict=True))
 
 
 def test_whose_anchors_are_lost_sends_its_update_as_it_is():
@@ -123,7 +119,7 @@ def test_whose_anchors_are_lost_sends_its_update_as_it_is():
     stage = make_stage()
     trainer.fit(stage)
     assert trainer.ledger.updates_missing < trainer.ledger.updates_asked
-    assert not _equal(weights(stage), weights(make_stage()))
+    assert not same_tensors(weights(stage), weights(make_stage()))
 
 
 def test_a_turned_client_forgets_its_moments_and_no_other_does():

@@ -4,16 +4,12 @@ import math
 
 import pytest
 import torch
-from federated_setups import federated, lossy, make_stage, shares, weights
+from federated_setups import federated, lossy, make_stage, same_tensors, shares, weights
 
 from nodes.training.faults import Faults
 from nodes.training.federated import Federated
 from semcom.contracts import SemcomError
 from semcom.train import CENTRAL
-
-
-def _equal(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def _fit(trainer, **told):
@@ -28,16 +24,16 @@ def test_one_client_is_central_training_bit_for_bit(optimizer, local_steps):
     """With rounds that the steps don't fill, too; and what follows draws the same numbers."""
     central, _, stage = _fit(CENTRAL, optimizer=optimizer)
     alone, log, other = _fit(federated(1, local_steps=local_steps), optimizer=optimizer)
-    assert _equal(central, alone)
+    assert same_tensors(central, alone)
     assert torch.equal(stage.generator.get_state(), other.generator.get_state())
     assert len(log) == math.ceil(12 / local_steps)
-    assert not _equal(central, weights(make_stage()))
+    assert not same_tensors(central, weights(make_stage()))
 
 
 def test_moments_that_are_forgotten_make_a_difference():
     central, _, _ = _fit(CENTRAL)
-    assert not _equal(central, _fit(federated(1, optimizer_state="reset"))[0])
-    assert _equal(central, _fit(federated(1, optimizer_state="reset", local_steps=12))[0])
+    assert not same_tensors(central, _fit(federated(1, optimizer_state="reset"))[0])
+    assert same_tensors(central, _fit(federated(1, optimizer_state="reset", local_steps=12))[0])
 
 
 def test_a_round_is_the_mean_of_what_clients_trained_by_themselves():
@@ -105,7 +101,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path, told, stopped_
         _fit(trainer)
     again = federated(4, scratch=tmp_path, **told)
     resumed, rows, _ = _fit(again)
-    assert _equal(whole, resumed)
+    assert same_tensors(whole, resumed)
     assert rows == log
     straight = federated(4, **told)
     _fit(straight)
@@ -117,15 +113,15 @@ def test_updates_that_are_lost_are_lost():
     start = weights(make_stage())
     told = {"transfer": {"max_steps": 1, "segment_bytes": 65_000}}
     nothing_up = federated(4, lossy(1.0), **told)
-    assert _equal(_fit(nothing_up)[0], start)
+    assert same_tensors(_fit(nothing_up)[0], start)
     assert nothing_up.ledger.updates_missing == nothing_up.ledger.updates_asked == 16
     assert nothing_up.ledger.num_steps == 48
     assert nothing_up.ledger.duration_s > 12 * 0.01  # what was given up was waited for
     nothing_down = federated(4, lossy(0.0, 1.0), **told)
-    assert _equal(_fit(nothing_down)[0], start)
+    assert same_tensors(_fit(nothing_down)[0], start)
     assert nothing_down.ledger.num_steps == 0
     some = federated(4, lossy(0.5), **told)
-    assert not _equal(_fit(some)[0], start)
+    assert not same_tensors(_fit(some)[0], start)
     assert 0 < some.ledger.updates_missing < 16
 
 
@@ -148,7 +144,7 @@ def test_who_is_asked_joins_late_drops_out_or_misses_the_deadline():
     _fit(late)
     assert late.ledger.updates_asked == 4 + 4 + 8 + 8
     nobody = federated(8, faults={"dropout_probability": 1.0})
-    assert _equal(_fit(nobody)[0], weights(make_stage()))
+    assert same_tensors(_fit(nobody)[0], weights(make_stage()))
     slow = federated(8, faults={"step_s": 1.0, "slowness": 1.0, "deadline_s": 3.0})
     _fit(slow)
     assert 0 < slow.ledger.updates_missing < slow.ledger.updates_asked
@@ -172,7 +168,7 @@ def test_a_loss_that_is_not_finite_is_the_client_s_alone():
     assert trainer.ledger.num_steps == 3 * 12
     assert "client 1" in log[0]["warning"]
     assert all(bool(torch.isfinite(tensor).all()) for tensor in weights(stage).values())
-    assert not _equal(weights(stage), weights(make_stage()))
+    assert not same_tensors(weights(stage), weights(make_stage()))
 
 
 def test_nan_in_an_update_is_screened_and_training_goes_on(monkeypatch):
@@ -185,7 +181,7 @@ def test_nan_in_an_update_is_screened_and_training_goes_on(monkeypatch):
     assert (trainer.ledger.updates_missing, trainer.ledger.updates_rejected) == (0, 4)
     assert "client 1" in log[0]["warning"]
     assert all(bool(torch.isfinite(tensor).all()) for tensor in left.values())
-    assert not _equal(left, weights(make_stage()))
+    assert not same_tensors(left, weights(make_stage()))
 
 
 def test_what_follows_a_stage_does_not_hang_on_who_trained_last(tmp_path):
@@ -224,7 +220,7 @@ def test_krum_needs_its_clients_at_the_start_and_waits_for_them_in_a_round():
     waited = [row for row in log if "warning" in row]
     assert 0 < len(waited) < len(log)
     assert "takes 5 clients or more" in waited[0]["warning"]
-    assert not _equal(weights_left, weights(make_stage()))
+    assert not same_tensors(weights_left, weights(make_stage()))
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):

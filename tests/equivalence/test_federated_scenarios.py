@@ -7,6 +7,7 @@ import charting_setups
 import isac_setups
 import pytest
 import torch
+from federated_setups import same_tensors
 
 from nodes.training.collaboration import CollaborationConfig
 from scenarios.catalogue import load_scenario
@@ -38,22 +39,14 @@ def _train(name, mode, **told):
     return job, train_job(scenario, job, None)
 
 
-def _equal(first, second):
-    return first.keys() == second.keys() and all(
-        torch.equal(first[name].nan_to_num() if first[name].is_floating_point() else first[name],
-                    second[name].nan_to_num() if second[name].is_floating_point() else second[name])
-        for name in first
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("name", list(JEPAS))
 def test_one_client_is_central_training_and_three_are_not(name):
     job, central = _train(name, "central")
     alone_job, alone = _train(name, "federated", num_clients=1, federated={"local_steps": 7})
     assert job.key != alone_job.key
-    assert _equal(central.tensors, alone.tensors)
+    assert same_tensors(central.tensors, alone.tensors)
     _, three = _train(name, "federated", num_clients=3, partition={"kind": "iid"})
-    assert not _equal(central.tensors, three.tensors)
+    assert not same_tensors(central.tensors, three.tensors)
     floats = [tensor for tensor in three.tensors.values() if tensor.is_floating_point()]
     assert all(bool(torch.isfinite(tensor).all()) for tensor in floats)
     account = next(row for row in three.log if row["stage"] == "account")
@@ -73,12 +66,12 @@ def test_raw_data_that_were_sent_train_the_same_and_coarse_ones_do_not(name):
     told = {"num_clients": 3, "central": {"raw": {"kind": "quantised", "bits": 6}}}
     scenario, coarse = load_scenario(name), _config(name, **told)
     counted = train_job(scenario, dataclasses.replace(job, is_counted=True), None)
-    assert _equal(central.tensors, counted.tensors)
+    assert same_tensors(central.tensors, counted.tensors)
     other = next(each for each in scenario.training_jobs(coarse, 0, "central") if each.model == JEPAS[name])
     assert other.key != job.key
     # Without being counted, too: weights of a key are those of its settings.
     fewer = train_job(scenario, other, None)
-    assert not _equal(central.tensors, fewer.tensors)
+    assert not same_tensors(central.tensors, fewer.tensors)
     bits = [trained.log[-1]["bits_up"] for trained in (counted, fewer)]
     assert 0 < 4 * bits[1] < bits[0]
     assert "account" not in {row["stage"] for row in central.log}
@@ -95,7 +88,7 @@ def test_split_without_loss_is_central_training_and_eight_bits_are_nearly(name):
     for each, wanted in central.tensors.items():
         assert torch.allclose(alone.tensors[each], wanted, rtol=0, atol=1e-5, equal_nan=True), each
     job, coarse = _train(name, "split", num_clients=1, split={"turn_steps": 7})
-    assert not _equal(central.tensors, coarse.tensors)
+    assert not same_tensors(central.tensors, coarse.tensors)
     costs = [next(row for row in each.log if row["stage"] == "account") for each in (alone, coarse)]
     assert 0 < costs[1]["bits_up"] < costs[0]["bits_up"]
     assert job.config.collaboration.split.embedding.bits == 8
@@ -140,7 +133,7 @@ def test_charting_is_aligned_in_the_loop_and_others_say_that_they_can_t_be():
     told = {"num_clients": 2, "partition": {"kind": "iid"}}
     _, trained = _train("charting", "federated", **told, federated=aligned)
     _, apart = _train("charting", "federated", **told, federated={"initialisation": "own"})
-    assert not _equal(trained.tensors, apart.tensors)
+    assert not same_tensors(trained.tensors, apart.tensors)
     bits = [
         next(row for row in each.log if row["stage"] == "account")["bits_up"] for each in (trained, apart)
     ]

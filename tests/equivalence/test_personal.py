@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from federated_setups import federated, shares, two_stages
+from federated_setups import federated, same_tensors, shares, two_stages
 
 from nodes.training.personal import merge, train_each
 from semcom.contracts import SemcomError
@@ -19,21 +19,15 @@ def _train(num_clients=3, scratch=None, **told):
     return trainer, train_each(two_stages, trainer, num_clients)
 
 
-def _equal(first, second, but=()):
-    return first.keys() == second.keys() and all(
-        torch.equal(first[name], second[name]) for name in first if not name.startswith(tuple(but))
-    )
-
-
 @pytest.mark.parametrize(
     "told", [{"sharing": "predictor"}, {"sharing": "nothing"}, {"initialisation": "own"}]
 )
 def test_one_client_is_central_training_bit_for_bit(told):
     central = two_stages(CENTRAL)
     _, [alone] = _train(1, **told)
-    assert _equal(central[0], alone[0])
+    assert same_tensors(central[0], alone[0])
     assert central[2][-1] == alone[2][-1]  # what follows draws the same numbers
-    assert not _equal(central[0], _train(2, **told)[1][0][0])
+    assert not same_tensors(central[0], _train(2, **told)[1][0][0])
 
 
 def test_a_client_that_shares_nothing_trains_on_its_own_samples_as_one_place_would():
@@ -48,7 +42,7 @@ def test_a_client_that_shares_nothing_trains_on_its_own_samples_as_one_place_wou
             with stage.samples.only(share):
                 return CENTRAL.fit(stage)
 
-    assert _equal(two_stages(Restricted())[0], results[0][0])
+    assert same_tensors(two_stages(Restricted())[0], results[0][0])
     assert not any(
         torch.equal(results[0][0][name], results[1][0][name])
         for name in results[0][0]
@@ -62,7 +56,7 @@ def test_a_client_that_shares_nothing_trains_on_its_own_samples_as_one_place_wou
 def test_encoders_are_never_sent_and_the_rest_is_averaged():
     trainer, results = _train(3, sharing="predictor")
     first, second = results[0][0], results[1][0]
-    assert _equal(first, second, but=ENCODERS)
+    assert same_tensors(first, second, but=ENCODERS)
     assert any(name.startswith("predictor.") for name in first)
     assert not any(
         torch.equal(first[name], second[name])
@@ -84,17 +78,17 @@ def _update_bits(num):
 
 def test_own_weights_make_the_first_round_and_nothing_goes_down_in_it():
     trainer, results = _train(3, initialisation="own", local_steps=4)
-    assert _equal(results[0][0], results[1][0])
+    assert same_tensors(results[0][0], results[1][0])
     assert results[0][2][-1] == results[2][2][-1]
     assert trainer.ledger.bits_down < trainer.ledger.bits_up
     plain = federated(3, local_steps=4)
     together = two_stages(plain)
-    assert not _equal(together[0], results[0][0])
+    assert not same_tensors(together[0], results[0][0])
     assert trainer.ledger.bits_up == plain.ledger.bits_up
     _, personal = _train(3, initialisation="own", sharing="nothing", local_steps=100)
     _, alike = _train(3, sharing="nothing", local_steps=100)
-    assert _equal(personal[0][0], alike[0][0])  # client 0 has the training's own
-    assert not _equal(personal[1][0], alike[1][0])
+    assert same_tensors(personal[0][0], alike[0][0])  # client 0 has the training's own
+    assert not same_tensors(personal[1][0], alike[1][0])
 
 
 @pytest.mark.parametrize(
@@ -121,7 +115,7 @@ def test_a_stopped_training_goes_on_to_the_same_models(tmp_path, monkeypatch, st
         train_each(two_stages, trainer, 3)
     again, resumed = _train(3, scratch=tmp_path, **told)
     for first, second in zip(whole, resumed, strict=True):
-        assert _equal(first[0], second[0])
+        assert same_tensors(first[0], second[0])
         assert (first[1], first[2][-1]) == (second[1], second[2][-1])
     assert again.ledger == whole_trainer.ledger
 
@@ -143,7 +137,7 @@ def test_clients_of_one_training_can_t_have_models_of_their_own(told):
 )
 def test_what_is_near_the_global_model_is_what_is_shared(told):
     with_it, without = (_train(2, sharing="predictor", **each)[1][1][0] for each in (told, {}))
-    assert not _equal(with_it, without)
+    assert not same_tensors(with_it, without)
     assert all(bool(torch.isfinite(tensor).all()) for tensor in with_it.values())
 
 

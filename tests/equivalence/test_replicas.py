@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from federated_setups import federated, make_stage, shares
+from federated_setups import federated, make_stage, same_tensors, shares
 from federated_setups import two_stages as program
 
 from nodes.training.clients import LocalWork
@@ -41,10 +41,6 @@ def _seed_process():
     np.random.seed(3)  # noqa: NPY002
 
 
-def _equal(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
 def _run(trainer):
     _seed_process()
     return program(trainer)
@@ -72,9 +68,9 @@ def test_replicas_train_to_the_bit_what_one_process_trains(case, num_replicas):
     replicas = _spread(trainer, num_replicas)
     found = _run(trainer)
     replicas.close()
-    assert _equal(expected[0], found[0])
+    assert same_tensors(expected[0], found[0])
     assert (*found[1:], trainer.ledger) == expected[1:]
-    assert not _equal(expected[0], _expected((case + 1) % 4)[0])
+    assert not same_tensors(expected[0], _expected((case + 1) % 4)[0])
 
 
 @pytest.mark.parametrize(("case", "stopped_in"), [(0, ("encoder", 2)), (1, ("head", 1)), (2, ("encoder", 1))])
@@ -97,7 +93,7 @@ def test_replicas_that_are_stopped_go_on_in_others(tmp_path, monkeypatch, case, 
     replicas = _spread(again, 3)
     found = _run(again)
     replicas.close()
-    assert _equal(expected[0], found[0])
+    assert same_tensors(expected[0], found[0])
     assert found[1:] == expected[1:-1]
 
 
