@@ -34,6 +34,7 @@ from channels.links.ideal import IdealConfig, IdealLink
 from nodes.training.air import Air
 from nodes.training.federated import Federated
 from nodes.training.federated_config import FederatedConfig
+from nodes.training.ledger import Ledger
 from semcom.rng import Streams
 from semcom.samples import Samples
 from semcom.train import Stage
@@ -61,12 +62,12 @@ def ours(num_clients: int, num_rounds: int, local_steps: int, kind: str, scratch
     """Our rounds, in this process."""
     model, (x, action) = start_model(), make_data(num_clients)
     samples = Samples(len(x))
-    times = []
+    ledger = Ledger()
+    times: dict[int, tuple[float, float]] = {}
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        # Client 0 is the first in each round.
-        if step % local_steps == 0 and int(samples.own[0]) == 0:
-            times.append((time.perf_counter(), time.process_time()))
+        # The first step of a round is its beginning; that of round 0 measures what a step costs.
+        times.setdefault(ledger.rounds, (time.perf_counter(), time.process_time()))
         return {"total": model.loss(x[samples.own], action[samples.own])}
 
     stage = Stage(
@@ -84,9 +85,10 @@ def ours(num_clients: int, num_rounds: int, local_steps: int, kind: str, scratch
     )
     link = IdealLink(IdealConfig())
     shares = list(torch.arange(len(x)).split(SAMPLES_PER_CLIENT))
-    Federated(config, lambda samples: shares, Streams(0), Air(link, link), scratch).fit(stage)
-    times.append((time.perf_counter(), time.process_time()))
-    wall, cpu = ([b - a for a, b in pairwise(column[1:])] for column in zip(*times, strict=True))
+    Federated(config, lambda samples: shares, Streams(0), Air(link, link), scratch, ledger).fit(stage)
+    times[num_rounds] = time.perf_counter(), time.process_time()
+    rounds = [times[number] for number in range(1, num_rounds + 1)]
+    wall, cpu = ([b - a for a, b in pairwise(column)] for column in zip(*rounds, strict=True))
     return Measured(wall, cpu, model.state_dict())
 
 
