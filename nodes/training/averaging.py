@@ -43,7 +43,7 @@ class WeightedMean:
         if fault is not None:
             raise SemcomError(f"{fault}: screen updates before they are aggregated")
         self._note({update.client}, update.num_samples)
-        self._add_sum(flatten(update.tensors, self._names) * update.num_samples)
+        self._add_sum(flatten(update.tensors, self._names).mul_(update.num_samples))
         self._sole = update if len(self._clients) == 1 else None
         others = {name: update.tensors[name] for name in self._others}
         self._follow((-update.num_samples, update.client, others))
@@ -51,7 +51,7 @@ class WeightedMean:
     def merge(self, other: WeightedMean) -> None:
         """Adds what another mean of the same model holds; raises SemcomError for a client in both."""
         self._note(other._clients, other.num_samples)
-        self._add_sum(other._high)
+        self._add_sum(other._high.clone())
         self._low += other._low
         self._sole = (self._sole or other._sole) if len(self._clients) == 1 else None
         if other._leader is not None:
@@ -82,9 +82,11 @@ class WeightedMean:
         self.num_samples += num_samples
 
     def _add_sum(self, term: torch.Tensor) -> None:
+        """Adds a term, whose memory is used up."""
         total = self._high + term
         rest = total - self._high
-        self._low += (self._high - (total - rest)) + (term - rest)
+        # (high - (total - rest)) + (term - rest), in the memory that there is.
+        self._low += self._high.sub_(total - rest).add_(term.sub_(rest))
         self._high = total
 
     def _follow(self, leader: tuple[int, int, dict[str, torch.Tensor]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -92,8 +93,10 @@ def find_fault(update: ClientUpdate, global_tensors: Tensors) -> str | None:
         if given.dtype != expected.dtype:
             return f"{who} sent {name!r} as {given.dtype}, and the global model's is {expected.dtype}"
     names = averaged_names(global_tensors)
-    # One look at all numbers: tensor by tensor costs more than averaging them does.
-    if not bool(flatten(update.tensors, names).isfinite().all()):
-        name = next(name for name in names if not bool(update.tensors[name].isfinite().all()))
-        return f"{who} sent NaN or infinity in {name!r}"
+    # A float64 sum of float32 numbers is finite where all of them are, and quicker than a look at each.
+    row = [update.tensors[name].detach().reshape(-1) for name in names]
+    if row and not math.isfinite(float(torch.cat(row).sum(dtype=torch.float64))):
+        for name in names:
+            if not bool(update.tensors[name].isfinite().all()):
+                return f"{who} sent NaN or infinity in {name!r}"
     return None
