@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -229,15 +228,22 @@ def train_only(
 
 
 def _batches(points: Sequence[Point]) -> list[list[Point]]:
-    """Cuts points into batches; the seeds of one operating point stay together, to be simulated at once."""
+    """Cuts points into batches of nearly as many; an operating point's seeds and methods stay together.
+
+    What they share, channels and estimates that other methods start from, is then computed once.
+    """
     groups: dict[tuple[Any, ...], list[Point]] = {}
     for point in points:
-        groups.setdefault((point.result, point.method, *sorted(point.axes.items())), []).append(point)
-    listed = list(groups.values())
-    size = -(-len(listed) // NUM_BATCHES)
-    return [
-        list(itertools.chain(*listed[start : start + size])) for start in range(0, len(listed), max(size, 1))
-    ]
+        groups.setdefault((point.result, *sorted(point.axes.items())), []).append(point)
+    batches: list[list[Point]] = []
+    done = 0
+    for group in groups.values():
+        # A group goes where its first point would in an even cut.
+        if done * NUM_BATCHES >= len(batches) * len(points):
+            batches.append([])
+        batches[-1] += group
+        done += len(group)
+    return batches
 
 
 def _finished(points: Sequence[Point], records: Sequence[Sequence[Record]]) -> list[FinishedPoint]:
