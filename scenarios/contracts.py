@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
@@ -55,6 +55,43 @@ class Point:
     method: str
     seed: int
     axes: Mapping[str, float | int | str] = field(default_factory=dict)
+
+
+OnRecords = Callable[[Sequence[int], "Sequence[list[Record]]"], None]
+"""Takes the records of some points, by the points' places."""
+
+
+@runtime_checkable
+class SimulatesEach(Protocol):
+    """What a scenario has besides whose points don't wait for each other."""
+
+    def simulate_each(
+        self,
+        config: Any,
+        points: Sequence[Point],
+        models: Mapping[str, Mapping[str, torch.Tensor]],
+        cluster: Cluster,
+        on_records: OnRecords,
+    ) -> None:
+        """Simulates points as Scenario.simulate does, and tells the records of each when they are there."""
+        ...
+
+
+def simulate_all(
+    scenario: SimulatesEach,
+    config: Any,
+    points: Sequence[Point],
+    models: Mapping[str, Mapping[str, torch.Tensor]],
+    cluster: Cluster,
+) -> list[list[Record]]:
+    """Scenario.simulate of a scenario that SimulatesEach."""
+    found: dict[int, list[Record]] = {}
+
+    def note(places: Sequence[int], records: Sequence[list[Record]]) -> None:
+        found.update(zip(places, records, strict=True))
+
+    scenario.simulate_each(config, points, models, cluster, note)
+    return [found[place] for place in range(len(points))]
 
 
 class Scenario(Protocol):

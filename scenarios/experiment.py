@@ -22,7 +22,7 @@ from nodes.training.collaboration import account, make_trainer
 from nodes.training.federated import Federated
 from nodes.training.groups import train_in_groups
 from nodes.training.personal import merge, train_each
-from scenarios.contracts import Point, Scenario, Trained, TrainingJob
+from scenarios.contracts import Point, Scenario, SimulatesEach, Trained, TrainingJob
 from scenarios.settings import sweep_cells
 from scenarios.trainings import draw_trainings, tabulate_trainings
 from semcom.contracts import Record, SemcomError
@@ -261,10 +261,10 @@ def run_experiment(
     folder: RunFolder,
     progress: Progress,
 ) -> None:
-    """Runs a scenario's own results: trains, then simulates the pending points batch by batch.
+    """Runs a scenario's own results: trains, then simulates the pending points.
 
-    What is in the folder already is neither trained nor simulated again; records are added after each
-    batch, so a run that is stopped goes on where it was.
+    What is in the folder already is neither trained nor simulated again; records are added as they come, or
+    after each of NUM_BATCHES batches, so a run that is stopped goes on where it was.
     """
     pending = pending_points(folder, scenario.points(config, seeds))
     if not pending:
@@ -274,9 +274,22 @@ def run_experiment(
     _prepare(scenario, config, due, cluster, progress)
     models = _train(scenario, jobs, cluster, folder, progress)
     with progress.stage("simulating", len(pending)) as advance:
-        for batch in _batches(pending):
-            folder.add(_finished(batch, scenario.simulate(config, batch, models, cluster)))
-            advance(len(batch))
+
+        def add(points: Sequence[Point], records: Sequence[list[Record]]) -> None:
+            folder.add(_finished(points, records))
+            advance(len(points))
+
+        if isinstance(scenario, SimulatesEach):
+            scenario.simulate_each(
+                config,
+                pending,
+                models,
+                cluster,
+                lambda places, records: add([pending[place] for place in places], records),
+            )
+        else:
+            for batch in _batches(pending):
+                add(batch, scenario.simulate(config, batch, models, cluster))
 
 
 def _cell_points(

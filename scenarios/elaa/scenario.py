@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from channels.catalogue import uses_a_channel
 from nodes.simulation import simulate
 from nodes.training.collaboration import check_collaboration, collaborative_settings
-from scenarios.contracts import Point, Trained, TrainingJob
+from scenarios.contracts import OnRecords, Point, Trained, TrainingJob, simulate_all
 from scenarios.elaa.cells import NUM_STEPS, make_cell, make_shared, resolve
 from scenarios.elaa.config import ElaaConfig, check, check_results, sized
 from scenarios.elaa.jobs import JOBS, job_settings, train_job
@@ -105,20 +105,30 @@ class ElaaScenario:
         cluster: Cluster,
     ) -> list[list[Record]]:
         """Estimates and measures, the methods of one operating point together; reports go through cells."""
-        found: dict[int, list[Record]] = {}
+        return simulate_all(self, config, points, models, cluster)
+
+    def simulate_each(
+        self,
+        config: ElaaConfig,
+        points: Sequence[Point],
+        models: Mapping[str, Mapping[str, torch.Tensor]],
+        cluster: Cluster,
+        on_records: OnRecords,
+    ) -> None:
+        """Does the same, and tells of each operating point when it is done; of reports first."""
         sent = [number for number, point in enumerate(points) if point.result in ON_THE_AIR]
         if sent:
             some = [points[number] for number in sent]
-            found |= dict(zip(sent, self._over_the_air(config, some, models, cluster), strict=True))
-        rest = [number for number in range(len(points)) if number not in found]
+            on_records(sent, self._over_the_air(config, some, models, cluster))
+        rest = [number for number, point in enumerate(points) if point.result not in ON_THE_AIR]
         groups = [[rest[each] for each in numbers] for numbers in group([points[n] for n in rest])]
+        # Large arrays take longest: begun last, they would keep one worker when others have nothing left.
+        groups.sort(key=lambda numbers: -int(points[numbers[0]].axes.get("num_elements", 0)))
         questions = [
             Question(config, tuple(some), weights_for(config, some, models))
             for some in ([points[number] for number in numbers] for numbers in groups)
         ]
-        for numbers, records in zip(groups, cluster.map(answer, questions), strict=True):
-            found |= dict(zip(numbers, records, strict=True))
-        return [found[number] for number in range(len(points))]
+        cluster.map(answer, questions, lambda index, records: on_records(groups[index], records))
 
     def _over_the_air(
         self,

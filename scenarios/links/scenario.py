@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from channels.links.transport_tables import KNOWN_MCS
 from channels.links.uncoded import BITS_PER_SYMBOL
-from scenarios.contracts import Point, Trained, TrainingJob
+from scenarios.contracts import OnRecords, Point, Trained, TrainingJob, simulate_all
 from scenarios.links.config import PAPER, TINY, LinksConfig, check
 from scenarios.links.curves import measure
 from semcom.contracts import Record, SemcomError
@@ -89,8 +89,19 @@ class LinksScenario:
         models: Mapping[str, Mapping[str, torch.Tensor]],
         cluster: Cluster,
     ) -> list[list[Record]]:
-        """Measures a batch of curves, spread over the cluster's workers."""
-        return cluster.map(partial(measure, config), points)
+        """Measures curves, spread over the cluster's workers."""
+        return simulate_all(self, config, points, models, cluster)
+
+    def simulate_each(
+        self,
+        config: LinksConfig,
+        points: Sequence[Point],
+        models: Mapping[str, Mapping[str, torch.Tensor]],
+        cluster: Cluster,
+        on_records: OnRecords,
+    ) -> None:
+        """Does the same, and tells of each curve when it is measured."""
+        cluster.map(partial(measure, config), points, lambda index, records: on_records([index], [records]))
 
     def figures(self, records: pd.DataFrame, folder: Path) -> list[Path]:
         """Draws error rates and goodput by SNR, uncoded error rates and the analog link's distortion."""
