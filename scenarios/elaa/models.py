@@ -15,7 +15,7 @@ from scenarios.elaa.observations import Observed
 from scenarios.elaa.patches import Patches
 from semcom.vit import Positions, Transformer, gather_tokens, scatter_tokens, visible_first
 
-_ROWS_AT_ONCE = 128
+_ROWS_AT_ONCE = 256
 """What is made for so many channels stays in the cache."""
 
 

@@ -40,14 +40,19 @@ class Patches(nn.Module):
         row = (index // num_columns).float().mean(dim=1) / num_rows
         column = (index % num_columns).float().mean(dim=1) / num_columns
         self.num_patches, self.patch_size = index.shape
+        # Runs of a row lie one after the other: they are views, not copies.
+        self._are_runs = bool((index.flatten() == torch.arange(config.num_elements)).all())
         self.register_buffer("index", index, persistent=False)
         self.register_buffer("position", torch.stack((column, row), dim=1), persistent=False)
         self.register_buffer("inverse", index.flatten().argsort(), persistent=False)
 
     def split(self, elements: torch.Tensor) -> torch.Tensor:
         """Cuts values of elements [..., M] into patches [..., L, S]."""
+        if self._are_runs:
+            return elements.unflatten(-1, self.index.shape)
         return elements[..., self.index]
 
     def join(self, patches: torch.Tensor) -> torch.Tensor:
         """Puts patches [..., L, S] together again: [..., M]."""
-        return patches.flatten(-2)[..., self.inverse]
+        whole = patches.flatten(-2)
+        return whole if self._are_runs else whole[..., self.inverse]

@@ -80,7 +80,7 @@ class WaveSearch:
             num = len(part)
             torch.mul(part, self._chirp, out=padded[:num, :, : y.shape[1]])
             torch.fft.fft(padded[:num], out=spectrum[:num])
-            squares = torch.view_as_real(spectrum[:num]).square_()[:, :, :num_sines]
+            squares = torch.view_as_real(spectrum[:num, :, :num_sines]).square_()
             power = torch.add(squares[..., 0], squares[..., 1], out=match[:num])
             power.addcmul_(rest[at : at + _CHUNK, None, None], self._log_prior)
             number = _between(power.amax(dim=1)).argmax(dim=1)
