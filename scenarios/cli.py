@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scenarios.catalogue import SCENARIOS, load_scenario
+from scenarios.failures import explain
 
 if TYPE_CHECKING:
     import pandas as pd
     from pydantic import BaseModel
 
     from scenarios.contracts import Scenario
-    from scenarios.experiment import Progress
+    from scenarios.progress import Progress
 
 # One seed is an answer in minutes, but has no interval: papers need five or more.
 _NUM_SEEDS = {"tiny": 2, "paper": 5}
@@ -80,7 +81,7 @@ def _print_listing(title: str, rows: Sequence[tuple[str, str]]) -> None:
 
 
 def _progress() -> Progress:
-    from scenarios.experiment import BarProgress, LineProgress
+    from scenarios.progress import BarProgress, LineProgress
 
     if sys.stdout.isatty():
         from rich.console import Console
@@ -361,40 +362,6 @@ def doctor_command(
         raise SemcomError(f"{first.what}: {first.found}: {first.remedy}{others}")
 
 
-_PACKAGE_OF = {"sklearn": "scikit-learn", "yaml": "pyyaml", "PIL": "pillow"}
-_OURS = ("semcom", "channels", "nodes", "scenarios", "analysis")
-
-
-def _missing_package(error: ImportError) -> str | None:
-    """Says what to install for an import that failed; None if what failed is the project's own."""
-    top = (error.name or "").partition(".")[0]
-    if not top or top in _OURS:
-        return None
-    from scenarios.doctor import requirements
-
-    package = _PACKAGE_OF.get(top, top)
-    try:
-        versions = requirements().get(package, "")
-    except ImportError:
-        versions = ""
-    if isinstance(error, ModuleNotFoundError):
-        return f'package {package} is not installed: pip install "{package}{versions}"'
-    return f'package {package} is broken ({error}): pip install --force-reinstall "{package}{versions}"'
-
-
-def _explain(error: BaseException) -> str | None:
-    """The one line for an error that the user can mend; None for one that is a fault of the program."""
-    # Ray hands over an error of a worker wrapped in its own; what the worker raised is the cause.
-    causes = [error, getattr(error, "cause", None)]
-    contracts = sys.modules.get("semcom.contracts")
-    for cause in causes:
-        if contracts is not None and isinstance(cause, contracts.SemcomError):
-            return str(cause)
-        if isinstance(cause, ImportError):
-            return _missing_package(cause)
-    return None
-
-
 def _complain(text: str) -> int:
     print(f"semcom: {' '.join(text.split())}", file=sys.stderr)
     return 2
@@ -417,7 +384,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = context.command_path if context is not None else "semcom"
         return _complain(f"{error.format_message().rstrip('.')}: see {where} --help")
     except Exception as error:
-        text = _explain(error)
+        text = explain(error)
         if text is None:
             raise
         return _complain(text)

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from pydantic import BaseModel
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 
 from analysis import figures, tables
-from nodes.process import one_thread
-from nodes.training.collaboration import account, make_trainer
-from nodes.training.federated import Federated
-from nodes.training.groups import train_in_groups
-from nodes.training.personal import merge, train_each
-from scenarios.contracts import Point, Scenario, SimulatesEach, Trained, TrainingJob
+from scenarios.contracts import Point, Scenario, SimulatesEach, TrainingJob
+from scenarios.progress import Progress
 from scenarios.settings import sweep_cells
+from scenarios.training import train_missing
 from scenarios.trainings import draw_trainings, tabulate_trainings
 from semcom.contracts import Record, SemcomError
 from semcom.records import FinishedPoint, RunFolder
-from semcom.train import Central
 
 if TYPE_CHECKING:
     import torch
@@ -38,69 +30,6 @@ if TYPE_CHECKING:
 NUM_BATCHES = 4
 # Cells of a sweep that are handed out before their records are written and their models let go.
 CELLS_PER_ROUND = 64
-SECONDS_BETWEEN_LINES = 15.0
-
-
-class Progress(Protocol):
-    """Shows how far a stage of `total` items is; the stage yields a function that counts n more.
-
-    warn: for what a training logged in its rows under "warning".
-    """
-
-    def stage(self, name: str, total: int) -> AbstractContextManager[Callable[[int], None]]: ...
-
-    def warn(self, text: str) -> None: ...
-
-
-class BarProgress:
-    """A progress bar, for a terminal."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-
-    @contextmanager
-    def stage(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Shows one stage as a bar with the time spent and the time left."""
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        with Bars(*columns, console=self.console) as bars:
-            task = bars.add_task(name, total=total)
-            yield partial(bars.advance, task)
-
-    def warn(self, text: str) -> None:
-        """Writes a warning above the bars."""
-        self.console.print(f"warning: {text}", style="yellow", markup=False, highlight=False)
-
-
-class LineProgress:
-    """A line now and then, for logs and pipes."""
-
-    def __init__(self, write: Callable[[str], None]) -> None:
-        self.write = write
-
-    @contextmanager
-    def stage(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Writes a line at the start, at the end, and in between at most every 15 seconds."""
-        count, last = 0, time.monotonic()
-
-        def advance(num: int) -> None:
-            nonlocal count, last
-            count += num
-            if count == total or time.monotonic() - last > SECONDS_BETWEEN_LINES:
-                last = time.monotonic()
-                self.write(f"{name}: {count}/{total}")
-
-        self.write(f"{name}: 0/{total}")
-        yield advance
-
-    def warn(self, text: str) -> None:
-        """Writes a warning."""
-        self.write(f"warning: {text}")
 
 
 def pending_points(folder: RunFolder, points: Iterable[Point]) -> list[Point]:
@@ -131,86 +60,6 @@ def _prepare(
             advance(num - counted)
 
 
-def _train(
-    scenario: Scenario, jobs: Sequence[TrainingJob], cluster: Cluster, folder: RunFolder, progress: Progress
-) -> dict[str, Mapping[str, torch.Tensor]]:
-    """Trains the jobs that have no checkpoint, and returns the tensors of all, by key, from disk.
-
-    Reading them back makes a resumed run compute with the very same numbers as an uninterrupted one.
-    """
-    by_key = {job.key: job for job in jobs}
-    missing = [job for job in by_key.values() if not folder.has_checkpoint(job.model, job.key)]
-    if missing:
-        with progress.stage("training", len(missing)) as advance:
-
-            def save(index: int, trained: Trained) -> None:
-                job = missing[index]
-                folder.save_training(
-                    job.model, job.key, job.seed, trained.tensors, trained.log, job.mode, job.setting
-                )
-                for row in trained.log:
-                    if text := row.get("warning"):
-                        progress.warn(f"{job.model}, seed {job.seed}: {text}")
-                advance(1)
-
-            def scratch(index: int) -> Path:
-                return folder.scratch_path(missing[index].model, missing[index].key)
-
-            spread = [index for index in range(len(missing)) if is_spread(missing[index], cluster)]
-            whole = [index for index in range(len(missing)) if index not in spread]
-            # The workers of a cluster that was joined may not see this folder.
-            places = [scratch(index) if cluster.address is None else None for index in whole]
-            items = [(missing[index], place) for index, place in zip(whole, places, strict=True)]
-            cluster.map(partial(_train_one, scenario), items, lambda at, trained: save(whole[at], trained))
-            for index in spread:
-                with one_thread():
-                    trained = train_job(scenario, missing[index], scratch(index), cluster)
-                save(index, trained)
-    return {key: folder.load_checkpoint(job.model, key) for key, job in by_key.items()}
-
-
-def is_spread(job: TrainingJob, cluster: Cluster) -> bool:
-    """Whether a job is led from here, its clients in groups on the cluster's actors: one such job at a time.
-
-    All others run whole, as many at once as there are workers: those too whose clients each run a training of
-    their own.
-    """
-    collaboration = getattr(job.config, "collaboration", None)
-    if job.mode != "federated" or collaboration is None or cluster.num_workers == 0:
-        return False
-    return not collaboration.federated.is_personal
-
-
-def train_job(
-    scenario: Scenario, job: TrainingJob, scratch: Path | None, cluster: Cluster | None = None
-) -> Trained:
-    """Trains one model in the job's mode; the log ends with the account of what that cost, if it is kept.
-
-    Where clients end with models of their own, all are in the result: see nodes.training.personal.
-
-    scratch: an existing folder of this job alone. What a training that is stopped leaves there, the same job
-    finds again, and goes on from it to the same result. None: there is no such place. cluster: on which the
-    clients of a job that is_spread are trained, if not here, to the same result.
-    """
-    collaboration = getattr(job.config, "collaboration", None)
-    if collaboration is None:
-        return scenario.train(job, Central(scratch))
-    trainer = make_trainer(job.mode, collaboration, job.seed, scratch, is_counted=job.is_counted)
-    program = partial(scenario.train, job)
-    if isinstance(trainer, Federated) and trainer.config.is_personal:
-        results = train_each(program, trainer, collaboration.num_clients)
-        trained = Trained(*merge(results)) if trainer.config.sharing != "all" else results[0]
-    elif isinstance(trainer, Federated) and cluster is not None and is_spread(job, cluster):
-        trained = train_in_groups(program, trainer, collaboration.num_clients, cluster)
-    else:
-        trained = program(trainer)
-    return Trained(trained.tensors, [*trained.log, *account(trainer)])
-
-
-def _train_one(scenario: Scenario, item: tuple[TrainingJob, Path | None]) -> Trained:
-    return train_job(scenario, *item)
-
-
 def train_only(
     scenario: Scenario,
     jobs: Sequence[TrainingJob],
@@ -223,7 +72,7 @@ def train_only(
     for config in configs:
         seeds = dict.fromkeys(job.seed for job in jobs if job.config is config)
         _prepare(scenario, config, list(seeds), cluster, progress)
-    _train(scenario, jobs, cluster, folder, progress)
+    train_missing(scenario, jobs, cluster, folder, progress)
     return [folder.checkpoint_path(job.model, job.key) for job in jobs]
 
 
@@ -272,7 +121,7 @@ def run_experiment(
     due = [seed for seed in seeds if any(point.seed == seed for point in pending)]
     jobs = [job for seed in due for job in scenario.training_jobs(config, seed, "central")]
     _prepare(scenario, config, due, cluster, progress)
-    models = _train(scenario, jobs, cluster, folder, progress)
+    models = train_missing(scenario, jobs, cluster, folder, progress)
     with progress.stage("simulating", len(pending)) as advance:
 
         def add(points: Sequence[Point], records: Sequence[list[Record]]) -> None:
@@ -351,7 +200,7 @@ def run_sweep(
         due = dict.fromkeys(point.seed for point, _ in pairs)
         jobs.append([job for seed in due for job in scenario.training_jobs(cell_config, seed, "central")])
         _prepare(scenario, cell_config, list(due), cluster, progress)
-    models = _train(scenario, [job for cell in jobs for job in cell], cluster, folder, progress)
+    models = train_missing(scenario, [job for cell in jobs for job in cell], cluster, folder, progress)
     with progress.stage("cells", len(cells)) as advance:
         for start in range(0, len(cells), CELLS_PER_ROUND):
             window = range(start, min(start + CELLS_PER_ROUND, len(cells)))

@@ -8,7 +8,7 @@ import pytest
 from nodes.cluster import Cluster
 from scenarios.catalogue import SCENARIOS, load_scenario
 from scenarios.contracts import Point
-from scenarios.experiment import train_job
+from scenarios.training import train_job
 from semcom.contracts import SemcomError
 from semcom.records import COLUMNS, point_id
 

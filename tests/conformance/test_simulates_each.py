@@ -8,8 +8,9 @@ from nodes.cluster import Cluster
 from scenarios.catalogue import SCENARIOS, load_scenario
 from scenarios.contracts import Point, SimulatesEach, simulate_all
 from scenarios.elaa.scenario import SCENARIO as ELAA
-from scenarios.experiment import LineProgress, run_experiment
+from scenarios.experiment import run_experiment
 from scenarios.links.config import TINY as LINKS
+from scenarios.progress import LineProgress
 from semcom.contracts import Record
 from semcom.records import RunFolder
 

@@ -13,8 +13,8 @@ from nodes.cluster import Cluster
 from nodes.training.groups import ClientGroups, train_in_groups
 from scenarios.charting.config import TINY
 from scenarios.charting.scenario import SCENARIO
-from scenarios.experiment import is_spread
 from scenarios.settings import apply_overrides
+from scenarios.training import is_spread
 
 TOLD = {"update": {"kind": "top-k", "share": 0.2}, "faults": {"dropout_probability": 0.3}}
 

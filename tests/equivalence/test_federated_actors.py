@@ -21,7 +21,7 @@ from nodes.training.collaboration import CollaborationConfig
 from nodes.training.groups import train_in_groups
 from scenarios.charting.scenario import SCENARIO
 from scenarios.cli import main
-from scenarios.experiment import train_job
+from scenarios.training import train_job
 from semcom.contracts import SemcomError
 
 TOLD = {"update": {"kind": "top-k", "share": 0.2}, "faults": {"dropout_probability": 0.3}}

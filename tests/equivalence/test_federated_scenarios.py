@@ -13,7 +13,7 @@ from nodes.training.collaboration import CollaborationConfig
 from scenarios.catalogue import load_scenario
 from scenarios.control.config import TINY as CONTROL
 from scenarios.elaa.presets import TINY as ELAA
-from scenarios.experiment import train_job
+from scenarios.training import train_job
 from semcom.contracts import SemcomError
 
 JEPAS = {"control": "jepa", "charting": "w-jepa", "isac": "inpainting", "elaa": "elaa-jepa"}
