@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import matplotlib
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -31,21 +30,26 @@ def drift_figure(rows: pd.DataFrame, num_points: int = _NUM_POINTS) -> Figure | 
     if not names:
         return None
     figure, panels = new_figure("page" if len(names) > 1 else "column", num_columns=len(names))
-    series = list(told["series"].unique())
+    series = list(told.groupby(["model", "setting"], sort=False))
+    ends = {tuple(sorted(own["stage_end"].unique())) for _, own in series}
+    has_models = told["model"].nunique() > 1
     with matplotlib.rc_context(STYLE):
         for axes, name in zip(panels, names, strict=True):
-            for index, label in enumerate(series):
-                own = told[(told["series"] == label) & told[name].notna()]
+            for index, ((model, setting), rounds) in enumerate(series):
+                own = rounds[rounds[name].notna()]
                 if own.empty:
                     continue
                 line = summarise(own.assign(value=own[name]), ["at"]).sort_values("at")
-                style = {**series_style(index), "marker": ""}
-                axes.plot(line["at"], line["mean"], label=label, **style)
-                axes.fill_between(
-                    line["at"], line["low"], line["high"], color=style["color"], alpha=0.2, lw=0
-                )
-            for end in sorted(told["stage_end"].unique())[:-1]:
-                axes.axvline(end, color="0.7", linewidth=0.6, zorder=0)
+                at, style = line["at"], {**series_style(index), "marker": ""}
+                parts = (short_setting(str(setting)), str(model) if has_models else "")
+                label = ", ".join(part for part in parts if part) or "federated"
+                axes.plot(at, line["mean"], label=label, **style)
+                low = line["low"].clip(lower=0)
+                axes.fill_between(at, low, line["high"], color=style["color"], alpha=0.2, lw=0)
+            # Where series have stages of different lengths, a line would be of one of them only.
+            if len(ends) == 1:
+                for end in next(iter(ends))[:-1]:
+                    axes.axvline(end, color="0.7", linewidth=0.6, zorder=0)
             if name != "behind":
                 axes.set_yscale("log")
             axes.set_xlabel("training step")
@@ -55,22 +59,25 @@ def drift_figure(rows: pd.DataFrame, num_points: int = _NUM_POINTS) -> Figure | 
 
 
 def _per_window(rows: pd.DataFrame, num_points: int) -> pd.DataFrame:
-    """Means over windows of rounds, with columns series, seed, at, stage_end and those of DRIFTS."""
+    """Means over num_points windows of a stage's steps, with columns model, setting, seed, at (the
+    window's middle), stage_end and those of DRIFTS.
+
+    A stage of fewer steps has a window for each.
+    """
     names = [name for name in DRIFTS if name in rows]
     if "drift_weights" not in names:
         return pd.DataFrame()
     parts, rounds = [], rows[rows["drift_weights"].notna()]
-    has_models = rounds["model"].nunique() > 1
     for (model, setting, seed, _), training in rounds.groupby(
         ["model", "setting", "seed", "key"], sort=False
     ):
-        told = [short_setting(str(setting)), str(model) if has_models else ""]
-        start, series = 0, ", ".join(part for part in told if part) or "federated"
+        start = 0
         for _, stage in training.groupby("stage", sort=False):
             length = int(stage["step"].max()) + 1
-            window = np.arange(len(stage)) * num_points // max(num_points, len(stage))
-            at = start + stage["step"].groupby(window).transform("mean")
+            width = max(1.0, length / num_points)
+            at = start + ((stage["step"] + 0.5) // width + 0.5) * width
             start += length
             means = stage[names].assign(at=at).groupby("at", as_index=False).mean()
-            parts.append(means.assign(series=series, seed=str(seed), stage_end=start))
+            names_of = {"model": str(model), "setting": str(setting), "seed": str(seed)}
+            parts.append(means.assign(**names_of, stage_end=start))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()

@@ -63,7 +63,7 @@ OnRecords = Callable[[Sequence[int], "Sequence[list[Record]]"], None]
 
 @runtime_checkable
 class SimulatesEach(Protocol):
-    """What a scenario has besides whose points don't wait for each other."""
+    """What a scenario has besides of whose points most don't wait for each other."""
 
     def simulate_each(
         self,
@@ -73,7 +73,7 @@ class SimulatesEach(Protocol):
         cluster: Cluster,
         on_records: OnRecords,
     ) -> None:
-        """Simulates points as Scenario.simulate does, and tells the records of each when they are there."""
+        """Simulates points as Scenario.simulate does; tells the records of some whenever they are there."""
         ...
 
 

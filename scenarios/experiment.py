@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 # Records are written after each batch: enough batches to lose little to a kill, few enough to be quick.
 NUM_BATCHES = 4
+SECONDS_BETWEEN_ADDITIONS = 2.0
 # Cells of a sweep that are handed out before their records are written and their models let go.
 CELLS_PER_ROUND = 64
 
@@ -77,9 +79,10 @@ def train_only(
 
 
 def _batches(points: Sequence[Point]) -> list[list[Point]]:
-    """Cuts points into batches of nearly as many; an operating point's seeds and methods stay together.
+    """Cuts points into NUM_BATCHES at most; an operating point's seeds and methods stay together.
 
-    What they share, channels and estimates that other methods start from, is then computed once.
+    What they share, channels and estimates that other methods start from, is then computed once. Batches are
+    as even as whole operating points let them be.
     """
     groups: dict[tuple[Any, ...], list[Point]] = {}
     for point in points:
@@ -87,7 +90,7 @@ def _batches(points: Sequence[Point]) -> list[list[Point]]:
     batches: list[list[Point]] = []
     done = 0
     for group in groups.values():
-        # A group goes where its first point would in an even cut.
+        # The next batch begins where those before have their share of all points.
         if done * NUM_BATCHES >= len(batches) * len(points):
             batches.append([])
         batches[-1] += group
@@ -112,8 +115,9 @@ def run_experiment(
 ) -> None:
     """Runs a scenario's own results: trains, then simulates the pending points.
 
-    What is in the folder already is neither trained nor simulated again; records are added as they come, or
-    after each of NUM_BATCHES batches, so a run that is stopped goes on where it was.
+    What is in the folder already is neither trained nor simulated again; records are added every
+    SECONDS_BETWEEN_ADDITIONS, as they come, or after each of NUM_BATCHES batches, so a run that is stopped
+    goes on where it was.
     """
     pending = pending_points(folder, scenario.points(config, seeds))
     if not pending:
@@ -123,22 +127,49 @@ def run_experiment(
     _prepare(scenario, config, due, cluster, progress)
     models = train_missing(scenario, jobs, cluster, folder, progress)
     with progress.stage("simulating", len(pending)) as advance:
-
-        def add(points: Sequence[Point], records: Sequence[list[Record]]) -> None:
-            folder.add(_finished(points, records))
-            advance(len(points))
-
         if isinstance(scenario, SimulatesEach):
-            scenario.simulate_each(
-                config,
-                pending,
-                models,
-                cluster,
-                lambda places, records: add([pending[place] for place in places], records),
-            )
-        else:
-            for batch in _batches(pending):
-                add(batch, scenario.simulate(config, batch, models, cluster))
+            _simulate_each(scenario, config, pending, models, cluster, folder, advance)
+            return
+        for batch in _batches(pending):
+            folder.add(_finished(batch, scenario.simulate(config, batch, models, cluster)))
+            advance(len(batch))
+
+
+def _simulate_each(
+    scenario: SimulatesEach,
+    config: BaseModel,
+    points: Sequence[Point],
+    models: Mapping[str, Mapping[str, torch.Tensor]],
+    cluster: Cluster,
+    folder: RunFolder,
+    advance: Callable[[int], None],
+) -> None:
+    """Simulates points whose records come one by one; an addition writes the whole file, so some wait."""
+    waiting: list[FinishedPoint] = []
+    num_told, last_s = 0, time.monotonic()
+
+    def add() -> None:
+        nonlocal last_s
+        due = list(waiting)
+        # First, so that an interrupt never makes it add them twice.
+        waiting.clear()
+        folder.add(due)
+        last_s = time.monotonic()
+
+    def note(places: Sequence[int], records: Sequence[list[Record]]) -> None:
+        nonlocal num_told
+        waiting.extend(_finished([points[place] for place in places], records))
+        num_told += len(places)
+        advance(len(places))
+        if time.monotonic() - last_s > SECONDS_BETWEEN_ADDITIONS:
+            add()
+
+    try:
+        scenario.simulate_each(config, points, models, cluster, note)
+    finally:
+        if waiting:
+            add()
+    assert num_told == len(points), f"{num_told} of {len(points)} points were told of"
 
 
 def _cell_points(

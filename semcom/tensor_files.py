@@ -40,6 +40,8 @@ def read_progress(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Reads what `write_progress` wrote. Raises SemcomError, naming the file, for a damaged one."""
     try:
         tensors, metadata = read_tensors(path)
+        if "progress" not in metadata:
+            raise ValueError("it holds no progress that this version reads")
         return tensors, dict(json.loads(metadata["progress"]))
     except Exception as error:
         raise damaged(path, error) from error

@@ -277,9 +277,9 @@ def load_state(path: Path, training: Training) -> Log:
     """
     tensors, told = read_progress(path)
     rest = {name: t for name, t in tensors.items() if not name.startswith("model.")}
-    if not {"generator", "num_done"} <= rest.keys() or "log" not in told:
+    log = told.get("log")
+    if not {"generator", "num_done"} <= rest.keys() or not isinstance(log, list):
         raise damaged(path, "it holds no training")
-    log = list(told["log"])
     own = training.model.state_dict()
     saved = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
     for name in own.keys() | saved.keys():

@@ -26,10 +26,17 @@ NUM_SAMPLES, LENGTH, DIM = 48, 6, 5
 PERFECT = Air(IdealLink(IdealConfig()), IdealLink(IdealConfig()))
 
 
-def same_tensors(first, second, but=()):
-    """Whether named tensors are the same, NaN too; but: how the names begin of those that don't matter."""
+def same_tensors(first, second, but=(), has_nan=False):
+    """Whether named tensors are the same; but: how the names begin of those that don't matter.
+
+    has_nan: NaN is like NaN.
+    """
     return first.keys() == second.keys() and all(
-        np.array_equal(first[name].numpy(), second[name].numpy(), equal_nan=first[name].is_floating_point())
+        np.array_equal(
+            first[name].numpy(),
+            second[name].numpy(),
+            equal_nan=has_nan and first[name].is_floating_point(),
+        )
         for name in first
         if not name.startswith(tuple(but))
     )

@@ -115,7 +115,7 @@ class ElaaScenario:
         cluster: Cluster,
         on_records: OnRecords,
     ) -> None:
-        """Does the same, and tells of each operating point when it is done; of reports first."""
+        """Does the same, and tells of each operating point when it is done; of all reports at once, first."""
         sent = [number for number, point in enumerate(points) if point.result in ON_THE_AIR]
         if sent:
             some = [points[number] for number in sent]
@@ -123,7 +123,8 @@ class ElaaScenario:
         rest = [number for number, point in enumerate(points) if point.result not in ON_THE_AIR]
         groups = [[rest[each] for each in numbers] for numbers in group([points[n] for n in rest])]
         # Large arrays take longest: begun last, they would keep one worker when others have nothing left.
-        groups.sort(key=lambda numbers: -int(points[numbers[0]].axes.get("num_elements", 0)))
+        usual = config.array.num_elements
+        groups.sort(key=lambda numbers: -int(points[numbers[0]].axes.get("num_elements", usual)))
         questions = [
             Question(config, tuple(some), weights_for(config, some, models))
             for some in ([points[number] for number in numbers] for numbers in groups)

@@ -2,7 +2,7 @@
 
 import torch
 
-from nodes.training.aggregation import FedAvg, Krum
+from nodes.training.aggregation import FedAdam, FedAvg, Krum
 from nodes.training.broadcast import BroadcastConfig
 from nodes.training.screening import ScreeningConfig
 from nodes.training.station import BaseStationSide
@@ -52,11 +52,17 @@ def test_with_too_few_for_the_strategy_the_model_stays():
 
 
 def test_it_goes_on_from_its_parts():
-    base, codec = station()
-    base.take(0, {0: payload(codec, 2.0)}, {0: 3})
-    base.advance()
-    again, _ = station()
+    base, codec = station(FedAdam())
+    for number, value in enumerate((2.0, 5.0)):
+        base.take(number, {0: payload(codec, value)}, {0: 3})
+        base.advance()
+    again, _ = station(FedAdam())
     again.restore(*base.parts())
     assert torch.equal(again.tensors["w"], base.tensors["w"])
     assert torch.equal(again.before["w"], base.before["w"])
-    assert again.broadcast.version == 1
+    assert not torch.equal(again.before["w"], START["w"])
+    assert again.broadcast.version == 2
+    assert again.state.keys() == base.state.keys()
+    for each in (again, base):
+        each.take(2, {0: payload(codec, 1.0)}, {0: 3})
+    assert torch.equal(again.tensors["w"], base.tensors["w"])
