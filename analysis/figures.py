@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -217,7 +218,7 @@ def _is_reference(handle: Any) -> bool:
 
 
 def add_legend(figure: Figure, axes: Sequence[Axes]) -> None:
-    """Names every series once: inside a single panel for up to four of them, above the panels otherwise.
+    """Names every series once: inside a single panel for up to four short names, above the panels otherwise.
 
     Above the panels it makes the figure higher by its own lines, so that panels keep their height.
     """
@@ -230,13 +231,18 @@ def add_legend(figure: Figure, axes: Sequence[Axes]) -> None:
     named = dict(sorted(named.items(), key=lambda item: _is_reference(item[1])))
     if not named:
         return
+    # A label wider than the figure would leave no room for panels.
+    widest = max(1, int((figure.get_figwidth() - 0.55) / 0.055))
+    named = {textwrap.fill(label, widest): handle for label, handle in named.items()}
     with matplotlib.rc_context(STYLE):
-        if len(axes) == 1 and len(named) <= 4:
+        is_short = not any("\n" in label for label in named)
+        if len(axes) == 1 and len(named) <= 4 and is_short:
             axes[0].legend(named.values(), named.keys())
             return
-        widest = max(len(label) for label in named)
-        num_columns = max(1, min(len(named), int(figure.get_figwidth() / (0.55 + 0.055 * widest))))
-        num_lines = -(-len(named) // num_columns)
+        longest = max(len(line) for label in named for line in label.splitlines())
+        num_columns = max(1, min(len(named), int(figure.get_figwidth() / (0.55 + 0.055 * longest))))
+        heights = [label.count("\n") + 1 for label in named]
+        num_lines = max(sum(heights[at::num_columns]) for at in range(num_columns))
         figure.set_figheight(figure.get_figheight() + 0.14 * num_lines)
         figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=num_columns)
 

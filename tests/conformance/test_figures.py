@@ -3,6 +3,7 @@
 import struct
 import subprocess
 import sys
+import warnings
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
-from analysis.figures import COLORS, line_figure, new_figure, save, series_style
+from analysis.figures import COLORS, add_legend, line_figure, new_figure, save, series_style
 from analysis.statistics import mean_interval
 
 
@@ -116,3 +117,17 @@ def test_drawing_keeps_no_global_state():
     before = dict(matplotlib.rcParams)
     new_figure("page", num_columns=2)
     assert dict(matplotlib.rcParams) == before
+
+
+def test_long_names_are_folded_and_stand_above_the_panel(tmp_path):
+    """A name wider than the figure left no room for the panel: matplotlib gave up its layout, and warned."""
+    figure, (axes,) = new_figure()
+    axes.plot([0, 1], [0, 1], label="a name of some length, " * 6)
+    add_legend(figure, [axes])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save(figure, tmp_path, "long")
+    assert axes.get_legend() is None
+    (legend,) = figure.legends
+    assert legend.get_texts()[0].get_text().count("\n") >= 2
+    assert axes.get_position().width > 0.5
