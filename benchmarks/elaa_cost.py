@@ -4,7 +4,7 @@
         [--snr-db 10]
 
 Batches of channels, of which half (or --share) of the elements is visible, by every method in turn in one
-run, the best of five rounds in processor time. The learned models have random weights, which cost the same as
+run, the best of ten rounds in processor time. The learned models have random weights, which cost the same as
 trained ones and estimate nothing; the hybrid's time has NOMP's in it. --slow: channels of LMMSE, NOMP, polar
 OMP (at 256 elements alone) and the hybrid, a whole number of their own batches of 64. Nothing is tuned.
 """
@@ -31,7 +31,7 @@ from scenarios.elaa.patches import Patches
 from scenarios.elaa.pursuit import Pursuit
 from semcom.rng import Streams
 
-SEED, NUM_ROUNDS, NUM_TRAINING = 0, 5, 1000
+SEED, NUM_ROUNDS, NUM_TRAINING = 0, 10, 1000
 POLAR_ELEMENTS = 256
 """The polar dictionary grows with the cube of the array: larger ones take gigabytes."""
 Estimate = Callable[[Observed], torch.Tensor]

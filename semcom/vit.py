@@ -33,8 +33,8 @@ class TransformerBlock(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         allowed = None if present is None else present[:, None, None, :]
         mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
-        x = x + self.out(mixed.transpose(1, 2).reshape(num_rows, num_tokens, dim))
-        return x + self.down(functional.gelu(self.up(self.norm_mlp(x))))
+        x = self.out(mixed.transpose(1, 2).reshape(num_rows, num_tokens, dim)).add_(x)
+        return self.down(functional.gelu(self.up(self.norm_mlp(x)))).add_(x)
 
 
 class Transformer(nn.Module):
@@ -92,12 +92,19 @@ def visible_first(visible: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def gather_tokens(tokens: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """Takes tokens [B, L, D] at index [B, K]: [B, K, D]."""
-    return tokens.gather(1, index[:, :, None].expand(-1, -1, tokens.shape[2]))
+    rows = _flat(index, tokens.shape[1])
+    return tokens.flatten(0, 1).index_select(0, rows).view(*index.shape, tokens.shape[2])
 
 
 def scatter_tokens(
-    tokens: torch.Tensor, index: torch.Tensor, present: torch.Tensor, otherwise: torch.Tensor
+    tokens: torch.Tensor, index: torch.Tensor, present: torch.Tensor, num_tokens: int
 ) -> torch.Tensor:
-    """Puts tokens [B, K, D] where index [B, K] says and they are present; `otherwise` [B, L, D] elsewhere."""
-    kept = torch.where(present[:, :, None], tokens, gather_tokens(otherwise, index))
-    return otherwise.scatter(1, index[:, :, None].expand(-1, -1, tokens.shape[2]), kept)
+    """Puts tokens [B, K, D] where index [B, K] says and they are present, of L = num_tokens; 0 elsewhere."""
+    kept = torch.where(present[:, :, None], tokens, 0.0).flatten(0, 1)
+    spread = kept.new_zeros(len(index) * num_tokens, tokens.shape[2])
+    return spread.index_copy(0, _flat(index, num_tokens), kept).view(len(index), num_tokens, -1)
+
+
+def _flat(index: torch.Tensor, num_tokens: int) -> torch.Tensor:
+    """Numbers of the tokens at index [B, K] among those of all rows: whole tokens are copied faster so."""
+    return (index + num_tokens * torch.arange(len(index), device=index.device)[:, None]).flatten()

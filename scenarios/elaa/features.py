@@ -15,7 +15,7 @@ from scenarios.elaa.wave_search import AtomSearch, WaveSearch
 NUM_CONDITIONS = 6
 NOISE_LEVEL, ATOMS_SINE, VISIBLE_SHARE = 0, 1, 5
 """Where some of a frame's conditions stand."""
-_ROWS_AT_ONCE = 256
+_ROWS_AT_ONCE = 512
 """What is made for so many channels stays in the cache."""
 _NEWTON_STEPS = 2
 _NUM_BLOCKS = 32

@@ -15,7 +15,7 @@ from scenarios.elaa.observations import Observed
 from scenarios.elaa.patches import Patches
 from semcom.vit import Positions, Transformer, gather_tokens, scatter_tokens, visible_first
 
-_ROWS_AT_ONCE = 256
+_ROWS_AT_ONCE = 512
 """What is made for so many channels stays in the cache."""
 
 
@@ -71,8 +71,8 @@ class PatchEncoder(nn.Module):
         tokens = self.embed(features) + self.positions()[index] + about
         there = torch.cat((present, present.new_ones(len(present), 1)), dim=1)
         z = self.body(torch.cat((tokens, about), dim=1), None if bool(there.all()) else there)
-        hidden = z.new_zeros(len(z), inputs.visible.shape[1], self.embedding_dim)
-        return torch.cat((scatter_tokens(z[:, :-1], index, present, hidden), z[:, -1:]), dim=1)
+        spread = scatter_tokens(z[:, :-1], index, present, inputs.visible.shape[1])
+        return torch.cat((spread, z[:, -1:]), dim=1)
 
 
 class PatchPredictor(nn.Module):

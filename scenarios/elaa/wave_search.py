@@ -12,8 +12,10 @@ from scenarios.elaa.nomp import nomp_prior
 
 _RING_RAD = 2.0
 """Phase at the array's end from one ring to the next: half of it lies between a wave and its nearest ring."""
-_CHUNK = 16
+_CHUNK = 8
 """Channels at a time: what is made for them stays in the cache."""
+_NUMBERS_KEPT = 1 << 22
+"""Heights that are kept of the whole grid, of as many channels as that makes."""
 
 
 class WaveSearch:
@@ -69,28 +71,33 @@ class WaveSearch:
         And where they come from, float32 [N, 3]: the angle's sine, the inverse of the distance in units of
         its largest, the elevation's sine. rest: float32 [N], the energy in y of what is not that wave.
         """
-        num_rings, num_sines = self._log_prior.shape
-        shape = (min(_CHUNK, len(y)), num_rings, self._length)
-        padded, match = torch.zeros(shape, dtype=torch.complex64), torch.zeros_like(self._log_prior)
-        match = match.expand(shape[0], -1, -1).contiguous()
-        spectrum = torch.empty_like(padded)
-        best_ring, best_sine = [], []
-        for at in range(0, len(y), _CHUNK):
-            part = y[at : at + _CHUNK, None]
-            num = len(part)
-            torch.mul(part, self._chirp, out=padded[:num, :, : y.shape[1]])
-            torch.fft.fft(padded[:num], out=spectrum[:num])
-            squares = torch.view_as_real(spectrum[:num, :, :num_sines]).square_()
-            power = torch.add(squares[..., 0], squares[..., 1], out=match[:num])
-            power.addcmul_(rest[at : at + _CHUNK, None, None], self._log_prior)
-            number = _between(power.amax(dim=1)).argmax(dim=1)
-            best_sine.append(number)
-            along = power.gather(2, number[:, None, None].expand(-1, num_rings, 1))[:, :, 0]
-            best_ring.append(along.argmax(dim=1))
-        sine, curvature = self._sine[torch.cat(best_sine)], self._curvature[torch.cat(best_ring)]
+        rows = max(_CHUNK, _NUMBERS_KEPT // self._log_prior.numel())
+        found = [self._best(y[at : at + rows], rest[at : at + rows]) for at in range(0, len(y), rows)]
+        sine = self._sine[torch.cat([best for best, _ in found])]
+        curvature = self._curvature[torch.cat([ring for _, ring in found])]
         inverse_m = curvature / (1 - sine.square())
         about = torch.stack((sine, inverse_m * self._line.min_distance_m, torch.zeros_like(sine)), dim=1)
         return self._line.response(sine, inverse_m), about.float()
+
+    def _best(self, y: torch.Tensor, rest: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Numbers of the best sine and ring of each of N channels, int64 [N] each."""
+        num_rings, num_sines = self._log_prior.shape
+        padded = torch.zeros((min(_CHUNK, len(y)), num_rings, self._length), dtype=torch.complex64)
+        match, peak = torch.empty((len(y), num_rings, num_sines)), torch.empty((len(y), num_sines))
+        for at in range(0, len(y), _CHUNK):
+            rows = slice(at, at + _CHUNK)
+            part = y[rows, None]
+            num = len(part)
+            torch.mul(part, self._chirp, out=padded[:num, :, : y.shape[1]])
+            # Told where to put it, the FFT copies its result there.
+            spectrum = torch.fft.fft(padded[:num])
+            squares = torch.view_as_real(spectrum[:, :, :num_sines]).square_()
+            power = torch.add(squares[..., 0], squares[..., 1], out=match[rows])
+            power.addcmul_(rest[rows, None, None], self._log_prior)
+            torch.amax(power, dim=1, out=peak[rows])
+        best = _between(peak).argmax(dim=1)
+        along = match.gather(2, best[:, None, None].expand(-1, num_rings, 1))[:, :, 0]
+        return best, along.argmax(dim=1)
 
 
 def _between(power: torch.Tensor) -> torch.Tensor:

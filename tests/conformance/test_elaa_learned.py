@@ -195,7 +195,7 @@ def test_gathered_tokens_are_scattered_back_to_their_places():
     tokens = torch.randn(2, 4, 3, generator=_generator())
     index, present = visible_first(visible)
     assert index.shape == (2, 2)
-    back = scatter_tokens(gather_tokens(tokens, index), index, present, torch.zeros_like(tokens))
+    back = scatter_tokens(gather_tokens(tokens, index), index, present, tokens.shape[1])
     assert torch.equal(back, torch.where(visible[:, :, None], tokens, 0))
 
 
