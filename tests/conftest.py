@@ -7,7 +7,8 @@ Ray are one process's.
 import gc
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -37,9 +38,26 @@ def cache_of_generated_data(tmp_path_factory: pytest.TempPathFactory) -> Iterato
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """Three local workers; a Cluster entered meanwhile uses the same Ray."""
-    with Cluster(num_workers=3) as started:
-        yield started
+    with pytest.MonkeyPatch.context() as patch:
+        # Ray's workers stand back for what else runs, which here is the rest of the suite.
+        patch.setenv("RAY_worker_niceness", "0")
+        with Cluster(num_workers=3) as started:
+            yield started
     with warnings.catch_warnings():
         # Ray leaves the pipes to its stopped processes to the garbage collector.
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
+
+
+@pytest.fixture(scope="session")
+def cluster_of(cluster: Cluster) -> Iterator[Callable[[int], Cluster]]:
+    """Clusters of any size on the same Ray; each keeps its actors for the next test that asks for it."""
+    made = {cluster.num_workers: cluster}
+    with ExitStack() as stack:
+
+        def of(num_workers: int) -> Cluster:
+            if num_workers not in made:
+                made[num_workers] = stack.enter_context(Cluster(num_workers))
+            return made[num_workers]
+
+        yield of

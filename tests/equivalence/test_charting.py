@@ -11,7 +11,7 @@ from semcom.codecs.catalogue import CodecConfig
 from semcom.train import Central, fit
 
 
-def test_records_are_the_same_for_any_number_of_workers(cluster):
+def test_records_are_the_same_for_any_number_of_workers(cluster_of):
     """Of every result, and of two seeds at once over the air; devices in groups that the workers share."""
     config = charting_setups.config()
     config = config.model_copy(
@@ -27,11 +27,10 @@ def test_records_are_the_same_for_any_number_of_workers(cluster):
     points = SCENARIO.points(config, [0]) + SCENARIO.sweep_points(config, [1])
     expected = SCENARIO.simulate(config, points, models, Cluster())
     assert {point.result for point in points} == {"chart", "forecast", "velocity", "rate", "loss", "sweep"}
-    with Cluster(1) as of_that_size:
-        assert SCENARIO.simulate(config, points, models, of_that_size) == expected
+    assert SCENARIO.simulate(config, points, models, cluster_of(1)) == expected
     # One cell in three processes: two groups of devices that report to it.
     some = [0, len(points) - 1]
-    found = SCENARIO.simulate(config, [points[place] for place in some], models, cluster)
+    found = SCENARIO.simulate(config, [points[place] for place in some], models, cluster_of(3))
     assert found == [expected[place] for place in some]
 
 

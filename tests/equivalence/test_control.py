@@ -49,12 +49,11 @@ def expected():
 
 
 @pytest.mark.parametrize("num_workers", [1, 3])
-def test_records_are_the_same_for_any_number_of_workers(cluster, expected, num_workers):
-    with Cluster(num_workers) as of_that_size:
-        assert SCENARIO.simulate(CONFIG, POINTS, trained(), of_that_size) == expected
+def test_records_are_the_same_for_any_number_of_workers(cluster_of, expected, num_workers):
+    assert SCENARIO.simulate(CONFIG, POINTS, trained(), cluster_of(num_workers)) == expected
 
 
-def test_radio_links_both_ways_give_the_same_records_for_any_number_of_workers(cluster):
+def test_radio_links_both_ways_give_the_same_records_with_workers(cluster):
     """Bit for bit in both directions; and nr downwards alone, for which the channel is then made."""
     channel = DelayProfileConfig(model="tdl-c", snr_db=6.0, num_base_station_antennas=2)
     bits = NrBitConfig(max_retransmissions=1, mcs_rule="highest")
@@ -83,12 +82,10 @@ def test_radio_links_both_ways_give_the_same_records_for_any_number_of_workers(c
         assert 0 < value["packet_loss"] < 1
         assert 0 < value["downlink_packet_loss"] < 1
         assert value["downlink_energy_per_step"] > 0
-    for num_workers in (1, 3):
-        with Cluster(num_workers) as of_that_size:
-            assert records(of_that_size) == expected
+    assert records(cluster) == expected
 
 
-def test_the_analog_link_gives_the_same_records_for_any_number_of_workers(cluster):
+def test_the_analog_link_gives_the_same_records_with_workers(cluster):
     """The codec is trained through the channel by the driver, and the noise is drawn where the cell lives."""
     config = CONFIG.model_copy(
         update={
@@ -103,9 +100,7 @@ def test_the_analog_link_gives_the_same_records_for_any_number_of_workers(cluste
     # Numbers are no bits: a packet is its header, a slot of one resource block, and the header's own.
     assert (value["packet_bits"], value["payload_bits"], value["entropy_bits"]) == (64, 0, 0)
     assert value["channel_uses"] >= 2 * 144
-    for num_workers in (1, 3):
-        with Cluster(num_workers) as of_that_size:
-            assert SCENARIO.simulate(config, [point], trained(), of_that_size) == [expected]
+    assert SCENARIO.simulate(config, [point], trained(), cluster) == [expected]
 
 
 def test_one_channel_serves_both_directions_and_their_losses_are_independent(monkeypatch):
@@ -141,7 +136,7 @@ def test_one_channel_serves_both_directions_and_their_losses_are_independent(mon
     assert {(True, False), (False, True)} <= set(pairs)
 
 
-def test_records_with_other_cells_and_with_a_recording_are_the_same_in_a_worker(cluster, tmp_path):
+def test_records_with_other_cells_and_with_a_recording_are_the_same_in_a_worker(cluster_of, tmp_path):
     csi = np.random.default_rng(1).normal(size=(8, 40, 2, 1, 2))
     write_csi(tmp_path / "csi.h5", csi, snapshot_interval_s=0.02)
     channels = (
@@ -149,13 +144,12 @@ def test_records_with_other_cells_and_with_a_recording_are_the_same_in_a_worker(
         CellConfig(model="uma", num_cells=7, max_distance_m=288, devices_per_cell=2),
     )
     points = [Point("rate", "jepa", 0, {"update_interval_ms": 40.0})]
-    with Cluster(1) as of_that_size:
-        for channel in channels:
-            config = CONFIG.model_copy(update={"link": NrConfig(mcs_rule="highest"), "channel": channel})
-            expected = SCENARIO.simulate(config, points, trained(), Cluster())
-            value = {record.metric: record.value for record in expected[0]}
-            assert 0 < value["packet_loss"] < 1
-            assert SCENARIO.simulate(config, points, trained(), of_that_size) == expected
+    for channel in channels:
+        config = CONFIG.model_copy(update={"link": NrConfig(mcs_rule="highest"), "channel": channel})
+        expected = SCENARIO.simulate(config, points, trained(), Cluster())
+        value = {record.metric: record.value for record in expected[0]}
+        assert 0 < value["packet_loss"] < 1
+        assert SCENARIO.simulate(config, points, trained(), cluster_of(1)) == expected
 
 
 @pytest.mark.parametrize("victim", ["device-0-1", "cell-0"])

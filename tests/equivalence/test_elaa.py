@@ -31,8 +31,7 @@ def weights() -> dict[str, dict[str, torch.Tensor]]:
     return {job.key: dict(SCENARIO.train(job).tensors) for job in jobs if job.model in wanted}
 
 
-@pytest.mark.usefixtures("cluster")
-def test_records_are_the_same_with_workers_and_without():
+def test_records_are_the_same_with_workers_and_without(cluster_of):
     points = [
         Point("estimate", "supervised", 0, AT),
         Point("estimate", "nomp-bound-shrink", 0, AT),
@@ -45,8 +44,7 @@ def test_records_are_the_same_with_workers_and_without():
         Point("loss", "jepa-tokens-hybrid", 0, LOST | {"codec": "klt-24mean"}),
     ]
     expected = SCENARIO.simulate(config(), points, weights(), Cluster())
-    with Cluster(2) as two:
-        assert SCENARIO.simulate(config(), points, weights(), two) == expected
+    assert SCENARIO.simulate(config(), points, weights(), cluster_of(3)) == expected
 
 
 @pytest.mark.parametrize("result", ["estimate", "loss"])

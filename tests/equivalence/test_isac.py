@@ -12,9 +12,8 @@ from semcom.codecs.catalogue import CodecConfig
 from semcom.train import Central, fit
 
 
-@pytest.mark.usefixtures("cluster")
-def test_records_are_the_same_with_workers_and_without():
-    """A cell of four groups on two hosts, which two points share, and an alarm of another seed."""
+def test_records_are_the_same_with_workers_and_without(cluster_of):
+    """A cell of four groups on three hosts, which two points share, and an alarm of another seed."""
     config = isac_setups.changed("evaluation", group_size=5)
     config = config.model_copy(update={"codec": CodecConfig(kind="entropy", bits=3)})
     first = SCENARIO.training_jobs(config, 1, "central")[0]
@@ -25,8 +24,7 @@ def test_records_are_the_same_with_workers_and_without():
         Point("receivers", "inpainting", 0, {"num_receivers": 4}),
     ]
     expected = SCENARIO.simulate(config, points, models, Cluster())
-    with Cluster(2) as two:
-        assert SCENARIO.simulate(config, points, models, two) == expected
+    assert SCENARIO.simulate(config, points, models, cluster_of(3)) == expected
 
 
 @pytest.mark.parametrize("stopped_after", [8, 18])

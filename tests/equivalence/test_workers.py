@@ -53,9 +53,8 @@ def expected() -> list[CellOutcome]:
 
 
 @pytest.mark.parametrize("num_workers", [1, 3])
-def test_workers_change_nothing(cluster, expected, num_workers):
-    with Cluster(num_workers) as of_that_size:
-        assert_same(run(of_that_size, cells()), expected)
+def test_workers_change_nothing(cluster_of, expected, num_workers):
+    assert_same(run(cluster_of(num_workers), cells()), expected)
 
 
 def test_a_single_cell_is_spread_over_several_device_actors(cluster, expected):
