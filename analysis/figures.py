@@ -217,10 +217,11 @@ def _is_reference(handle: Any) -> bool:
     return isinstance(handle, Artist) and handle.get_gid() == _REFERENCE
 
 
-def add_legend(figure: Figure, axes: Sequence[Axes]) -> None:
+def add_legend(figure: Figure, axes: Sequence[Axes], inside: bool = True) -> None:
     """Names every series once: inside a single panel for up to four short names, above the panels otherwise.
 
-    Above the panels it makes the figure higher by its own lines, so that panels keep their height.
+    inside: whether it may be there; error bars would lie under it. Above the panels it makes the figure
+    higher by its own lines, so that panels keep their height.
     """
     named = {
         label: handle
@@ -236,7 +237,7 @@ def add_legend(figure: Figure, axes: Sequence[Axes]) -> None:
     named = {textwrap.fill(label, widest): handle for label, handle in named.items()}
     with matplotlib.rc_context(STYLE):
         is_short = not any("\n" in label for label in named)
-        if len(axes) == 1 and len(named) <= 4 and is_short:
+        if inside and len(axes) == 1 and len(named) <= 4 and is_short:
             axes[0].legend(named.values(), named.keys())
             return
         longest = max(len(line) for label in named for line in label.splitlines())

@@ -24,6 +24,8 @@ COSTS = {
     "wall_s": ("wall time (s)", 1.0),
 }
 """Columns of an account: their heads in the table and the factors to their units; megabytes of 10^6 bytes."""
+_NARROW = 3.0
+"""Bits that differ by a smaller factor are drawn on a linear axis."""
 
 
 def summarise_trainings(rows: pd.DataFrame) -> pd.DataFrame:
@@ -99,11 +101,16 @@ def training_figure(rows: pd.DataFrame) -> Figure | None:
                 elinewidth=0.7,
                 **style,
             )
-        axes.set_xscale("log")
+        # Within one decade the ticks of a logarithmic axis all bear numbers, on top of each other.
+        spent = told.loc[told["bits"] > 0, "bits"]
+        if spent.empty or spent.max() > _NARROW * spent.min():
+            axes.set_xscale("log")
+        else:
+            axes.ticklabel_format(axis="x", useMathText=True)
         axes.set_xlabel("bits of the training, up and down")
         metrics = [str(name) for name in told["metric"].dropna().unique()]
         axes.set_ylabel(f"score ({metrics[0]})" if len(metrics) == 1 else "score")
-    add_legend(figure, [axes])
+    add_legend(figure, [axes], inside=False)
     return figure
 
 

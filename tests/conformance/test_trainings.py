@@ -84,6 +84,14 @@ def test_the_figure_has_a_marker_for_each_at_its_bits_and_score():
     assert [line.get_label() for line in free.axes[0].lines if line.get_linestyle() == "--"] == ["federated"]
 
 
+def test_bits_that_hardly_differ_are_on_a_linear_axis_with_the_names_above():
+    figure = training_figure(rows(("split", "", 0, 0.5, 5.0e7), ("federated", "", 0, 0.6, 5.8e7)))
+    (axes,) = figure.axes
+    assert axes.get_xscale() == "linear"
+    assert axes.get_legend() is None
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {"split", "federated"}
+
+
 def test_settings_are_short_in_print():
     text = setting_text({KIND: "krum", "collaboration.num_clients": 5, "a.shares": "[1, 2]"})
     assert text == f"{KIND}=krum; collaboration.num_clients=5; a.shares=[1, 2]"
