@@ -19,6 +19,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 from nodes.cluster import Cluster
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuses a pytest under which pytest-xdist can't write the groups: all would pass, in twice the time."""
+    if config.getoption("numprocesses", None) and not hasattr(pytest.Item, "_nodeid"):
+        raise pytest.UsageError(f"pytest {pytest.__version__}: pytest-xdist groups no test; install 9.1")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Names the group that each test belongs to: its file, or Ray's for files with a test that needs Ray."""
