@@ -77,6 +77,18 @@ class SimulatesEach(Protocol):
         ...
 
 
+@runtime_checkable
+class SimulatesBeside(Protocol):
+    """What a scenario has besides of which some points need no trained model, and so wait for no training."""
+
+    def beside(self, config: Any, points: Sequence[Point]) -> list[list[int]]:
+        """Groups of the points, by their places, that `simulate` can make the records of without any model.
+
+        Each by one worker in its own process, the longest first.
+        """
+        ...
+
+
 def simulate_all(
     scenario: SimulatesEach,
     config: Any,

@@ -14,10 +14,10 @@ import pandas as pd
 from pydantic import BaseModel
 
 from analysis import figures, tables
-from scenarios.contracts import Point, Scenario, SimulatesEach, TrainingJob
+from scenarios.contracts import Point, Scenario, SimulatesBeside, SimulatesEach, TrainingJob
 from scenarios.progress import Progress
 from scenarios.settings import sweep_cells
-from scenarios.training import train_missing
+from scenarios.training import Beside, train_missing
 from scenarios.trainings import draw_trainings, tabulate_trainings
 from semcom.contracts import Record, SemcomError
 from semcom.records import FinishedPoint, RunFolder
@@ -115,6 +115,7 @@ def run_experiment(
 ) -> None:
     """Runs a scenario's own results: trains, then simulates the pending points.
 
+    Workers that no training waits for simulate what needs none (see SimulatesBeside).
     What is in the folder already is neither trained nor simulated again; records are added every
     SECONDS_BETWEEN_ADDITIONS, as they come, or after each of NUM_BATCHES batches, so a run that is stopped
     goes on where it was.
@@ -125,7 +126,11 @@ def run_experiment(
     due = [seed for seed in seeds if any(point.seed == seed for point in pending)]
     jobs = [job for seed in due for job in scenario.training_jobs(config, seed, "central")]
     _prepare(scenario, config, due, cluster, progress)
-    models = train_missing(scenario, jobs, cluster, folder, progress)
+    beside = _beside(scenario, config, pending, cluster, folder)
+    models = train_missing(scenario, jobs, cluster, folder, progress, beside)
+    pending = pending_points(folder, pending)
+    if not pending:
+        return
     with progress.stage("simulating", len(pending)) as advance:
         if isinstance(scenario, SimulatesEach):
             _simulate_each(scenario, config, pending, models, cluster, folder, advance)
@@ -133,6 +138,22 @@ def run_experiment(
         for batch in _batches(pending):
             folder.add(_finished(batch, scenario.simulate(config, batch, models, cluster)))
             advance(len(batch))
+
+
+def _beside(
+    scenario: Scenario, config: BaseModel, points: Sequence[Point], cluster: Cluster, folder: RunFolder
+) -> Beside:
+    """What can be simulated while workers would wait for the last of the trainings."""
+    groups: list[list[int]] = []
+    if isinstance(scenario, SimulatesBeside) and cluster.num_workers > 1:
+        groups = scenario.beside(config, points)
+    some = [[points[place] for place in group] for group in groups]
+
+    def done(index: int, records: list[list[Record]]) -> None:
+        folder.add(_finished(some[index], records))
+
+    jobs = [partial(_simulate_cell, scenario, (config, each, {})) for each in some]
+    return Beside(jobs, [len(each) for each in some], done)
 
 
 def _simulate_each(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nodes.process import one_thread
 from nodes.training.collaboration import account, make_trainer
@@ -23,17 +24,36 @@ if TYPE_CHECKING:
     from nodes.cluster import Cluster
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What workers do when no training waits for one: jobs, each of so many points, and where results go."""
+
+    jobs: Sequence[Callable[[], Any]]
+    num_points: Sequence[int]
+    done: Callable[[int, Any], None]
+
+
+_NOTHING = Beside((), (), lambda index, result: None)
+
+
 def train_missing(
-    scenario: Scenario, jobs: Sequence[TrainingJob], cluster: Cluster, folder: RunFolder, progress: Progress
+    scenario: Scenario,
+    jobs: Sequence[TrainingJob],
+    cluster: Cluster,
+    folder: RunFolder,
+    progress: Progress,
+    beside: Beside = _NOTHING,
 ) -> dict[str, Mapping[str, torch.Tensor]]:
     """Trains the jobs that have no checkpoint, and returns the tensors of all, by key, from disk.
 
-    Reading them back makes a resumed run compute with the very same numbers as an uninterrupted one.
+    Reading them back makes a resumed run compute with the very same numbers as an uninterrupted one. Nothing
+    is done beside where nothing is trained.
     """
     by_key = {job.key: job for job in jobs}
     missing = [job for job in by_key.values() if not folder.has_checkpoint(job.model, job.key)]
     if missing:
-        with progress.stage("training", len(missing)) as advance:
+        name = "training and simulating" if beside.jobs else "training"
+        with progress.stage(name, len(missing) + sum(beside.num_points)) as advance:
 
             def save(index: int, trained: Trained) -> None:
                 job = missing[index]
@@ -52,8 +72,19 @@ def train_missing(
             whole = [index for index in range(len(missing)) if index not in spread]
             # The workers of a cluster that was joined may not see this folder.
             places = [scratch(index) if cluster.address is None else None for index in whole]
-            items = [(missing[index], place) for index, place in zip(whole, places, strict=True)]
-            cluster.map(partial(_train_one, scenario), items, lambda at, trained: save(whole[at], trained))
+            calls: list[Callable[[], Any]] = [
+                partial(train_job, scenario, missing[index], place)
+                for index, place in zip(whole, places, strict=True)
+            ]
+
+            def take(at: int, result: Any) -> None:
+                if at < len(whole):
+                    save(whole[at], result)
+                    return
+                beside.done(at - len(whole), result)
+                advance(beside.num_points[at - len(whole)])
+
+            cluster.map(_call, [*calls, *beside.jobs], take)
             for index in spread:
                 with one_thread():
                     trained = train_job(scenario, missing[index], scratch(index), cluster)
@@ -99,5 +130,5 @@ def train_job(
     return Trained(trained.tensors, [*trained.log, *account(trainer)])
 
 
-def _train_one(scenario: Scenario, item: tuple[TrainingJob, Path | None]) -> Trained:
-    return train_job(scenario, *item)
+def _call(job: Callable[[], Any]) -> Any:
+    return job()

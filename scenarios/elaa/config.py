@@ -26,7 +26,7 @@ from channels.visibility import BlockVisibility, VisibilityConfig, draw_visibili
 from nodes.training.collaboration import CollaborationConfig
 from scenarios.elaa.bottleneck import BottleneckConfig
 from scenarios.elaa.data import DataConfig, visibility_of
-from scenarios.elaa.examples import SHARES, ExampleConfig
+from scenarios.elaa.examples import TRAINING_SHARES, ExampleConfig
 from scenarios.elaa.limits import check_paths, check_polar, check_shares
 from scenarios.elaa.line_array import LineArray
 from scenarios.elaa.models import ModelConfig
@@ -119,7 +119,9 @@ class ElaaConfig(BaseModel):
     training: TrainingConfig = TrainingConfig()
     bottleneck: BottleneckConfig = BottleneckConfig()
     training_shares: tuple[Share, ...] = Field(
-        SHARES, min_length=1, description="visible shares of training channels, each as often"
+        TRAINING_SHARES,
+        min_length=1,
+        description="visible shares of training channels; one that is named twice is drawn twice as often",
     )
     subarray_size: int = Field(16, ge=1, le=4096, description="elements of a sub-array's processing unit")
     report_interval_s: float = Field(5e-3, gt=0, le=10, description="time from report to report")

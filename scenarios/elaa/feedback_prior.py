@@ -114,6 +114,8 @@ class Table(Sequence[int]):
 
     def __init__(self, cells: Cells) -> None:
         self._cells, self._num = cells, int(cells.num[0])
+        # A coder reads the same places more than once.
+        self._known: dict[int, int] = {}
 
     def __len__(self) -> int:
         """One more than there are cells."""
@@ -127,4 +129,7 @@ class Table(Sequence[int]):
         """What comes before a cell."""
         if isinstance(place, slice):
             return [self[each] for each in range(*place.indices(len(self)))]
-        return int(self._cells.cumulative(np.array([place % len(self)]))[0])
+        place %= len(self)
+        if place not in self._known:
+            self._known[place] = int(self._cells.cumulative(np.array([place]))[0])
+        return self._known[place]

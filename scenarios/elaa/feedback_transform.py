@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import nn
 
 from scenarios.elaa.line_array import LineArray
+from scenarios.elaa.wavefronts import WavefrontGrid, wavefront_grid
 from semcom.codecs.checks import check_embeddings
 from semcom.codecs.entropy import EntropyCodec
 from semcom.codecs.range_coding import count_symbols
 from semcom.codecs.transform import TransformQuantiser
 from semcom.contracts import SemcomError
 
-_BATCH = 512
-_OVERSAMPLING = 4
 _WHOLE_BYTES_BITS = 2.0
 _HELD_OUT = 8
 _NUM_FITS = 3
@@ -82,7 +80,7 @@ def fit_dechirped_klt_feedback(
     held_out: as in `fit_klt_feedback`. grids: numbers of sines, rings and phases that are tried; the one with
     the least NMSE is taken.
     """
-    quantisers = [DechirpedTransform(array, mean_bits, *grid) for grid in grids]
+    quantisers = [DechirpedTransform(wavefront_grid(array, *grid), mean_bits) for grid in grids]
     return _fit_to(h, mean_bits, quantisers, held_out, turned=False)
 
 
@@ -137,107 +135,28 @@ def _fit_to(
 class DechirpedTransform(nn.Module):
     """Takes the wavefront of the strongest direction off a channel, and transform codes what is left.
 
-    h = e^(j phi) a(s, k) c: s on num_sines values between those of the array's largest angles, k (1 - s^2) on
-    num_rings from 0 to 1 / min_distance_m, a(s, k) the response on that grid with the largest |a^H h| (found
-    on the Fresnel approximation of each ring by a Fourier transform, then among its exact neighbours), phi
-    the phase of a^H h, rounded to one of num_phases. c, with the error of that phase still in it, goes
-    through `TransformQuantiser`: its mean is the direct path's, which costs nothing. The four parts are coded
-    in one message under learned frequencies, mean_bits in all.
+    h = e^(j phi) a(s, k) c, the wavefront on a grid (see `WavefrontGrid`). c, with the error of the rounded
+    phase still in it, goes through `TransformQuantiser`: its mean is the direct path's, which costs nothing.
+    The four parts are coded in one message under learned frequencies, mean_bits in all.
     Quantises real vectors z float32 [N, 2 M], real and imaginary parts in turn.
     """
 
-    sines: torch.Tensor
-    inverses: torch.Tensor
-    curvature: torch.Tensor
-
-    def __init__(
-        self, array: LineArray, mean_bits: float, num_sines: int, num_rings: int, num_phases: int
-    ) -> None:
+    def __init__(self, grid: WavefrontGrid, mean_bits: float) -> None:
         super().__init__()
-        if min(num_sines, num_rings, num_phases) < 2:
-            raise SemcomError(
-                f"num_sines {num_sines}, num_rings {num_rings} and num_phases {num_phases}: "
-                "each has to be 2 or more"
-            )
-        self.array, self.mean_bits = array, mean_bits
-        self.num_sines, self.num_rings, self.num_phases = num_sines, num_rings, num_phases
-        self.embedding_dim = 2 * array.num_elements
+        self.grid, self.mean_bits = grid, mean_bits
+        self.embedding_dim = 2 * grid.array.num_elements
         self.transform = TransformQuantiser(self.embedding_dim, mean_bits)
         self.num_symbols = 3 + self.embedding_dim
-        self.alphabet_size = max(num_sines, num_rings, num_phases, self.transform.alphabet_size)
-        limit = min(array.max_sine, 0.999)
-        sines = torch.linspace(-limit, limit, num_sines, dtype=torch.float64)
-        curvature = torch.linspace(0, 1 / array.min_distance_m, num_rings, dtype=torch.float64)
-        self.register_buffer("sines", sines, persistent=False)
-        self.register_buffer("inverses", curvature / (1 - sines[:, None] ** 2), persistent=False)
-        self.register_buffer("curvature", curvature, persistent=False)
-        self._training: tuple[tuple[Any, ...], torch.Tensor, torch.Tensor, torch.Tensor] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        # What training channels were split into only saves the time of splitting them again.
-        return {**self.__dict__, "_training": None}
-
-    def _split_training(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """As `_split`, of the same tensor only once: it is fitted to several times, for several bits."""
-        z = z.detach()
-        mark = (z.data_ptr(), z.shape, z._version)
-        last = self._training
-        if last is None or last[0] != mark:
-            # The tensor is kept so that its memory can't become another's.
-            last = self._training = (mark, z, *self._split(z))
-        return last[2], last[3]
-
-    def _coarse(self, h: torch.Tensor) -> torch.Tensor:
-        """The best place on the grid by the Fresnel approximation, int64 [n, 2]: sine, ring."""
-        array = self.array
-        size = _OVERSAMPLING * array.num_elements
-        # (r_n - r) is about d^2 k (1 - s^2) / 2 - d s: a ring's chirp, then a frequency for each sine.
-        turns = array.place_m**2 * self.curvature[:, None] / (2 * array.wavelength_m)
-        chirp = torch.polar(torch.ones_like(turns), 2 * torch.pi * (turns - turns.round())).to(h.dtype)
-        spectrum = torch.fft.fft(h[:, None] * chirp, n=size, dim=2)
-        limit, spacing = float(self.sines[-1]), array.spacing_wavelengths
-        reach = min(int(limit * spacing * size), size // 2 - 1)
-        bins = torch.arange(-reach, reach + 1)
-        seen = torch.cat([spectrum[..., -reach:], spectrum[..., : reach + 1]], dim=2)
-        best = torch.view_as_real(seen).square().sum(dim=3).flatten(1).argmax(dim=1)
-        sine = bins[best % len(bins)] / (spacing * size)
-        place = ((sine / limit + 1) / 2 * (self.num_sines - 1)).round().long()
-        return torch.stack([place, best // len(bins)], dim=1)
-
-    def _nearest(self, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Best place, int64 [n, 2], and a^H h, [n], of channels [n, M]: the coarse one's best neighbour."""
-        coarse = self._coarse(h)
-        steps = torch.cartesian_prod(torch.arange(-2, 3), torch.arange(-1, 2))
-        places = coarse[:, None] + steps
-        last = torch.tensor([self.num_sines - 1, self.num_rings - 1])
-        places = torch.minimum(places.clamp_min(0), last)
-        inner = (self.responses(places).conj() * h[:, None]).sum(dim=2)
-        best = inner.abs().argmax(dim=1)
-        rows = torch.arange(len(h))
-        return places[rows, best], inner[rows, best]
-
-    def responses(self, place: torch.Tensor) -> torch.Tensor:
-        """The responses at places int64 [..., 2] of the grid, complex64 [..., M]."""
-        sine, ring = place[..., 0], place[..., 1]
-        return self.array.response(self.sines[sine], self.inverses[sine, ring])
+        self.alphabet_size = max(*grid.sizes, self.transform.alphabet_size)
 
     def _split(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The three symbols of the wavefront, int64 [N, 3], and what is left, float32 [N, 2 M]."""
-        heads, rest = [], []
-        for part in check_embeddings(z, self.embedding_dim).split(_BATCH):
-            h = _complex(part)
-            place, inner = self._nearest(h)
-            turns = torch.angle(inner).double() / (2 * torch.pi)
-            phase = (turns * self.num_phases).round().long() % self.num_phases
-            heads.append(torch.cat([place, phase[:, None]], dim=1))
-            rest.append(_real(h * self._wavefronts(heads[-1]).conj()))
-        if not heads:
-            return torch.zeros(0, 3, dtype=torch.int64), z
-        return torch.cat(heads), torch.cat(rest)
+        head, rest = self.grid.split(_complex(check_embeddings(z, self.embedding_dim)))
+        return head, _real(rest)
 
-    def _wavefronts(self, head: torch.Tensor) -> torch.Tensor:
-        angle = head[:, 2:] * (2 * torch.pi / self.num_phases)
-        return self.responses(head[:, :2]) * torch.polar(torch.ones_like(angle), angle)
+    def _split_training(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        head, rest = self.grid.split_training(_complex(check_embeddings(z.detach(), self.embedding_dim)))
+        return head, _real(rest)
 
     def fit(self, z: torch.Tensor) -> None:
         """Learns the transform of what is left, at the bits that the wavefronts leave."""
@@ -272,11 +191,10 @@ class DechirpedTransform(nn.Module):
     def dequantise(self, symbols: torch.Tensor) -> torch.Tensor:
         """Returns the vectors that symbols [N, 3 + 2 M] stand for, float32 [N, 2 M]."""
         rest = _complex(self.transform.dequantise(symbols[:, 3:]))
-        return _real(rest * self._wavefronts(symbols[:, :3]))
+        return _real(rest * self.grid.wavefronts(symbols[:, :3]))
 
     def _head_frequencies(self, head: torch.Tensor) -> torch.Tensor:
-        sizes = torch.tensor([self.num_sines, self.num_rings, self.num_phases])
-        return count_symbols(head, sizes, self.alphabet_size)
+        return count_symbols(head, torch.tensor(self.grid.sizes), self.alphabet_size)
 
     def frequencies(self, z: torch.Tensor) -> torch.Tensor:
         """Counts the symbols of z [N, 2 M], plus one each: int64 [3 + 2 M, A]."""

@@ -120,16 +120,20 @@ class ElaaScenario:
         if sent:
             some = [points[number] for number in sent]
             on_records(sent, self._over_the_air(config, some, models, cluster))
-        rest = [number for number, point in enumerate(points) if point.result not in ON_THE_AIR]
-        groups = [[rest[each] for each in numbers] for numbers in group([points[n] for n in rest])]
-        # Large arrays take longest: begun last, they would keep one worker when others have nothing left.
-        usual = config.array.num_elements
-        groups.sort(key=lambda numbers: -int(points[numbers[0]].axes.get("num_elements", usual)))
+        groups = _groups(config, points)
         questions = [
             Question(config, tuple(some), weights_for(config, some, models))
             for some in ([points[number] for number in numbers] for numbers in groups)
         ]
         cluster.map(answer, questions, lambda index, records: on_records(groups[index], records))
+
+    def beside(self, config: ElaaConfig, points: Sequence[Point]) -> list[list[int]]:
+        """Operating points of classical methods alone, but for those on the air: places of their points."""
+        return [
+            numbers
+            for numbers in _groups(config, points)
+            if not any(METHODS[points[number].method].is_learned for number in numbers)
+        ]
 
     def _over_the_air(
         self,
@@ -192,6 +196,16 @@ def weights_for(
     told = trained_for(config, first.result, first.axes)
     needed = {METHODS[point.method].model for point in points} - {""}
     return {name: models[training_job(told, name, first.seed).key] for name in sorted(needed)}
+
+
+def _groups(config: ElaaConfig, points: Sequence[Point]) -> list[list[int]]:
+    """Places of the points of each operating point that is not on the air."""
+    rest = [number for number, point in enumerate(points) if point.result not in ON_THE_AIR]
+    groups = [[rest[each] for each in numbers] for numbers in group([points[n] for n in rest])]
+    # Large arrays take longest: begun last, they would keep one worker when others have nothing left.
+    usual = config.array.num_elements
+    groups.sort(key=lambda numbers: -int(points[numbers[0]].axes.get("num_elements", usual)))
+    return groups
 
 
 def _listed(config: ElaaConfig) -> list[tuple[str, str, Axes]]:

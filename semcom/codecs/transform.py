@@ -64,9 +64,10 @@ class TransformQuantiser(nn.Module):
         # At the largest step every symbol is 0; at the smallest the largest coefficient is in bounds.
         low, high = largest / _MAX_SYMBOL, 4 * largest
         if largest > 0:
+            rising = coefficients.T.contiguous().sort(dim=1).values
             for _ in range(_NUM_HALVINGS):
                 step = (low * high) ** 0.5
-                too_many = _cost_bits(coefficients, extent, step) > self.mean_bits
+                too_many = _cost_bits(rising, extent, step) > self.mean_bits
                 low, high = (step, high) if too_many else (low, step)
         self.step.fill_(high if largest > 0 else 1.0)
         self._set_points(coefficients)
@@ -132,18 +133,22 @@ def _each_times(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     )
 
 
-def _cost_bits(coefficients: torch.Tensor, extent: torch.Tensor, step: float) -> float:
-    """Mean cross-entropy of rounded coefficients [N, D] under their own counts plus one each, bits.
+def _cost_bits(rising: torch.Tensor, extent: torch.Tensor, step: float) -> float:
+    """Mean cross-entropy of rounded coefficients under their own counts plus one each, bits.
 
+    rising: the coefficients [D, N], each in rising order: how many round to a symbol is found by bisection.
     extent: the largest of each [D], in absolute value; those that are 0 everywhere cost nothing.
     """
-    used = (extent / step).round() > 0
+    bound = (extent / step).round().clamp(max=_MAX_SYMBOL)
+    used = bound > 0
     if not used.any():
         return 0.0
-    symbols = (coefficients[:, used] / step).round().clamp(-_MAX_SYMBOL, _MAX_SYMBOL).long()
-    bound = symbols.abs().amax(dim=0)
-    table = count_symbols(symbols + bound, 2 * bound + 1, 2 * _MAX_SYMBOL + 1).double()
-    share = table / table.sum(dim=1, keepdim=True)
-    counts = torch.where(table > 0, table - 1, 0.0)
-    bits = torch.where(counts > 0, counts * -share.clamp_min(1e-300).log2(), 0.0)
-    return float(bits.sum()) / len(symbols)
+    bound, num = bound[used, None], rising.shape[1]
+    largest = int(bound.max())
+    edges = (torch.arange(-largest, largest, dtype=torch.float64, device=rising.device) + 0.5) * step
+    below = torch.searchsorted(rising[used], edges.expand(len(bound), -1).contiguous())
+    counts = torch.diff(below, dim=1, prepend=below.new_zeros(len(bound), 1))
+    counts = torch.cat((counts, num - below[:, -1:]), dim=1)
+    # A place's own symbols alone have one more; none beyond them was met.
+    share = (counts + 1) / (num + 2 * bound + 1)
+    return -float((counts * share.log2()).sum()) / num

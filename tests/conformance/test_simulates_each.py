@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from nodes.cluster import Cluster
 from scenarios.catalogue import SCENARIOS, load_scenario
-from scenarios.contracts import Point, SimulatesEach, simulate_all
+from scenarios.contracts import Point, SimulatesBeside, SimulatesEach, Trained, TrainingJob, simulate_all
 from scenarios.elaa.scenario import SCENARIO as ELAA
 from scenarios.experiment import run_experiment
 from scenarios.links.config import TINY as LINKS
@@ -118,3 +119,77 @@ def test_every_point_is_told_of_once(name):
         # The largest arrays are begun first; methods of one operating point come together.
         assert config.array.num_elements == 64
         assert order == [1, 3, 4, 0, 2]
+
+
+class Here(Cluster):
+    """Two workers, who take turns in this process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_workers = 2
+
+    def _map_on_workers(self, function, items, done, jobs_per_worker):
+        for index, item in enumerate(items):
+            done(index, function(item))
+
+
+class Beside(Each):
+    """Trains one model, and simulates what comes at 0 dB, in two groups, without it."""
+
+    def __init__(self) -> None:
+        super().__init__(6)
+        self.alone: list[Point] = []
+
+    def training_jobs(self, config, seed, mode):
+        return [TrainingJob("model", seed, f"key-{seed}", None)]
+
+    def train(self, job, trainer):
+        return Trained({"weight": torch.ones(1)}, [])
+
+    def beside(self, config, points):
+        return [[place] for place, point in enumerate(points) if point.axes["snr_db"] == 0]
+
+    def simulate(self, config, points, models, cluster):
+        assert not models
+        assert cluster.num_workers == 0
+        self.alone += points
+        return [[self.record(point)] for point in points]
+
+
+def test_what_needs_no_model_is_simulated_beside_trainings(tmp_path: Path):
+    parts, whole = Beside(), Beside()
+    into, other, lines = folder(tmp_path / "parts"), folder(tmp_path / "whole"), []
+    run_experiment(parts, None, [0, 1], Here(), into, LineProgress(lines.append))
+    assert [(point.axes["snr_db"], point.seed) for point in parts.alone] == [(0.0, 0), (0.0, 1)]
+    assert {point.axes["snr_db"] for point in parts.asked} == {10.0, 20.0}
+    assert lines[1:3] == ["training and simulating: 4/4", "simulating: 0/4"]
+    run(whole, other)
+    assert not whole.alone
+    files = [each.path / "records.parquet" for each in (into, other)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_nothing_is_simulated_beside_no_training(tmp_path: Path):
+    into, again = folder(tmp_path / "run"), Beside()
+    for seed in (0, 1):
+        into.save_training("model", f"key-{seed}", seed, {"weight": torch.ones(1)}, [], "central", "")
+    run_experiment(again, None, [0, 1], Here(), into, LineProgress(lambda line: None))
+    assert not again.alone
+    assert len(again.asked) == 6
+
+
+def test_elaa_waits_for_no_training_with_what_is_classical():
+    assert isinstance(ELAA, SimulatesBeside)
+    config = ELAA.presets["tiny"]
+    points = ELAA.points(config, [0])
+    places = [place for group in ELAA.beside(config, points) for place in group]
+    assert len(places) == len(set(places))
+    told = {(points[place].result, points[place].method) for place in places}
+    # Of an operating point all methods or none: what they share is found once.
+    assert {result for result, _ in told} == {"feedback"}
+    assert {"klt", "nomp-parameters"} <= {method for _, method in told}
+    assert "jepa-bottleneck" not in {method for _, method in told}
+    usual = ELAA.presets["default"]
+    listed = ELAA.points(usual, [0])
+    told = {listed[place].result for group in ELAA.beside(usual, listed) for place in group}
+    assert told == {"size", "ahead", "feedback"}

@@ -12,12 +12,9 @@ from channels.near_field import NearFieldConfig
 from scenarios.elaa.feedback_codebook import BeamBits, BeamFeedback, _rank, _set_of
 from scenarios.elaa.feedback_paths import PathCodec, PathSteps
 from scenarios.elaa.feedback_prior import Cells, Prior
-from scenarios.elaa.feedback_transform import (
-    DechirpedTransform,
-    fit_dechirped_klt_feedback,
-    fit_klt_feedback,
-)
+from scenarios.elaa.feedback_transform import fit_dechirped_klt_feedback, fit_klt_feedback
 from scenarios.elaa.line_array import LineArray
+from scenarios.elaa.wavefronts import WavefrontGrid
 
 LONE = NearFieldConfig(num_elements=64, min_paths=1, max_paths=1)
 
@@ -104,17 +101,23 @@ def test_beams_on_the_grid_come_back_but_for_the_coefficients_rounding():
 
 def test_the_strongest_wavefront_is_the_best_of_the_whole_grid():
     h, _ = setups.draw(100, "test")
-    quantiser = DechirpedTransform(setups.ARRAY, 30.0, 64, 4, 8)
-    head, rest = quantiser._split(torch.view_as_real(h).flatten(1))
-    grid = torch.cartesian_prod(torch.arange(64), torch.arange(4))
-    inner = (quantiser.responses(grid).conj() @ h.T).abs()
+    grid = WavefrontGrid(setups.ARRAY, 64, 4, 8)
+    head, rest = grid.split(h)
+    places = torch.cartesian_prod(torch.arange(64), torch.arange(4))
+    inner = (grid.responses(places).conj() @ h.T).abs()
     best = inner.max(dim=0).values
-    found = (quantiser.responses(head[:, :2]).conj() * h).sum(dim=1)
+    found = (grid.responses(head[:, :2]).conj() * h).sum(dim=1)
     # The Fourier transform's bins are a little off the grid's sines: of two alike either may win.
     assert float((found.abs() / best).min()) > 0.99
     # What is left points along the real axis, to half a step of the phase.
-    left = torch.view_as_complex(rest.unflatten(1, (-1, 2)).contiguous()).sum(dim=1)
-    assert float(torch.angle(left).abs().max()) <= math.pi / 8 + 1e-4
+    assert float(torch.angle(rest.sum(dim=1)).abs().max()) <= math.pi / 8 + 1e-4
+    # Training channels are split once; others that lie where they lay, and changed ones, are split anew.
+    training = h.clone()
+    once = grid.split_training(training)
+    assert grid.split_training(training)[1] is once[1]
+    training.mul_(1j)
+    assert not torch.equal(grid.split_training(training)[0], once[0])
+    assert torch.equal(grid.split_training(training)[0][:, :2], once[0][:, :2])
 
 
 def test_a_lone_wavefront_costs_its_direction_and_little_more():
