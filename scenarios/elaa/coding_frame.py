@@ -90,4 +90,7 @@ def examples_in(grid: FrameGrid, shown: Examples, patches: Patches) -> tuple[Exa
     target = shown.frame.restore(patches.join(to_values(shown.clean)))
     inputs = inputs_in(frame, shown.observed, patches)
     clean = to_numbers(patches.split(frame.turn(target)))
-    return Examples(shown.observed, frame, inputs, clean, cells(shown.observed), shown.order), symbols
+    examples = Examples(
+        shown.observed, frame, inputs, clean, cells(shown.observed), shown.order, shown.noise_share
+    )
+    return examples, symbols

@@ -54,6 +54,7 @@ class Examples:
 
     clean: float32 [N, L, 2 S], the target's patches in the frame. cell: int64 [N], of like share and SNR.
     order: int64 [N], by the number of visible patches, so that batches of like rows need no padding.
+    noise_share: of the targets' energy, what is noise.
     """
 
     observed: Observed
@@ -62,6 +63,7 @@ class Examples:
     clean: torch.Tensor
     cell: torch.Tensor
     order: torch.Tensor
+    noise_share: float = 0.0
 
     @cached_property
     def samples(self) -> Samples:
@@ -108,20 +110,29 @@ def draw_examples(
     share = torch.rand(num, generator=generator)
     snr_db = config.min_snr_db + (config.max_snr_db - config.min_snr_db) * share
     observed = observe(h, visible, snr_db, generator)
-    target = h
+    target, noise_share = h, 0.0
     if config.target_snr_db is not None:
         target = observe(h, torch.ones_like(visible), config.target_snr_db, generator).y
-    return make_examples(through(observed) if through else observed, target, patches, dechirper)
+        noise_share = 1 / (1 + 10 ** (config.target_snr_db / 10))
+    shown = through(observed) if through else observed
+    return make_examples(shown, target, patches, dechirper, noise_share)
 
 
 def make_examples(
-    observed: Observed, target: torch.Tensor, patches: Patches, dechirper: Dechirper
+    observed: Observed,
+    target: torch.Tensor,
+    patches: Patches,
+    dechirper: Dechirper,
+    noise_share: float = 0.0,
 ) -> Examples:
-    """Makes examples of what was observed and the channels complex64 [N, M] that are to be estimated."""
+    """Makes examples of what was observed and the channels complex64 [N, M] that are to be estimated.
+
+    noise_share: of the energy of `target`, what is noise.
+    """
     inputs, frame = make_inputs(observed, dechirper, patches)
     clean = to_numbers(patches.split(frame.turn(target)))
     order = inputs.visible.sum(dim=1).argsort(stable=True)
-    return Examples(observed, frame, inputs, clean, cells(observed), order)
+    return Examples(observed, frame, inputs, clean, cells(observed), order, noise_share)
 
 
 def cells(observed: Observed) -> torch.Tensor:

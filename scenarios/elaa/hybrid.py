@@ -16,6 +16,8 @@ from scenarios.elaa.path_inputs import PathInputs, make_path_inputs, num_numbers
 from semcom.vit import Transformer
 
 _UNRELIABLE = -5.0
+_SURE_VARIANCE = 0.01
+"""Of a path's phase in a patch (rad^2), below which the path is hardly touched."""
 _ROWS_AT_ONCE = 512
 
 
@@ -28,7 +30,8 @@ class PathCombiner(nn.Module):
     what the path may be; d_pl and c_pl, complex, are how reliable the path is there beyond that, and by what
     phase it has to be turned; w_l in [0, 1] is the reliability of all paths together, and r_l the learned
     estimate, so that (1 - w) r is the residual. d, c and w are read off the tokens of the paths and of the
-    channel. It starts from the expected field, d = c = 0 and w near 1.
+    channel; d and c times sqrt(v / (v + 0.01)), so that a path that is sure stays what it is. It starts from
+    the expected field, d = c = 0 and w near 1.
     """
 
     def __init__(self, config: ModelConfig, num_patches: int) -> None:
@@ -54,9 +57,12 @@ class PathCombiner(nn.Module):
         tokens = torch.cat((self.path(inputs.about_path) + channel, channel), dim=1)
         there = torch.cat((inputs.present, inputs.present.new_ones(len(inputs), 1)), dim=1)
         z = self.body(tokens, there)
-        of_expected, of_found = self.factor(z[:, :-1]).chunk(2, dim=2)
-        expected = (inputs.expected * (1 + to_values(of_expected))[..., None]).sum(dim=1)
-        faded = to_values(of_found) * (-inputs.variance / 2).exp()
+        unsure = (inputs.variance / (inputs.variance + _SURE_VARIANCE)).sqrt()
+        of_expected, of_found = (
+            to_values(factor) * unsure for factor in self.factor(z[:, :-1]).chunk(2, dim=2)
+        )
+        expected = (inputs.expected * (1 + of_expected)[..., None]).sum(dim=1)
+        faded = of_found * (-inputs.variance / 2).exp()
         field = to_numbers(expected + (inputs.field * faded[..., None]).sum(dim=1))
         learned_share = torch.sigmoid(self.mixing(z[:, -1]))[:, :, None]
         return (1 - learned_share) * field + learned_share * inputs.learned

@@ -16,6 +16,7 @@ from scenarios.elaa.models import ModelConfig
 from semcom.train import BatchLoss, OptimizerName, Stage, StageLog, Trainer
 
 Log = StageLog
+_LEAST_OWN_SHARE = 0.01
 
 
 class TrainingConfig(BaseModel):
@@ -58,15 +59,23 @@ class CellLevels(nn.Module):
     loss = mean_n e_n / level_c(n), with level_c a running mean of the errors of cell c. Errors span 40 dB
     between cells: without this the easy ones would not count. It is the relative error in each cell that is
     made small, and in it the plain mean: outliers count as they do in what is reported.
+
+    Of noisy targets a share `noise` of the error is theirs, which no estimate can lower. Divided by all of
+    it, cells whose own error is far below would not count; divided by their own error alone, they would bring
+    the targets' noise into every step. It is divided by own^(3/4) all^(1/4).
     """
 
     level: torch.Tensor
 
     def __init__(
-        self, start: torch.Tensor | None = None, momentum: float = 0.95, num_cells: int = NUM_CELLS
+        self,
+        start: torch.Tensor | None = None,
+        momentum: float = 0.95,
+        num_cells: int = NUM_CELLS,
+        noise: float = 0.0,
     ) -> None:
         super().__init__()
-        self.momentum = momentum
+        self.momentum, self.noise = momentum, noise
         self.register_buffer("level", torch.ones(num_cells) if start is None else start.clone())
 
     def forward(self, errors: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
@@ -75,7 +84,11 @@ class CellLevels(nn.Module):
             mean, met = cell_means(errors.detach(), cell, len(self.level))
             kept = self.momentum * self.level + (1 - self.momentum) * mean
             self.level.copy_(torch.where(met, kept, self.level).clamp_min(1e-9))
-        return (errors / self.level[cell]).mean()
+        level = self.level[cell]
+        if self.noise > 0:
+            own = torch.maximum(level - self.noise, _LEAST_OWN_SHARE * level)
+            level = own**0.75 * level**0.25
+        return (errors / level).mean()
 
 
 def cell_means(

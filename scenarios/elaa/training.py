@@ -107,7 +107,7 @@ def train_combiner(
         may_mirror=patches.grid[0] == 1,
     )
     level, met = cell_means(nmse(described.mean(), examples.clean), examples.cell)
-    levels = CellLevels(torch.where(met, level, 1.0))
+    levels = CellLevels(torch.where(met, level, 1.0), noise=examples.noise_share)
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         rows = examples.samples.draw((config.combiner_batch_size,), generator)
@@ -170,7 +170,7 @@ def pretrain_jepa(task: Task, model: CsiModel) -> Log:
 
 def _pretrain_mae(task: Task, model: CsiModel, head: nn.Linear) -> Log:
     """The same, but patches themselves are predicted (He et al. 2022), by a linear map of the tokens."""
-    levels = CellLevels()
+    levels = CellLevels(noise=task.examples.noise_share)
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         inputs, clean, cell = task.draw(generator)
@@ -183,7 +183,7 @@ def _pretrain_mae(task: Task, model: CsiModel, head: nn.Linear) -> Log:
 
 
 def _fit_nmse(task: Task, stage: str, model: CsiModel, num_steps: int) -> Log:
-    levels = CellLevels()
+    levels = CellLevels(noise=task.examples.noise_share)
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         inputs, clean, cell = task.draw(generator)

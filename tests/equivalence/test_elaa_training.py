@@ -1,13 +1,16 @@
 """Trainings of learned ELAA estimates: resumed equals uninterrupted, the target follows, frozen is frozen."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from elaa_setups import ARRAY, PATCH_SIZE, PATCHES, draw_some, small_inputs
+from elaa_setups import ARRAY, MODEL, PATCH_SIZE, PATCHES, draw_some, small_inputs
 
 import semcom.train
-from scenarios.elaa.hybrid import HybridEstimator
+from scenarios.elaa.hybrid import HybridEstimator, PathCombiner
 from scenarios.elaa.line_array import LineArray
 from scenarios.elaa.nomp import Nomp, nomp_prior
+from scenarios.elaa.path_inputs import make_path_inputs
 from scenarios.elaa.path_posterior import posterior_fields
 from scenarios.elaa.task import CellLevels
 from scenarios.elaa.training import MODELS, train_combiner, train_model
@@ -111,3 +114,40 @@ def test_levels_bring_errors_of_all_cells_to_one():
     torch.testing.assert_close(levels.level[[0, 3]], torch.tensor([2e-3, 0.5]))
     assert float(levels.level[1]) == 1.0
     torch.testing.assert_close(loss, torch.tensor(1.0))
+
+
+def test_levels_of_noisy_targets_are_between_an_estimates_own_error_and_all_of_it():
+    levels = CellLevels(torch.tensor([0.5, 0.101, 0.1]), momentum=1.0, num_cells=3, noise=0.1)
+    weight = [1 / float(levels(torch.ones(1), torch.tensor([cell]))) for cell in range(3)]
+    # An error that is next to nothing beside the noise is taken for a hundredth of it.
+    expected = [0.4**0.75 * 0.5**0.25, 0.00101**0.75 * 0.101**0.25, 0.001**0.75 * 0.1**0.25]
+    assert weight == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("target_snr_db", [0.0, 10.0])
+def test_examples_know_the_noise_in_their_targets(target_snr_db):
+    noisy, clean = draw_some(target_snr_db=target_snr_db), draw_some()
+    assert clean.noise_share == 0
+    assert torch.equal(noisy.inputs.y, clean.inputs.y)
+    noise = (noisy.clean - clean.clean).square().sum(dim=(1, 2)) * clean.frame.scale.square()
+    energy = noisy.clean.square().sum(dim=(1, 2)) * clean.frame.scale.square()
+    assert float(noise.mean() / energy.mean()) == pytest.approx(noisy.noise_share, rel=0.1)
+
+
+def test_paths_that_are_sure_stay_as_they_were_found():
+    examples = draw_some(num=24, seed=4)
+    line = LineArray.of(ARRAY)
+    paths = Nomp(line, nomp_prior(line)).paths(examples.observed)
+    learned = torch.zeros_like(examples.clean)
+    inputs = make_path_inputs(examples.observed, examples.frame, examples.inputs, learned, PATCHES, paths)
+    torch.manual_seed(0)
+    combiner = PathCombiner(MODEL, PATCHES.num_patches)
+    with torch.no_grad():
+        combiner.mixing.bias.fill_(-30)
+        combiner.factor.weight.mul_(50)
+        sure, unsure = (
+            combiner(replace(inputs, variance=torch.full_like(inputs.variance, variance)))
+            for variance in (0.0, 1.0)
+        )
+    torch.testing.assert_close(sure, inputs.mean(), rtol=1e-4, atol=1e-4)
+    assert float((unsure - inputs.mean()).abs().max()) > 0.1
