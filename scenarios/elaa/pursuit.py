@@ -154,11 +154,11 @@ class Pursuit:
         energy = [residual.abs().square().sum(dim=(1, 2))]
         for number in range(self.num_atoms):
             by_snapshot = residual.transpose(0, 1).reshape(len(atoms), -1, width)
-            match = (by_snapshot @ atoms.mH).abs().square()
-            if len(atoms) == 1:
-                strength = match.reshape(num_snapshots, num, -1).sum(dim=0)
-            else:
-                strength = match.sum(dim=0)
+            # A batch of one would have its atoms conjugated and copied each time.
+            inner = by_snapshot[0] @ atoms[0].mH if len(atoms) == 1 else by_snapshot @ atoms.mH
+            parts = torch.view_as_real(inner)
+            match = parts[..., 0].square().addcmul_(parts[..., 1], parts[..., 1])
+            strength = match if num_snapshots == 1 else match.reshape(num_snapshots, num, -1).sum(dim=0)
             support[:, number] = best = strength.argmax(dim=1)
             fresh = torch.where(visible[:, None], atoms[:, best].transpose(0, 1), 0)
             before = fresh.abs().square().sum(dim=-1, keepdim=True)

@@ -75,7 +75,10 @@ class RegionDetector:
         return self._whole(seen, energy)
 
     def _by_fit(self, observed: Observed, visible: torch.Tensor) -> torch.Tensor:
-        h_hat = self.pursuit.estimate(restrict(observed, visible))
+        return self.explained(observed, self.pursuit.estimate(restrict(observed, visible)))
+
+    def explained(self, observed: Observed, h_hat: torch.Tensor) -> torch.Tensor:
+        """Which elements' sub-arrays a first estimate [N, M] explains, bool [N, M]."""
         gain = observed.y.abs().square() - (observed.y - h_hat).abs().square()
         ratio = self._sums(gain, observed)
         return self._whole(ratio > self.margin, ratio)
@@ -114,13 +117,21 @@ def fit_region_detector(
     ]
     wrong = [int((each.detect(observed) != visible).sum()) for each in by_energy]
     first = by_energy[min(range(len(wrong)), key=wrong.__getitem__)]
-    choices = [first, *(replace(first, rounds=n, margin=m) for n in (1, 2) for m in margins)]
     power = truth.abs().square().sum(dim=1)
-    errors = [
-        float(((each.estimate(observed) - truth).abs().square().sum(dim=1) / power).mean())
-        for each in choices
-    ]
-    return choices[min(range(len(errors)), key=errors.__getitem__)]
+
+    def error(h_hat: torch.Tensor) -> float:
+        return float(((h_hat - truth).abs().square().sum(dim=1) / power).mean())
+
+    h_first = pursuit.estimate(restrict(observed, first.detect(observed)))
+    tried = [(error(h_first), first)]
+    for margin in margins:
+        h_hat = h_first
+        for rounds in (1, 2):
+            # Each round starts from the estimate that the one before it ends with: none is made twice.
+            detector = replace(first, rounds=rounds, margin=margin)
+            h_hat = pursuit.estimate(restrict(observed, detector.explained(observed, h_hat)))
+            tried.append((error(h_hat), detector))
+    return min(tried, key=lambda each: (each[0], each[1].rounds))[1]
 
 
 def restrict(observed: Observed, visible: torch.Tensor) -> Observed:
