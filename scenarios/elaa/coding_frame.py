@@ -10,25 +10,22 @@ from scenarios.elaa.inputs import Inputs, to_numbers, to_values
 from scenarios.elaa.line_array import LineArray
 from scenarios.elaa.observations import Observed
 from scenarios.elaa.patches import Patches
+from scenarios.elaa.wavefronts import WavefrontGrid
 
-_ROWS_AT_ONCE = 512
 _RING, _ENERGY = ATOMS_SINE + 1, 4
 """Where more of a frame's conditions stand."""
 
 
 class FrameGrid:
-    """Waves that a frame can have: num_sines angles, num_rings curvatures, num_phases phases.
+    """Waves that a frame can have: those of a `WavefrontGrid`.
 
-    Sines lie between those of the array's largest angles, curvatures (1 - s^2) / r between 0 and
-    1 / min_distance_m, phases around the circle; all evenly. The frame's scale is 1: a channel's mean power
-    is, and what differs from it is coded with all else. So a frame takes log2 of the three numbers at most.
+    The frame's scale is 1: a channel's mean power is, and what differs from it is coded with all else. So a
+    frame takes log2 of the grid's three sizes at most.
     """
 
     def __init__(self, line: LineArray, num_sines: int, num_rings: int, num_phases: int) -> None:
-        self.line, self.sizes = line, (num_sines, num_rings, num_phases)
-        limit = min(line.max_sine, 0.999)
-        self._sines = torch.linspace(-limit, limit, num_sines, dtype=torch.float64)
-        self._curvatures = torch.linspace(0, 1 / line.min_distance_m, num_rings, dtype=torch.float64)
+        self.grid = WavefrontGrid(line, num_sines, num_rings, num_phases)
+        self.line, self.sizes = line, self.grid.sizes
 
     def round(self, observed: Observed, frame: Frame) -> torch.Tensor:
         """The symbols of the frames found of N channels: sine, ring and phase, int64 [N, 3].
@@ -37,19 +34,18 @@ class FrameGrid:
         """
         sine = frame.condition[:, ATOMS_SINE].double()
         curvature = frame.condition[:, _RING].double() / self.line.min_distance_m * (1 - sine.square())
-        place = torch.stack((_nearest(self._sines, sine), _nearest(self._curvatures, curvature)), dim=1)
-        turns = (observed.y * self._responses(place).conj()).sum(dim=1).angle().double() / (2 * torch.pi)
-        phase = (turns * self.sizes[2]).round().long() % self.sizes[2]
+        rounded = _nearest(self.grid.sines, sine), _nearest(self.grid.curvatures, curvature)
+        place = torch.stack(rounded, dim=1)
+        phase = self.grid.phases((observed.y * self.grid.responses(place).conj()).sum(dim=1))
         return torch.cat((place, phase[:, None]), dim=1)
 
     def rotation(self, symbols: torch.Tensor) -> torch.Tensor:
         """The waves of symbols int64 [N, 3]: complex64 [N, M] of modulus one."""
-        angle = symbols[:, 2:] * (2 * torch.pi / self.sizes[2])
-        return self._responses(symbols[:, :2]) * torch.polar(torch.ones_like(angle), angle)
+        return self.grid.wavefronts(symbols)
 
     def place(self, symbols: torch.Tensor) -> torch.Tensor:
         """What both ends know of the waves, float32 [N, 2]: the sine, and 1 / r in units of its largest."""
-        sine, inverse_m = self._from(symbols)
+        sine, inverse_m = self.grid.directions(symbols)
         return torch.stack((sine, inverse_m * self.line.min_distance_m), dim=1).float()
 
     def frame(self, observed: Observed, symbols: torch.Tensor, found: Frame) -> Frame:
@@ -62,13 +58,6 @@ class FrameGrid:
         condition[:, ATOMS_SINE : _RING + 1] = self.place(symbols)
         condition[:, _ENERGY] = peak / (observed.visible.sum(dim=1) * energy)
         return Frame(rotation, torch.ones_like(observed.noise_var), observed.noise_var, condition)
-
-    def _from(self, symbols: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        sine = self._sines[symbols[:, 0]]
-        return sine, self._curvatures[symbols[:, 1]] / (1 - sine.square())
-
-    def _responses(self, symbols: torch.Tensor) -> torch.Tensor:
-        return torch.cat([self.line.response(*self._from(part)) for part in symbols.split(_ROWS_AT_ONCE)])
 
 
 def _nearest(grid: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The wavefront of a channel's strongest direction on a grid that both ends of a feedback know."""
+"""Wavefronts on a grid that both ends of a feedback know, and a channel's strongest one among them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class WavefrontGrid:
     """Wavefronts e^(j phi) a(s, k): num_sines sines, num_rings curvatures, num_phases phases.
 
     s lies between the sines of the array's largest angles, k (1 - s^2) from 0 to 1 / min_distance_m, phi all
-    round the circle. A channel's a(s, k) is the response on that grid with the largest |a^H h| (found on the
-    Fresnel approximation of each ring by a Fourier transform, then among its exact neighbours), its phi the
-    phase of a^H h, rounded.
+    round the circle; all evenly. A channel's a(s, k) is the response on that grid with the largest |a^H h|
+    (found on the Fresnel approximation of each ring by a Fourier transform, then among its exact neighbours),
+    its phi the phase of a^H h, rounded.
     """
 
     def __init__(self, array: LineArray, num_sines: int, num_rings: int, num_phases: int) -> None:
@@ -31,19 +31,27 @@ class WavefrontGrid:
             )
         self.array, self.sizes = array, (num_sines, num_rings, num_phases)
         limit = min(array.max_sine, 0.999)
-        self._sines = torch.linspace(-limit, limit, num_sines, dtype=torch.float64)
-        self._curvature = torch.linspace(0, 1 / array.min_distance_m, num_rings, dtype=torch.float64)
-        self._inverses = self._curvature / (1 - self._sines[:, None] ** 2)
+        self.sines = torch.linspace(-limit, limit, num_sines, dtype=torch.float64)
+        self.curvatures = torch.linspace(0, 1 / array.min_distance_m, num_rings, dtype=torch.float64)
         self._last: tuple[tuple[Any, ...], torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # What the last channels were split into only saves the time of splitting them again.
         return {**self.__dict__, "_last": None}
 
+    def directions(self, place: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sines and inverse distances (1/m) of places int64 [..., 2], sine and ring: float64 [...] each."""
+        sine = self.sines[place[..., 0]]
+        return sine, self.curvatures[place[..., 1]] / (1 - sine.square())
+
     def responses(self, place: torch.Tensor) -> torch.Tensor:
-        """The responses at places int64 [..., 2] of the grid, complex64 [..., M]."""
-        sine, ring = place[..., 0], place[..., 1]
-        return self.array.response(self._sines[sine], self._inverses[sine, ring])
+        """The responses at places int64 [N, ..., 2] of the grid, complex64 [N, ..., M]."""
+        return torch.cat([self.array.response(*self.directions(part)) for part in place.split(_BATCH)])
+
+    def phases(self, inner: torch.Tensor) -> torch.Tensor:
+        """The phases of inner products [N], rounded: int64 [N]."""
+        turns = torch.angle(inner).double() / (2 * torch.pi)
+        return (turns * self.sizes[2]).round().long() % self.sizes[2]
 
     def wavefronts(self, head: torch.Tensor) -> torch.Tensor:
         """The wavefronts of symbols int64 [N, 3]: sine, ring and phase; complex64 [N, M]."""
@@ -56,9 +64,7 @@ class WavefrontGrid:
         rest = [h[:0]]
         for part in h.split(_BATCH) if len(h) else ():
             place, inner = self._nearest(part)
-            turns = torch.angle(inner).double() / (2 * torch.pi)
-            phase = (turns * self.sizes[2]).round().long() % self.sizes[2]
-            heads.append(torch.cat([place, phase[:, None]], dim=1))
+            heads.append(torch.cat([place, self.phases(inner)[:, None]], dim=1))
             rest.append(part * self.wavefronts(heads[-1]).conj())
         return torch.cat(heads), torch.cat(rest)
 
@@ -76,10 +82,10 @@ class WavefrontGrid:
         array = self.array
         size = _OVERSAMPLING * array.num_elements
         # (r_n - r) is about d^2 k (1 - s^2) / 2 - d s: a ring's chirp, then a frequency for each sine.
-        turns = array.place_m**2 * self._curvature[:, None] / (2 * array.wavelength_m)
+        turns = array.place_m**2 * self.curvatures[:, None] / (2 * array.wavelength_m)
         chirp = torch.polar(torch.ones_like(turns), 2 * torch.pi * (turns - turns.round())).to(h.dtype)
         spectrum = torch.fft.fft(h[:, None] * chirp, n=size, dim=2)
-        limit, spacing = float(self._sines[-1]), array.spacing_wavelengths
+        limit, spacing = float(self.sines[-1]), array.spacing_wavelengths
         reach = min(int(limit * spacing * size), size // 2 - 1)
         bins = torch.arange(-reach, reach + 1)
         seen = torch.cat([spectrum[..., -reach:], spectrum[..., : reach + 1]], dim=2)

@@ -22,7 +22,8 @@ class TransformQuantiser(nn.Module):
     Coefficients that deviate by less than about half a step become 0 and cost next to nothing: with one step
     for all of them this is reverse water-filling with real quantisers (Cover and Thomas 2006, theorem 10.3.3;
     Gersho and Gray 1992, chapter 8). `fit` chooses the step at which training embeddings cost mean_bits on
-    average under the range coder's own table.
+    average under the range coder's own table, or less where mean_bits would need a step below 1/127 of the
+    largest coefficient.
 
     Raises SemcomError before `fit` and for embeddings that are not finite [N, D].
     """

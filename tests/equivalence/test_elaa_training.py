@@ -134,6 +134,25 @@ def test_examples_know_the_noise_in_their_targets(target_snr_db):
     assert float(noise.mean() / energy.mean()) == pytest.approx(noisy.noise_share, rel=0.1)
 
 
+def test_every_stage_on_errors_heeds_the_noise_in_its_targets():
+    noisy, inputs = draw_some(target_snr_db=10.0), small_inputs()
+    untold = replace(noisy, noise_share=0.0)
+    for name in ("mae", "supervised"):
+        told, other = (train_model(name, 0, each, PATCHES, inputs) for each in (noisy, untold))
+        assert not _same(told.tuned.state_dict(), other.tuned.state_dict())
+        if told.frozen is not None:
+            assert not _same(told.frozen.encoder.state_dict(), other.frozen.encoder.state_dict())
+    # A JEPA's pretraining compares tokens, and knows no such errors.
+    told, other = (train_model("jepa", 0, each, PATCHES, inputs) for each in (noisy, untold))
+    assert _same(told.frozen.encoder.state_dict(), other.frozen.encoder.state_dict())
+    line = LineArray.of(ARRAY)
+    paths = Nomp(line, nomp_prior(line)).paths(noisy.observed)
+    (one, _), (two, _) = (
+        train_combiner(0, told.tuned, paths, each, PATCHES, inputs) for each in (noisy, untold)
+    )
+    assert not _same(one.state_dict(), two.state_dict())
+
+
 def test_paths_that_are_sure_stay_as_they_were_found():
     examples = draw_some(num=24, seed=4)
     line = LineArray.of(ARRAY)

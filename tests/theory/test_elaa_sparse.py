@@ -261,6 +261,26 @@ def test_a_hidden_block_is_found_without_the_mask(channels):
     assert nmse(tuned.estimate(blind), channels) < nmse(pursuit.estimate(blind), channels)
 
 
+def test_a_detector_is_the_best_of_all_rounds_and_margins(channels):
+    visible, margins = half_hidden(len(channels)), (0.0, 2.0, 4.0)
+    won = set()
+    for salt in range(12):
+
+        class Fickle:
+            """Knows a part of the channels, which hangs on the mask that it is given."""
+
+            def estimate(self, observed: Observed, salt: int = salt) -> torch.Tensor:
+                return channels * (math.sin(1e3 * salt + 7.0 * int(observed.visible.sum())) % 1)
+
+        blind = unmask(channels, visible, 0.0, generator(salt))
+        tuned = fit_region_detector(Fickle(), blind, visible, channels, margins=margins)
+        choices = [replace(tuned, rounds=rounds, margin=margin) for rounds in (0, 1, 2) for margin in margins]
+        errors = [nmse(each.estimate(blind), channels) for each in choices]
+        assert nmse(tuned.estimate(blind), channels) == pytest.approx(min(errors), rel=1e-6)
+        won.add(tuned.rounds)
+    assert won == {0, 1, 2}
+
+
 @pytest.mark.parametrize(
     ("make", "match"),
     [

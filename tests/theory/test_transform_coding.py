@@ -55,6 +55,26 @@ def test_klt_spends_what_it_is_given_and_errs_as_water_filling_says(mean_bits):
     assert -0.02 * bits < lost < LOSS_BITS * num_active + 0.1
 
 
+@pytest.mark.parametrize("mean_bits", [0.4, 3.0, 12.0, 36.0, 55.0])
+def test_training_vectors_cost_what_was_asked_for_under_the_codecs_own_table(mean_bits):
+    codec = make_codec(CodecConfig(kind="klt", mean_bits=mean_bits), DIM).eval()
+    training = gaussian(NUM, seed=1)
+    codec.fit(training)
+    # The step is the finest at which they don't cost more; a little finer, and one more would round away.
+    left = mean_bits - float(codec.entropy_bits(training).mean())
+    assert -1e-3 < left < 0.01
+
+
+def test_no_step_is_finer_than_its_symbols_reach():
+    codec = make_codec(CodecConfig(kind="klt", mean_bits=90.0), DIM).eval()
+    codec.fit(gaussian(NUM, seed=1))
+    largest = float(
+        ((gaussian(NUM, seed=1).double() - codec.quantiser.mean) @ codec.quantiser.basis).abs().max()
+    )
+    assert float(codec.quantiser.step) == pytest.approx(largest / 127, rel=1e-5)
+    assert float(codec.entropy_bits(gaussian(NUM, seed=1)).mean()) < 60
+
+
 def test_payloads_take_two_bits_more_for_whole_bytes():
     codec = make_codec(CodecConfig(kind="klt", mean_bits=24.0), DIM).eval()
     codec.fit(gaussian(NUM, seed=1))
