@@ -36,23 +36,48 @@ class Lmmse:
     def estimate(self, observed: Observed) -> torch.Tensor:
         """Estimates the channels, complex64 [N, M]. Raises SemcomError where no element is visible."""
         check_visible(observed.visible)
-        return torch.cat([self._some(observed[i : i + _BATCH]) for i in range(0, len(observed), _BATCH)])
+        h_hat = torch.empty_like(observed.y)
+        # Channels that see the same elements through the same noise share one factorisation.
+        _, which = _kinds(observed)
+        for rows in which.argsort(stable=True).split(_BATCH):
+            h_hat[rows] = self._some(observed[rows])
+        return h_hat
 
     def _some(self, observed: Observed) -> torch.Tensor:
         """Estimates a batch: on the visible elements, in order and padded by ones that tell nothing."""
-        count = observed.visible.sum(dim=1)
+        kinds, which = _kinds(observed)
+        noise_var, visible = kinds[:, 0], kinds[:, 1:] > 0
+        count = visible.sum(dim=1)
         width = int(count.max())
-        order = torch.argsort(observed.visible.to(torch.int8), dim=1, descending=True, stable=True)[:, :width]
+        order = torch.argsort(visible.to(torch.int8), dim=1, descending=True, stable=True)[:, :width]
         present = torch.arange(width) < count[:, None]
         block = self.covariance[order[:, :, None], order[:, None, :]]
         block = block * (present[:, :, None] & present[:, None, :])
         # A padded row is an equation 1 x = 0.
-        diagonal = torch.where(present, observed.noise_var[:, None], 1.0)
-        block.diagonal(dim1=1, dim2=2).add_(diagonal)
+        block.diagonal(dim1=1, dim2=2).add_(torch.where(present, noise_var[:, None], 1.0))
+        order, present = order[which], present[which]
         innovation = torch.where(present, observed.y.gather(1, order) - self.mean[order], 0)
-        weights = torch.cholesky_solve(innovation[:, :, None], torch.linalg.cholesky(block))[:, :, 0]
-        spread = torch.zeros_like(observed.y).scatter(1, order, torch.where(present, weights, 0))
-        return self.mean + spread @ self.covariance.T
+        # As many right-hand sides a factorisation as the most common kind of channel has.
+        place = _place_among(which)
+        sides = innovation.new_zeros(len(kinds), int(place.max()) + 1, width)
+        sides[which, place] = innovation
+        solved = torch.cholesky_solve(sides.mT, torch.linalg.cholesky(block)).mT
+        weights = torch.where(present, solved[which, place], 0)
+        return self.mean + torch.zeros_like(observed.y).scatter(1, order, weights) @ self.covariance.T
+
+
+def _kinds(observed: Observed) -> tuple[torch.Tensor, torch.Tensor]:
+    """Kinds of channels: noise variance and visible elements float32 [K, 1 + M], and each channel's [N]."""
+    about = torch.cat((observed.noise_var[:, None], observed.visible.float()), dim=1)
+    return about.unique(dim=0, return_inverse=True)
+
+
+def _place_among(which: torch.Tensor) -> torch.Tensor:
+    """How many of the same number [N] come before each: int64 [N]."""
+    order = which.argsort(stable=True)
+    ordered = which[order]
+    begin = torch.searchsorted(ordered, ordered)
+    return torch.empty_like(which).scatter(0, order, torch.arange(len(which)) - begin)
 
 
 def fit_lmmse(h: torch.Tensor, shrinkage: float | None = None) -> Lmmse:
@@ -63,12 +88,21 @@ def fit_lmmse(h: torch.Tensor, shrinkage: float | None = None) -> Lmmse:
     Source: Chen, Wiesel, Eldar and Hero, Shrinkage algorithms for MMSE covariance estimation, IEEE Trans.
     Signal Process. 58(10), 2010, without its terms of order 1 / M.
     """
+    return _shrunk(*_sample_covariance(h), shrinkage)
+
+
+def _sample_covariance(h: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """Mean of h h^H over channels h [N, M], and N. Raises SemcomError for none."""
     if h.ndim != 2 or len(h) == 0:
         raise SemcomError(
             f"training channels {tuple(h.shape)}: a covariance needs [channels, elements], one or more"
         )
-    num, width = h.shape
-    sample = h.T @ h.conj() / num
+    return h.T @ h.conj() / len(h), len(h)
+
+
+def _shrunk(sample: torch.Tensor, num: int, shrinkage: float | None) -> Lmmse:
+    """`fit_lmmse` of the sample covariance of num channels."""
+    width = len(sample)
     power = float(torch.trace(sample).real)
     if shrinkage is None:
         squared = float((sample.abs() ** 2).sum())
@@ -91,6 +125,7 @@ def tune_lmmse(
 
     observed, truth [N, M]: validation channels. The best one is that of the least mean |h_hat - h|^2.
     """
-    fitted = [fit_lmmse(h, shrinkage) for shrinkage in (None, *shrinkages)]
+    sample, num = _sample_covariance(h)
+    fitted = [_shrunk(sample, num, shrinkage) for shrinkage in (None, *shrinkages)]
     errors = [float((each.estimate(observed) - truth).abs().square().mean()) for each in fitted]
     return fitted[min(range(len(errors)), key=errors.__getitem__)]

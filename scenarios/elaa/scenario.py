@@ -128,12 +128,14 @@ class ElaaScenario:
         cluster.map(answer, questions, lambda index, records: on_records(groups[index], records))
 
     def beside(self, config: ElaaConfig, points: Sequence[Point]) -> list[list[int]]:
-        """Operating points of classical methods alone, but for those on the air: places of their points."""
-        return [
-            numbers
-            for numbers in _groups(config, points)
-            if not any(METHODS[points[number].method].is_learned for number in numbers)
-        ]
+        """Each seed's classical reports, and operating points of classical methods alone: points' places."""
+        learned = [METHODS[point.method].is_learned for point in points]
+        reports: dict[int, list[int]] = {}
+        for number, point in enumerate(points):
+            if point.result in ON_THE_AIR and not learned[number]:
+                reports.setdefault(point.seed, []).append(number)
+        others = [numbers for numbers in _groups(config, points) if not any(learned[n] for n in numbers)]
+        return [*reports.values(), *others]
 
     def _over_the_air(
         self,

@@ -186,10 +186,10 @@ def test_elaa_waits_for_no_training_with_what_is_classical():
     assert len(places) == len(set(places))
     told = {(points[place].result, points[place].method) for place in places}
     # Of an operating point all methods or none: what they share is found once.
-    assert {result for result, _ in told} == {"feedback"}
+    assert {result for result, _ in told} == {"feedback", "rate", "loss"}
     assert {"klt", "nomp-parameters"} <= {method for _, method in told}
     assert "jepa-bottleneck" not in {method for _, method in told}
     usual = ELAA.presets["default"]
     listed = ELAA.points(usual, [0])
     told = {listed[place].result for group in ELAA.beside(usual, listed) for place in group}
-    assert told == {"size", "ahead", "feedback"}
+    assert told == {"size", "ahead", "feedback", "rate", "loss"}
