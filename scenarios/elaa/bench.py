@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import torch
@@ -11,16 +11,18 @@ from channels.near_field import NearFieldConfig
 from channels.visibility import VisibilityConfig
 from scenarios.elaa.data import Cell, DataConfig, Sample, draw_part, draw_sample
 from scenarios.elaa.dictionaries import Dictionary, dft_dictionary, polar_dictionary
+from scenarios.elaa.hybrid import HybridEstimator, tune_stacked
 from scenarios.elaa.jobs import default_nomp
 from scenarios.elaa.line_array import LineArray
 from scenarios.elaa.linear import least_squares, tune_lmmse
 from scenarios.elaa.nomp import Nomp, Paths
-from scenarios.elaa.observations import Observed
+from scenarios.elaa.observations import Observed, observe
 from scenarios.elaa.path_posterior import posterior_fields
 from scenarios.elaa.pursuit import Pursuit, tune_pursuit
 from scenarios.elaa.region_detection import DETECTED_SIZE, RegionDetector, fit_region_detector, restrict
-from scenarios.elaa.shrinking import ShrunkNomp, fit_shrink, tune_shrink
+from scenarios.elaa.shrinking import NOMP_SHRINK, ShrunkNomp, fit_shrink, tune_shrink
 from semcom.contracts import SemcomError
+from semcom.rng import Streams
 
 
 @lru_cache(maxsize=4)
@@ -41,18 +43,27 @@ def tune_polar(array: LineArray, observed: Observed, truth: torch.Tensor) -> Pur
 
 @dataclass(frozen=True)
 class Bench:
-    """What the estimators of one operating point are tuned on, and what they are asked for."""
+    """What the estimators of one operating point are tuned on, and what they are asked for.
+
+    target_snr_db: SNR at which the channels that are tuned on are known themselves, exactly if None.
+    """
 
     array: NearFieldConfig
     visibility: VisibilityConfig
     data: DataConfig
     cell: Cell
     seed: int
+    target_snr_db: float | None = None
 
     @cached_property
     def validation(self) -> Sample:
         """The channels that are tuned on."""
-        return draw_sample(self.array, self.visibility, self.data, "validation", self.cell, self.seed)
+        sample = draw_sample(self.array, self.visibility, self.data, "validation", self.cell, self.seed)
+        if self.target_snr_db is None:
+            return sample
+        noise = Streams(self.seed).torch_generator("elaa-noise-in-validation")
+        heard = observe(sample.h, torch.ones_like(sample.visible), self.target_snr_db, noise)
+        return replace(sample, h=heard.y)
 
     @cached_property
     def test(self) -> Sample:
@@ -118,12 +129,15 @@ class Bench:
             return shrink.apply(posterior_fields(self.paths, self.asked).sum(dim=1), self.asked.visible)
         raise SemcomError(f"no estimator is called {method}")
 
+    def stacked(self, hybrid: HybridEstimator) -> torch.Tensor:
+        """Estimates the test channels by a hybrid that is believed as far as validation channels bear out."""
+        tuned = tune_stacked(hybrid, self.known, self.validation.h, self.known_paths)
+        return tuned.field(self.paths, self.asked)
+
     def shrunk(self, method: str) -> ShrunkNomp:
         """NOMP shrunk by one factor, or by the bound of its phases and the distance to what is visible."""
         if method == "nomp-shrink":
-            return tune_shrink(
-                self.nomp, self.known, self.validation.h, (0.0,), (0.5,), paths=self.known_paths
-            )
+            return tune_shrink(self.nomp, self.known, self.validation.h, *NOMP_SHRINK, paths=self.known_paths)
         return tune_shrink(self.nomp, self.known, self.validation.h, paths=self.known_paths)
 
     def _planar(self) -> Pursuit:

@@ -20,6 +20,7 @@ from scenarios.contracts import Point
 from scenarios.elaa.bench import Bench
 from scenarios.elaa.config import ElaaConfig
 from scenarios.elaa.data import Cell
+from scenarios.elaa.hybrid import HybridEstimator, tune_stacked
 from scenarios.elaa.jobs import Trained
 from scenarios.elaa.methods import (
     Embed,
@@ -165,16 +166,19 @@ def _make_sides(config: ElaaConfig, asked: tuple[Setting, Weights]) -> dict[str,
         # Coarse rounding takes noise away with the signal: what is left is measured, not added.
         truth = bench.validation.h.unflatten(1, (-1, size))
         noise_var = (rebuilt - truth)[seen].abs().square().mean()
+        arrived = _arrived(sends, setting)[:, :, None].expand(seen.shape)
+        known = (seen & arrived).flatten(1)
+        y_rx = torch.where(known, rebuilt.flatten(1), 0)
+        some = known.any(dim=1)
+        heard = Observed(y_rx[some], known[some], noise_var.expand(int(some.sum())))
         estimator: Estimator
         if told.is_learned:
             where = f"the checkpoint of {told.model}, seed {setting.seed}"
-            estimator = Trained(config.model, config.array, weights[told.model], where).estimator(told.prefix)
+            learned = Trained(config.model, config.array, weights[told.model], where).estimator(told.prefix)
+            estimator = learned
+            if isinstance(learned, HybridEstimator):
+                estimator = tune_stacked(learned, heard, bench.validation.h[some])
         else:
-            arrived = _arrived(sends, setting)[:, :, None].expand(seen.shape)
-            known = (seen & arrived).flatten(1)
-            y_rx = torch.where(known, rebuilt.flatten(1), 0)
-            some = known.any(dim=1)
-            heard = Observed(y_rx[some], known[some], noise_var.expand(int(some.sum())))
             estimator = tune_shrink(bench.nomp, heard, bench.validation.h[some])
         estimate = EstimateAtTheCentre(estimator, bench.asked.visible, noise_var.expand(len(bench.asked)))
     fuse = PatchFusion(report.rebuild, estimate)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 
@@ -13,6 +15,7 @@ from scenarios.elaa.nomp import Nomp, Paths
 from scenarios.elaa.observations import Observed
 from scenarios.elaa.patches import Patches
 from scenarios.elaa.path_inputs import PathInputs, make_path_inputs, num_numbers
+from scenarios.elaa.shrinking import NOMP_SHRINK, Shrink, ShrunkNomp, fit_change, tune_shrink
 from semcom.vit import Transformer
 
 _UNRELIABLE = -5.0
@@ -90,3 +93,35 @@ class HybridEstimator:
         described = make_path_inputs(observed, frame, inputs, learned, self.patches, paths)
         h = torch.cat([self.combiner(described[at : at + _ROWS_AT_ONCE]) for at in starts])
         return frame.restore(self.patches.join(to_values(h)))
+
+
+@dataclass(frozen=True)
+class StackedHybrid:
+    """Shrunk NOMP's estimate, and as much of what a hybrid changes in it as validation channels bear out."""
+
+    base: ShrunkNomp
+    hybrid: HybridEstimator
+    change: Shrink
+
+    def estimate(self, observed: Observed) -> torch.Tensor:
+        """Estimates the channels at all elements, complex64 [N, M]."""
+        return self.field(self.base.nomp.paths(observed), observed)
+
+    def field(self, paths: Paths, observed: Observed) -> torch.Tensor:
+        """The same, of the paths that NOMP found."""
+        base = self.base.field(paths, observed)
+        return base + self.change.apply(self.hybrid.estimate(observed, paths) - base, observed.visible)
+
+
+def tune_stacked(
+    hybrid: HybridEstimator, observed: Observed, truth: torch.Tensor, paths: Paths | None = None
+) -> StackedHybrid:
+    """Fits at one operating point how much of a hybrid's change is believed, on validation channels.
+
+    truth: complex64 [N, M]; paths: what NOMP found of them, if known.
+    """
+    paths = hybrid.nomp.paths(observed) if paths is None else paths
+    base = tune_shrink(hybrid.nomp, observed, truth, *NOMP_SHRINK, paths=paths)
+    changed = hybrid.estimate(observed, paths)
+    change = fit_change(base.field(paths, observed), changed, observed.visible, truth)
+    return StackedHybrid(base, hybrid, change)

@@ -21,8 +21,7 @@ from scenarios.elaa.fronthaul import over_the_fronthaul
 from scenarios.elaa.hybrid import HybridEstimator, PathCombiner
 from scenarios.elaa.line_array import LineArray
 from scenarios.elaa.models import ONE_SNAPSHOT, CsiModel, LearnedEstimator, ModelConfig, Window
-from scenarios.elaa.nomp import Nomp, Paths, nomp_prior
-from scenarios.elaa.observations import Observed
+from scenarios.elaa.nomp import Nomp, nomp_prior
 from scenarios.elaa.patches import Patches
 from scenarios.elaa.task import Log, TrainingInputs
 from scenarios.elaa.tracks import Heard
@@ -140,13 +139,6 @@ class Trained:
     ) -> None:
         self.config, self.array, self.tensors, self.where = config, array, tensors, where
         self.patches = Patches(array, config.patch_size)
-
-    def estimate(self, prefix: str, observed: Observed, paths: Paths | None = None) -> torch.Tensor:
-        """Estimates channels complex64 [N, M] by a prefix's part; paths: what NOMP found, for COMBINER."""
-        estimator = self.estimator(prefix)
-        if isinstance(estimator, HybridEstimator):
-            return estimator.estimate(observed, paths)
-        return estimator.estimate(observed)
 
     def estimator(self, prefix: str) -> LearnedEstimator | HybridEstimator:
         """Makes the estimator of a prefix's part."""

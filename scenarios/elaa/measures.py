@@ -24,7 +24,8 @@ from scenarios.elaa.config import ElaaConfig, sized
 from scenarios.elaa.data import Cell
 from scenarios.elaa.feedback_bench import FeedbackBench
 from scenarios.elaa.forecasts import forecast
-from scenarios.elaa.jobs import COMBINER, Trained
+from scenarios.elaa.hybrid import HybridEstimator
+from scenarios.elaa.jobs import Trained
 from scenarios.elaa.methods import channels_of
 from scenarios.elaa.vocabulary import ESTIMATORS
 from semcom.contracts import Record
@@ -62,7 +63,8 @@ def answer(question: Question) -> list[list[Record]]:
     array = sized(config.array, int(at["num_elements"])) if first.result == "size" else config.array
     share, snr_db = at.get("visible_share", config.visible_share), at.get("snr_db", config.snr_db)
     cell = Cell(float(share), float(snr_db), mask_known=first.result != "unknown")
-    bench = Bench(array, config.visibility, config.data, cell, seed)
+    target_snr_db = told.noisy_targets_snr_db if first.result == "noisy" else None
+    bench = Bench(array, config.visibility, config.data, cell, seed, target_snr_db)
     return [
         _records(point, bench.test.h, _estimate(question, bench, point), cell.snr_db)
         for point in question.points
@@ -75,7 +77,12 @@ def _estimate(question: Question, bench: Bench, point: Point) -> torch.Tensor:
         return bench.estimate(point.method)
     where = f"the checkpoint of {method.model}, seed {point.seed}"
     trained = Trained(question.config.model, bench.array, question.weights[method.model], where)
-    return trained.estimate(method.prefix, bench.asked, bench.paths if method.prefix == COMBINER else None)
+    estimator = trained.estimator(method.prefix)
+    return (
+        bench.stacked(estimator)
+        if isinstance(estimator, HybridEstimator)
+        else estimator.estimate(bench.asked)
+    )
 
 
 def _coded(coder: FeedbackBench, point: Point) -> list[Record]:
@@ -110,7 +117,8 @@ def air_records(config: ElaaConfig, point: Point, outcome: CellOutcome) -> list[
 
 def _records(point: Point, h: torch.Tensor, h_hat: torch.Tensor, snr_db: float) -> list[Record]:
     """Metrics of estimates h_hat of channels h, complex64 [N, M] each."""
-    truth, guess = h.numpy(), h_hat.numpy()
+    # As the metrics compute: else each of them would make its own copies.
+    truth, guess = (each.numpy().astype(np.complex128) for each in (h, h_hat))
     rate, best = (spectral_efficiency(truth, each, snr_db).mean() for each in (guess, truth))
     values = (
         ("nmse_db", nmse_db(truth, guess), "dB"),

@@ -14,6 +14,9 @@ from semcom.contracts import SemcomError
 
 EDGES = (0.5, 8.5, 16.5, 32.5, 64.5, 128.5)
 """Distances to the nearest visible element, in elements, at which another factor begins."""
+_TWO_CLASSES = (0.5,)
+NOMP_SHRINK = ((0.0,), _TWO_CLASSES)
+"""Temperatures and edges of what the literature calls shrinking: one factor for all that is hidden."""
 
 
 @dataclass(frozen=True)
@@ -32,20 +35,25 @@ class Shrink:
 
 
 def fit_shrink(
-    h_hat: torch.Tensor, visible: torch.Tensor, truth: torch.Tensor, edges: Sequence[float] = EDGES
+    h_hat: torch.Tensor,
+    visible: torch.Tensor,
+    truth: torch.Tensor,
+    edges: Sequence[float] = EDGES,
+    power: torch.Tensor | None = None,
 ) -> Shrink:
     """Fits the factors f = sum Re(h_hat^* h) / sum |h_hat|^2 of each class, from 0 to 1, on validation data.
 
     They give the least mean |f h_hat - h|^2 / |h|^2. h_hat, truth: complex64 [N, M]; visible: bool [N, M];
     edges: (0.5,) gives one factor to what is visible and one to what is hidden. A class without an element
-    keeps the factor of the one before it. Raises SemcomError for shapes that don't match.
+    keeps the factor of the one before it. power: float32 [N], what errors are divided by, |h|^2 if None.
+    Raises SemcomError for shapes that don't match.
     """
     if h_hat.shape != truth.shape or visible.shape != truth.shape:
         raise SemcomError(
             f"estimates {tuple(h_hat.shape)}, visible elements {tuple(visible.shape)} and channels "
             f"{tuple(truth.shape)} don't match: all are [channels, elements]"
         )
-    weight = 1 / truth.abs().square().sum(dim=1, keepdim=True)
+    weight = 1 / (truth.abs().square().sum(dim=1) if power is None else power)[:, None]
     bins = _classes(visible, tuple(edges))
     zero = torch.zeros(len(edges) + 1)
     match = zero.scatter_add(0, bins.flatten(), ((h_hat.conj() * truth).real * weight).flatten())
@@ -84,8 +92,7 @@ def tune_shrink(
 ) -> ShrunkNomp:
     """Chooses the temperature whose fields, with the factors fitted to them, are best on validation data.
 
-    truth: complex64 [N, M]; paths: what nomp found of them, if known. temperatures=(0,), edges=(0.5,) is
-    what the literature calls shrinking.
+    truth: complex64 [N, M]; paths: what nomp found of them, if known. See NOMP_SHRINK.
     """
     paths = nomp.paths(observed) if paths is None else paths
     power = truth.abs().square().sum(dim=1)
@@ -99,6 +106,20 @@ def tune_shrink(
     if best is None:
         raise SemcomError("no finite error at any temperature: look at the validation channels")
     return best
+
+
+def fit_change(
+    base: torch.Tensor, changed: torch.Tensor, visible: torch.Tensor, truth: torch.Tensor
+) -> Shrink:
+    """How much of what one estimate changes in another is to be believed: h = base + f (changed - base).
+
+    One factor f for what is visible and one for what is hidden, as `fit_shrink` fits them: on validation
+    data, from 0 to 1, for the least mean |h_hat - h|^2 / |h|^2. So on these channels neither estimate alone
+    is better. All complex64 [N, M], but for visible, bool [N, M].
+    Source: Breiman, Stacked regressions, Machine Learning 24, 1996.
+    """
+    power = truth.abs().square().sum(dim=1)
+    return fit_shrink(changed - base, visible, truth - base, _TWO_CLASSES, power)
 
 
 def _classes(visible: torch.Tensor, edges: tuple[float, ...]) -> torch.Tensor:

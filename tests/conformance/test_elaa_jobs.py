@@ -56,5 +56,5 @@ def test_frozen_tuned_and_hybrid_are_made_of_their_own_tensors():
     )
     for prefix, h_hat in wanted.items():
         # Where weights lie in memory may change the last digit.
-        torch.testing.assert_close(trained.estimate(prefix, observed), h_hat, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(trained.estimator(prefix).estimate(observed), h_hat, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(wanted[FROZEN], wanted[TUNED])

@@ -7,8 +7,12 @@ import torch
 from elaa_setups import ARRAY, MODEL, PATCH_SIZE, PATCHES, draw_some, small_inputs
 
 import semcom.train
-from scenarios.elaa.hybrid import HybridEstimator, PathCombiner
+from channels.visibility import BlockVisibility
+from scenarios.elaa.bench import Bench
+from scenarios.elaa.data import Cell, DataConfig
+from scenarios.elaa.hybrid import HybridEstimator, PathCombiner, tune_stacked
 from scenarios.elaa.line_array import LineArray
+from scenarios.elaa.models import CsiModel
 from scenarios.elaa.nomp import Nomp, nomp_prior
 from scenarios.elaa.path_inputs import make_path_inputs
 from scenarios.elaa.path_posterior import posterior_fields
@@ -104,6 +108,39 @@ def test_the_combiner_resumes_and_starts_from_the_expected_field(tmp_path):
     expected = posterior_fields(paths, examples.observed).sum(dim=1)
     assert float((estimate - expected).abs().square().mean() / expected.abs().square().mean()) < 0.05
     assert torch.equal(estimate, estimator.estimate(examples.observed, paths))
+
+
+def test_a_hybrid_is_believed_no_further_than_validation_bears_out():
+    bench = Bench(ARRAY, BlockVisibility(subarray_size=8), DataConfig(num_validation=60), Cell(0.5, 10.0), 0)
+    inputs = small_inputs()
+    model, combiner = CsiModel(inputs.model, PATCHES), PathCombiner(inputs.model, PATCHES.num_patches)
+    hybrid = HybridEstimator(model.eval(), combiner.eval(), bench.nomp, ARRAY, PATCH_SIZE)
+    truth, seen, paths = bench.validation.h, bench.known.visible, bench.known_paths
+    base = bench.shrunk("nomp-shrink").field(paths, bench.known)
+
+    def error(h_hat: torch.Tensor) -> float:
+        return float(((h_hat - truth).abs().square().sum(dim=1) / truth.abs().square().sum(dim=1)).mean())
+
+    # As started it is nearly the mean over what the paths may be; then the untrained network's estimate.
+    for bias in (-5.0, 5.0):
+        torch.nn.init.constant_(combiner.mixing.bias, bias)
+        tuned = tune_stacked(hybrid, bench.known, truth, paths)
+        alone = hybrid.estimate(bench.known, paths)
+        stacked = tuned.field(paths, bench.known)
+        assert error(stacked) <= min(error(base), error(alone)) * (1 + 1e-6)
+        f = tuned.change.factor
+        torch.testing.assert_close(stacked, base + torch.where(seen, f[0], f[1]) * (alone - base))
+        torch.testing.assert_close(tuned.estimate(bench.asked), bench.stacked(hybrid))
+        assert (f > 0.3).all() if bias < 0 else (f < 0.1).all()
+
+
+def test_what_is_tuned_where_targets_are_noisy_is_tuned_on_noisy_ones():
+    data, visibility = DataConfig(num_validation=400, num_test=4), BlockVisibility(subarray_size=8)
+    clean, noisy = (Bench(ARRAY, visibility, data, Cell(0.5, 10.0), 0, told) for told in (None, 10.0))
+    assert torch.equal(clean.validation.observed.y, noisy.validation.observed.y)
+    assert torch.equal(clean.test.h, noisy.test.h)
+    noise = (noisy.validation.h - clean.validation.h).abs().square().mean()
+    assert float(noise) == pytest.approx(0.1, rel=0.05)
 
 
 def test_levels_bring_errors_of_all_cells_to_one():

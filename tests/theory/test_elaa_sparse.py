@@ -16,7 +16,7 @@ from scenarios.elaa.observations import Observed, observe
 from scenarios.elaa.path_refinement import PathSet
 from scenarios.elaa.pursuit import Pursuit, subcarrier_atoms, tune_pursuit
 from scenarios.elaa.region_detection import RegionDetector, fit_region_detector, unmask
-from scenarios.elaa.shrinking import Shrink, fit_shrink, tune_shrink
+from scenarios.elaa.shrinking import Shrink, fit_change, fit_shrink, tune_shrink
 from semcom.contracts import SemcomError
 from semcom.rng import Streams
 
@@ -222,6 +222,26 @@ def test_shrink_factor_is_the_one_of_least_error(channels):
         assert least < nmse(Shrink(shrink.edges, shrink.factor + change).apply(rough, visible), channels)
     # E|h|^2 / (E|h|^2 + 1) = 1 / 2 where the noise is as strong as the channel.
     assert shrink.factor.mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_change_is_believed_as_far_as_it_is_right(channels):
+    visible, rng = half_hidden(len(channels)), generator()
+    base = channels + 0.3 * torch.randn(channels.shape, dtype=torch.complex64, generator=rng)
+    # It takes the whole error from what is visible, and adds as much again to what is hidden.
+    changed = torch.where(visible, channels, 2 * base - channels)
+    assert fit_change(base, changed, visible, channels).factor.tolist() == pytest.approx([1.0, 0.0], abs=1e-5)
+    # Noise of the targets' own leaves it where it is, within its deviation.
+    heard = channels + 0.3 * torch.randn(channels.shape, dtype=torch.complex64, generator=rng)
+    assert fit_change(base, changed, visible, heard).factor.tolist() == pytest.approx([1.0, 0.0], abs=0.05)
+    # Of two estimates with errors of one size that have nothing in common, half of each; their errors are
+    # weighed by the channels' power, as in the metric.
+    other = channels + 0.3 * torch.randn(channels.shape, dtype=torch.complex64, generator=rng)
+    change = fit_change(base, other, visible, channels)
+    assert change.factor.tolist() == pytest.approx([0.5, 0.5], abs=0.03)
+    least = nmse(base + change.apply(other - base, visible), channels)
+    for step in (-0.02, 0.02):
+        moved = Shrink(change.edges, change.factor + step)
+        assert least < nmse(base + moved.apply(other - base, visible), channels)
 
 
 def test_distance_to_what_is_visible_decides_the_factor():
