@@ -263,6 +263,8 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
         try:
             with matplotlib.rc_context(STYLE):
                 figure.savefig(temporary, format=kind, metadata=entries)
+            # Laid out once: the next format has it as it is.
+            figure.set_layout_engine("none")
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

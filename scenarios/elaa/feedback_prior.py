@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import overload
@@ -43,6 +44,10 @@ class Prior:
     def cdf(self, value: FloatArray) -> FloatArray:
         """Share of the distribution up to a value, in 0 to 1."""
         return np.asarray(np.interp(value, self._values, self._shares))
+
+    def share_below(self, value: float) -> float:
+        """`cdf` of one value."""
+        return float(np.interp(value, self._values, self._shares))
 
     def quantile(self, share: FloatArray) -> FloatArray:
         """The value up to which a share of the distribution lies."""
@@ -103,17 +108,14 @@ class Cells:
 
     def table(self, row: int) -> Table:
         """The frequencies of one number's cells for the arithmetic coder."""
-        low, first, step, high = (
-            part[row : row + 1] for part in (self.low, self.first, self.step, self.high)
-        )
-        return Table(Cells(self.prior, low, first, step, high, self.num[row : row + 1]))
+        return Table(self.prior, float(self.first[row]), float(self.step[row]), int(self.num[row]))
 
 
 class Table(Sequence[int]):
     """The cumulative frequencies of one number's cells as a sequence that is worked out where it is read."""
 
-    def __init__(self, cells: Cells) -> None:
-        self._cells, self._num = cells, int(cells.num[0])
+    def __init__(self, prior: Prior, first: float, step: float, num: int) -> None:
+        self._prior, self._first, self._step, self._num = prior, first, step, num
         # A coder reads the same places more than once.
         self._known: dict[int, int] = {}
 
@@ -131,5 +133,9 @@ class Table(Sequence[int]):
             return [self[each] for each in range(*place.indices(len(self)))]
         place %= len(self)
         if place not in self._known:
-            self._known[place] = int(self._cells.cumulative(np.array([place]))[0])
+            # As Cells.cumulative has it, with plain numbers: a coder reads thousands of tables.
+            share = 1.0 if place >= self._num else 0.0
+            if 0 < place < self._num:
+                share = self._prior.share_below(self._first + (place - 1) * self._step)
+            self._known[place] = math.floor(share * _TOTAL) + place
         return self._known[place]

@@ -27,7 +27,7 @@ class ModelConfig(BaseModel):
     patch_size: int = Field(32, ge=1, le=1024, description="elements of a patch, which becomes a token")
     dim: int = Field(64, ge=8, le=4096, description="width of the context encoder")
     depth: int = Field(2, ge=1, le=48, description="blocks of the context encoder")
-    num_heads: int = Field(2, ge=1, le=64, description="attention heads, everywhere")
+    num_heads: int = Field(1, ge=1, le=64, description="attention heads, everywhere")
     predictor_dim: int = Field(48, ge=8, le=4096, description="width of the predictor")
     predictor_depth: int = Field(2, ge=1, le=48, description="blocks of the predictor")
     decoder_depth: int = Field(1, ge=0, le=48, description="blocks of the CSI decoder")

@@ -59,6 +59,11 @@ def test_cells_and_their_frequencies_by_hand():
     table = cells.table(0)
     assert table[0] == 0
     assert table[-1] == (1 << 20) + 4
+    # What the coder reads one by one is what all of them cost together.
+    fine = Cells.even(Prior(np.linspace(0, 1, 101) ** 3, -0.5), np.array([0.013]))
+    places = np.arange(int(fine.num[0]) + 1)
+    one_by_one = [fine.cumulative(np.array([place])).item() for place in places]
+    assert fine.table(0)[:] == one_by_one
     # A value that half of the samples have costs a bit, wherever the others are: 0.95 of it, and the rest.
     skewed = Prior([0.0] * 50 + np.linspace(0.02, 1, 50).tolist())
     bits = Cells.even(skewed, np.array([0.001])).cost_bits(np.array([0]))
