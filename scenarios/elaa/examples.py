@@ -24,7 +24,7 @@ from semcom.samples import Samples
 MaskSource = Literal["visibility", "blocks", "random"]
 SHARES = (1.0, 0.75, 0.5, 0.25)
 TRAINING_SHARES = (*SHARES, 0.5, 0.25, 0.25)
-"""What is mostly hidden is hardest to tell, and seen twice as often."""
+"""What is mostly hidden is hardest to tell: a half is seen twice as often as more, a quarter thrice."""
 _SHARE_CELLS, _SNR_CELLS, _SNR_STEP_DB, _LEAST_SNR_DB = 9, 9, 5.0, -5.0
 NUM_CELLS = _SHARE_CELLS * _SNR_CELLS
 
