@@ -264,7 +264,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
             with matplotlib.rc_context(STYLE):
                 figure.savefig(temporary, format=kind, metadata=entries)
             # Laid out once: the next format has it as it is.
-            figure.set_layout_engine("none")
+            figure.set_layout_engine(None)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

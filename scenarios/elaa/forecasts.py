@@ -13,6 +13,7 @@ from scenarios.elaa.config import ElaaConfig, moving
 from scenarios.elaa.data import Part, draw_part, visibility_of
 from scenarios.elaa.jobs import Trained, default_nomp
 from scenarios.elaa.line_array import LineArray
+from scenarios.elaa.nomp import Paths
 from scenarios.elaa.observations import Observed, observe
 from scenarios.elaa.prediction import (
     last_value,
@@ -102,14 +103,20 @@ def _predict(
 def _wiener(config: ElaaConfig, share: float, look_ahead: int, seed: int) -> torch.Tensor:
     """The estimates, each user's turn taken out of them, filtered; then the turn goes on."""
     later = torch.tensor([float(look_ahead)])
-    known, asked = (_each(config, part, share, seed) for part in ("validation", "test"))
-    turn, turn_asked = user_turns(known), user_turns(asked)
+    turn, known = _still(config, "validation", share, seed)
+    turn_asked, asked = _still(config, "test", share, seed)
     goal = turn_back(draw_goal(config, "validation", look_ahead, seed)[:, None], turn, later)[:, 0]
-    at = times(known.shape[1])
-    known, asked = turn_back(known, turn, at), turn_back(asked, turn_asked, at)
     half = len(goal) // 2
     predictor = tune_linear_predictor((known[:half], goal[:half]), (known[half:], goal[half:]))
     return turn_back(predictor.predict(asked)[:, None], -turn_asked, later)[:, 0]
+
+
+@lru_cache(maxsize=4)
+def _still(config: ElaaConfig, part: Part, share: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each user's turn [N], and the estimates of every snapshot without it, complex64 [N, T, M]."""
+    each = _each(config, part, share, seed)
+    turn = user_turns(each)
+    return turn, turn_back(each, turn, times(each.shape[1]))
 
 
 @lru_cache(maxsize=4)
@@ -135,20 +142,29 @@ def _tracks(config: ElaaConfig, part: Part, share: float, seed: int) -> Tracks:
     return TrackNomp.of(config.array).tracks(draw_heard(config, part, share, seed))
 
 
+@lru_cache(maxsize=4)
+def _paths(config: ElaaConfig, part: Part, share: float, seed: int) -> list[Paths]:
+    """What NOMP finds of every snapshot by itself."""
+    nomp = default_nomp(config.array)
+    return [nomp.paths(each) for each in _snapshots(draw_heard(config, part, share, seed))]
+
+
 @lru_cache(maxsize=2)
 def _shrunk(config: ElaaConfig, share: float, seed: int) -> ShrunkNomp:
     """NOMP shrunk by the bound, tuned on the last snapshot of validation users."""
-    known = draw_heard(config, "validation", share, seed)
-    last = Observed(known.y[:, -1], known.visible, known.noise_var)
-    return tune_shrink(default_nomp(config.array), last, draw_goal(config, "validation", 0, seed))
+    last = _snapshots(draw_heard(config, "validation", share, seed))[-1]
+    paths = _paths(config, "validation", share, seed)[-1]
+    goal = draw_goal(config, "validation", 0, seed)
+    return tune_shrink(default_nomp(config.array), last, goal, paths=paths)
 
 
 @lru_cache(maxsize=4)
 def _each(config: ElaaConfig, part: Part, share: float, seed: int) -> torch.Tensor:
     """Estimates of every snapshot by itself, complex64 [N, T, M]."""
-    heard, shrunk = draw_heard(config, part, share, seed), _shrunk(config, share, seed)
-    estimates = [
-        shrunk.estimate(Observed(heard.y[:, t], heard.visible, heard.noise_var))
-        for t in range(heard.y.shape[1])
-    ]
-    return torch.stack(estimates, dim=1)
+    shrunk, snapshots = _shrunk(config, share, seed), _snapshots(draw_heard(config, part, share, seed))
+    found = zip(_paths(config, part, share, seed), snapshots, strict=True)
+    return torch.stack([shrunk.field(paths, snapshot) for paths, snapshot in found], dim=1)
+
+
+def _snapshots(heard: Heard) -> list[Observed]:
+    return [Observed(y, heard.visible, heard.noise_var) for y in heard.y.unbind(dim=1)]
