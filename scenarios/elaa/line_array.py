@@ -55,6 +55,17 @@ class LineArray:
         number = torch.arange(self.num_elements, dtype=torch.float64)
         return (number - (self.num_elements - 1) / 2) * (self.spacing_wavelengths * self.wavelength_m)
 
+    def inverse_distance(self) -> tuple[float, float]:
+        """Mean (1/m) and variance (1/m^2) of k = 1 / r for distances that are uniform from a to b.
+
+        E[k] = ln(b / a) / (b - a), E[k^2] = 1 / (a b); paths from infinity leave k uniform to 1 / a.
+        """
+        near, far = self.min_distance_m, self.max_distance_m
+        if math.isinf(far):
+            return 0.5 / near, 1 / (12 * near**2)
+        mean = math.log(far / near) / (far - near) if far > near else 1 / near
+        return mean, max(1 / (near * far) - mean**2, 1e-8)
+
     def delay(self, sine: torch.Tensor, inverse_m: torch.Tensor) -> torch.Tensor:
         """Path difference to the centre in wavelengths, float64 [..., M].
 

@@ -169,17 +169,11 @@ class Nomp:
 def nomp_prior(array: LineArray, other_gain_var: float = 0.1) -> Prior:
     """Prior of paths from the array's range of distances, uniform in r: the mean and variance of 1 / r.
 
-    E[1/r] = ln(b / a) / (b - a), E[1/r^2] = 1 / (a b); paths from infinity leave 1 / r uniform to 1 / a.
     other_gain_var: variance of a gain after the first, which has 1. Raises SemcomError unless above 0.
     """
     if not other_gain_var > 0:
         raise SemcomError(f"other_gain_var {other_gain_var}: a variance of gains has to be above 0")
-    near, far = array.min_distance_m, array.max_distance_m
-    if math.isinf(far):
-        mean, var = 0.5 / near, 1 / (12 * near**2)
-    else:
-        mean = math.log(far / near) / (far - near) if far > near else 1 / near
-        var = max(1 / (near * far) - mean**2, 1e-8)
+    mean, var = array.inverse_distance()
     return Prior(first_gain_var=1.0, other_gain_var=other_gain_var, inverse_mean=mean, inverse_var=var)
 
 

@@ -7,12 +7,14 @@ from functools import lru_cache
 
 import torch
 
+from scenarios.elaa.chirps import Sharpening, places_to_touch, reach_of_chirps, sharpen, touching
 from scenarios.elaa.dictionaries import MAX_BYTES, check_size, ring_spacing_per_m
 from scenarios.elaa.line_array import LineArray, phasor
 from scenarios.elaa.path_refinement import PathSet
 from semcom.contracts import SemcomError
 
 _NUM_CANDIDATES = 8
+_SHARPENING = Sharpening(num_kept=4, turn_rad=4.0, num_turns=13)
 _CHUNK = 8
 """Channels at a time: what is made for them stays in the cache."""
 
@@ -22,15 +24,18 @@ class PathSearch:
     """Matched filters to second order in the elements' places (Fresnel), exact enough to start from.
 
     (r_n - r) is about -d s + d^2 c / 2 with c = (1 - s^2) / r: for each c (a ring) the correlation over all s
-    is an FFT. chirp: complex64 [R, M], exp(+j pi d^2 c / lambda); curvature: float32 [R]; sine: float32 [S];
-    allowed: float32 [R, S], 0 where the distance is below the array's smallest, else 1.
+    is an FFT. Where the third order counts, of the waves that look like one of the largest peaks about some
+    place of the array the one that matches best is taken, see `chirps.sharpen`. chirp: complex64 [R, M],
+    exp(+j pi d^2 c / lambda); curvature: float32 [R]; slope: float32 [S]; allowed: float32 [R, S], 0 where
+    waves would come from nearer than the smallest distance, else 1; is_sharp: whether a peak is one wave.
     """
 
     array: LineArray
     chirp: torch.Tensor
     curvature: torch.Tensor
-    sine: torch.Tensor
+    slope: torch.Tensor
     allowed: torch.Tensor
+    is_sharp: bool
 
     def strongest(self, residual: torch.Tensor, visible: torch.Tensor) -> tuple[PathSet, torch.Tensor]:
         """The path of the largest |a^H residual|, and |a^H residual|^2 / visible elements, float32 [B].
@@ -39,20 +44,35 @@ class PathSearch:
         """
         seen = torch.where(visible, residual, 0)
         padded = torch.zeros((_CHUNK, *self.allowed.shape), dtype=torch.complex64)
-        found = [self._peak(seen[i : i + _CHUNK], padded) for i in range(0, len(seen), _CHUNK)]
-        ring, number, peak = (torch.cat(part) for part in zip(*found, strict=True))
-        turns = torch.where(number < len(self.sine) / 2, number, number - len(self.sine)) / len(self.sine)
-        sine = (turns / self.array.spacing_wavelengths).clamp(-self.array.max_sine, self.array.max_sine)
-        inverse_m = (ring * self.curvature[1] / (1 - sine**2)).clamp(
-            1 / self.array.max_distance_m, 1 / self.array.min_distance_m
-        )
+        peaks = [self._peaks(seen[i : i + _CHUNK], padded) for i in range(0, len(seen), _CHUNK)]
+        ring, number, height = (torch.cat(part) for part in zip(*peaks, strict=True))
+        if self.is_sharp:
+            sine, inverse_m, peak = self._highest(ring, number, height)
+        else:
+            slope, curvature = self._slopes(number.double()), ring.double() * float(self.curvature[1])
+            sine, inverse_m, peak = sharpen(self.array, seen, slope, curvature, _SHARPENING)
         num_seen = visible.sum(dim=1)
         unit = PathSet(torch.ones((len(seen), 1), dtype=torch.complex64), sine[:, None], inverse_m[:, None])
         gain = (unit.waves(self.array).field[:, 0].conj() * seen).sum(dim=1) / num_seen
         return PathSet(gain[:, None], unit.sine, unit.inverse_m), peak / num_seen
 
-    def _peak(self, seen: torch.Tensor, padded: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Ring, angle and height [B] of the largest peak, off the grid; padded is 0 beyond the elements."""
+    def _highest(
+        self, ring: torch.Tensor, number: torch.Tensor, height: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Sine, inverse distance and height [B] of the highest peak of [B, C]."""
+        best = height.argmax(dim=1, keepdim=True)
+        ring, number, height = (each.gather(1, best)[:, 0] for each in (ring, number, height))
+        sine = self._slopes(number).clamp(-self.array.max_sine, self.array.max_sine)
+        near, far = 1 / self.array.min_distance_m, 1 / self.array.max_distance_m
+        return sine, (ring * self.curvature[1] / (1 - sine**2)).clamp(far, near), height
+
+    def _slopes(self, number: torch.Tensor) -> torch.Tensor:
+        """The slopes at angles' numbers, which are sines where a chirp touches at the centre."""
+        turns = torch.where(number < len(self.slope) / 2, number, number - len(self.slope)) / len(self.slope)
+        return turns / self.array.spacing_wavelengths
+
+    def _peaks(self, seen: torch.Tensor, padded: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Rings, angles and heights [B, C] of the largest peaks; padded is 0 beyond the elements."""
         part = padded[: len(seen)]
         torch.mul(seen[:, None], self.chirp, out=part[..., : seen.shape[1]])
         parts = torch.view_as_real(torch.fft.fft(part))
@@ -61,9 +81,7 @@ class PathSearch:
         is_peak = (by_angle >= by_angle.roll(1, dims=1)) & (by_angle >= by_angle.roll(-1, dims=1))
         number = (by_angle * is_peak).topk(_NUM_CANDIDATES, dim=1).indices
         ring = match.gather(2, number[:, None].expand(-1, match.shape[1], -1)).argmax(dim=1)
-        ring, number, height = self._between(match, ring, number)
-        best = height.argmax(dim=1, keepdim=True)
-        return tuple(each.gather(1, best)[:, 0] for each in (ring, number, height))
+        return self._between(match, ring, number)
 
     def _between(
         self, match: torch.Tensor, ring: torch.Tensor, number: torch.Tensor
@@ -105,12 +123,17 @@ def path_search(array: LineArray, oversampling: float, coherence_scale: float) -
     chirp = phasor(-curvature[:, None] * array.place_m**2 / (2 * array.wavelength_m))
     number = torch.arange(num_angles, dtype=torch.float64)
     turns = torch.where(number < num_angles / 2, number, number - num_angles) / num_angles
-    sine = turns / array.spacing_wavelengths
-    inside = sine.abs() <= array.max_sine + 1 / array.num_elements
+    slope = turns / array.spacing_wavelengths
     # Half a ring more, for what lies between.
-    near = curvature[:, None] - step / 2 <= (1 - sine**2) / array.min_distance_m
-    allowed = (near & inside & (sine.abs() < 0.999)).float()
-    return PathSearch(array, chirp, curvature.float(), sine.float(), allowed)
+    near = curvature[:, None] - step / 2
+    allowed = torch.zeros((num_rings, num_angles), dtype=torch.bool)
+    places = places_to_touch(array)
+    for place in places:
+        sine, inverse_m = touching(array, slope, near, place)
+        inside = (sine.abs() <= array.max_sine + 1 / array.num_elements) & (sine.abs() < 0.999)
+        allowed |= inside & (inverse_m * array.min_distance_m <= 1)
+    is_sharp = len(places) == 1
+    return PathSearch(array, chirp, curvature.float(), slope.float(), allowed.float(), is_sharp)
 
 
 def check_search(array: LineArray, oversampling: float, coherence_scale: float) -> tuple[int, int]:
@@ -128,7 +151,8 @@ def check_search(array: LineArray, oversampling: float, coherence_scale: float) 
             f"oversampling {oversampling} and coherence_scale {coherence_scale}: take 1 or more, and above 0"
         )
     step = ring_spacing_per_m(array, coherence_scale)
-    num_rings = int(1 / (array.min_distance_m * step)) + 2
+    _, largest = reach_of_chirps(array)
+    num_rings = int(largest / step) + 2
     num_angles = 1 << (round(oversampling * array.num_elements) - 1).bit_length()
     check_size(num_rings, num_angles, MAX_BYTES, "a larger coherence_scale")
     return num_rings, num_angles

@@ -7,13 +7,16 @@ import math
 import torch
 
 from channels.near_field import NearFieldConfig, response
+from scenarios.elaa.chirps import Sharpening, places_to_touch, reach_of_chirps, sharpen, touching
 from scenarios.elaa.line_array import LineArray
-from scenarios.elaa.nomp import nomp_prior
 
 _RING_RAD = 2.0
 """Phase at the array's end from one ring to the next: half of it lies between a wave and its nearest ring."""
+_SHARPENING = Sharpening(num_kept=2, turn_rad=1.4, num_turns=5)
 _CHUNK = 8
 """Channels at a time: what is made for them stays in the cache."""
+_NOWHERE = -1e6
+"""Logarithm of the prior where no waves come from."""
 _NUMBERS_KEPT = 1 << 22
 """Heights that are kept of the whole grid, of as many channels as that makes."""
 
@@ -24,7 +27,8 @@ class WaveSearch:
     To second order the phase of a wave is 2 pi (d s - d^2 c / 2) / lambda with s the sine of its angle and
     c = (1 - s^2) / r: for each c (a ring) the correlations with all s are an FFT. Rings of c are `ring_rad`
     of phase apart at the array's end, the grid has `oversampling` angles or more to a beam. The largest of
-    |correlation|^2 + rest log p(1 / r) is taken, p Gaussian with the moments of distances that are uniform.
+    |correlation|^2 + rest log p(1 / r) is taken, p Gaussian with the moments of distances that are uniform,
+    and where the third order counts the likeliest of the waves that it may mean, see `chirps.sharpen`.
     """
 
     def __init__(
@@ -32,31 +36,37 @@ class WaveSearch:
     ) -> None:
         """Needs a line of elements of which no two angles look alike: see `suits`."""
         num = config.num_elements
-        largest = math.sin(math.radians(config.max_angle_deg))
+        line = self._line = LineArray.of(config)
         half_m = (num - 1) / 2 * config.spacing_wavelengths * config.wavelength_m()
         bend = math.pi / config.wavelength_m() * half_m**2
+        largest, most_bent = reach_of_chirps(line)
+        largest = min(largest, 0.5 / config.spacing_wavelengths)
         if num_rings is None:
-            num_rings = math.ceil(bend / config.min_distance_m / ring_rad) + 1
+            num_rings = math.ceil(bend * most_bent / ring_rad) + 1
         self._length = 1 << (math.ceil(oversampling * num) - 1).bit_length()
-        # A step of the FFT in the sine; the grid starts at the smallest, so the wanted ones come first.
+        # A step of the FFT in the slope; the grid starts at the smallest, so the wanted ones come first.
         step = 1 / (self._length * config.spacing_wavelengths)
-        num_sines = min(self._length, math.ceil(2 * largest / step) + 1)
-        self._sine = -largest + step * torch.arange(num_sines, dtype=torch.float64)
-        self._curvature = torch.linspace(0, 1 / config.min_distance_m, num_rings, dtype=torch.float64)
-        step_curvature = float(self._curvature[1]) if num_rings > 1 else 1 / config.min_distance_m
+        num_slopes = min(self._length, math.ceil(2 * largest / step) + 1)
+        self._slope = -largest + step * torch.arange(num_slopes, dtype=torch.float64)
+        self._curvature = torch.linspace(0, most_bent, num_rings, dtype=torch.float64)
+        step_curvature = float(self._curvature[1]) if num_rings > 1 else most_bent
         number = torch.arange(num, dtype=torch.float64)
         start = 2 * math.pi * largest * config.spacing_wavelengths * number
         curved = bend * self._curvature[:, None] * torch.linspace(-1, 1, num, dtype=torch.float64).square()
         self._chirp = torch.polar(torch.ones_like(curved), start + curved).to(torch.complex64)
+        self.prior_mean, self.prior_var = line.inverse_distance()
+        log_prior = torch.full((num_rings, num_slopes), _NOWHERE, dtype=torch.float64)
         # Half a ring more, for what lies between.
         least = self._curvature[:, None] - step_curvature / 2
-        allowed = least <= (1 - self._sine.square()) / config.min_distance_m
-        self._line = LineArray.of(config)
-        prior = nomp_prior(self._line)
-        across = 1 - self._sine.square()
-        away = (self._curvature[:, None] - prior.inverse_mean * across) / across
-        self._log_prior = torch.where(allowed, -away.square() / (2 * prior.inverse_var), -1e6).float()
-        self.prior_mean, self.prior_var = prior.inverse_mean, prior.inverse_var
+        places = places_to_touch(line)
+        self._is_sharp = len(places) == 1
+        for place in places:
+            _, nearest = touching(line, self._slope, least, place)
+            sine, inverse_m = touching(line, self._slope, self._curvature[:, None], place)
+            inside = (nearest * config.min_distance_m <= 1) & (sine.abs() <= line.max_sine + step)
+            likely = -(inverse_m - self.prior_mean).square() / (2 * self.prior_var)
+            log_prior = torch.where(inside, torch.maximum(log_prior, likely), log_prior)
+        self._log_prior = log_prior.float()
         self.cell = (2 * math.pi / config.wavelength_m() * half_m * step, bend * step_curvature)
 
     @staticmethod
@@ -73,17 +83,19 @@ class WaveSearch:
         """
         rows = max(_CHUNK, _NUMBERS_KEPT // self._log_prior.numel())
         found = [self._best(y[at : at + rows], rest[at : at + rows]) for at in range(0, len(y), rows)]
-        sine = self._sine[torch.cat([best for best, _ in found])]
+        sine = self._slope[torch.cat([best for best, _ in found])]
         curvature = self._curvature[torch.cat([ring for _, ring in found])]
         inverse_m = curvature / (1 - sine.square())
+        if not self._is_sharp:
+            sine, inverse_m, _ = sharpen(self._line, y, sine[:, None], curvature[:, None], _SHARPENING, rest)
         about = torch.stack((sine, inverse_m * self._line.min_distance_m, torch.zeros_like(sine)), dim=1)
         return self._line.response(sine, inverse_m), about.float()
 
     def _best(self, y: torch.Tensor, rest: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Numbers of the best sine and ring of each of N channels, int64 [N] each."""
-        num_rings, num_sines = self._log_prior.shape
+        """Numbers of the best slope and ring of each of N channels, int64 [N] each."""
+        num_rings, num_slopes = self._log_prior.shape
         padded = torch.zeros((min(_CHUNK, len(y)), num_rings, self._length), dtype=torch.complex64)
-        match, peak = torch.empty((len(y), num_rings, num_sines)), torch.empty((len(y), num_sines))
+        match, peak = torch.empty((len(y), num_rings, num_slopes)), torch.empty((len(y), num_slopes))
         for at in range(0, len(y), _CHUNK):
             rows = slice(at, at + _CHUNK)
             part = y[rows, None]
@@ -91,7 +103,7 @@ class WaveSearch:
             torch.mul(part, self._chirp, out=padded[:num, :, : y.shape[1]])
             # Told where to put it, the FFT copies its result there.
             spectrum = torch.fft.fft(padded[:num])
-            squares = torch.view_as_real(spectrum[:, :, :num_sines]).square_()
+            squares = torch.view_as_real(spectrum[:, :, :num_slopes]).square_()
             power = torch.add(squares[..., 0], squares[..., 1], out=match[rows])
             power.addcmul_(rest[rows, None, None], self._log_prior)
             torch.amax(power, dim=1, out=peak[rows])
