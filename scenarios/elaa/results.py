@@ -48,9 +48,20 @@ def draw_figures(records: pd.DataFrame, folder: Path) -> list[Path]:
         )
         _name_ticks(figure.axes[0], size["num_elements"])
         paths += save(figure, folder, "nmse_vs_size")
-    feedback = _with_payload(_part(records, "feedback", "bits", "visible_share"))
+    feedback = _with_payload(_part(records, "feedback", "bits", "visible_share"), ["bits", "visible_share"])
     if len(feedback):
         paths += _panels(feedback, "payload", "Coded bits of an estimate", folder, "nmse_vs_bits", "bits")
+    rate = _with_payload(_part(records, "rate", "codec"), ["codec"])
+    if len(rate):
+        figure = line_figure(
+            rate,
+            "payload",
+            _NMSE,
+            order=_order(rate),
+            x_label="Payload bits of all reports of a user",
+            y_label=_NMSE_LABEL,
+        )
+        paths += save(figure, folder, "nmse_vs_report_bits")
     loss = _part(records, "loss", "erasure_probability")
     if len(loss):
         figure = line_figure(
@@ -86,12 +97,12 @@ def _order(part: pd.DataFrame) -> list[str]:
     return [*_ORDER, *(name for name in dict.fromkeys(part["method"]) if name not in _ORDER)]
 
 
-def _with_payload(part: pd.DataFrame) -> pd.DataFrame:
-    """Gives each row of the feedback result the bits that its payloads really take, a mean over the seeds."""
+def _with_payload(part: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
+    """Gives each row the bits that payloads of its method at its axes really take, a mean over the seeds."""
     spent = part[part["metric"] == "payload_bits"] if len(part) else part
     if spent.empty:
         return part[:0]
-    at = ["method", "bits", "visible_share"]
+    at = ["method", *axes]
     mean = spent.groupby(at)["value"].mean().rename("payload").reset_index()
     return part.merge(mean, on=at, how="left")
 

@@ -32,7 +32,7 @@ def test_the_records_hold_every_result_and_every_method(folder):
     assert methods["rate"] == methods["loss"] == set(FRONTHAUL)
     assert methods["feedback"] == set(FEEDBACKS)
     assert records["value"].notna().all()
-    names = ("snr", "share", "size", "look_ahead", "loss", "bits")
+    names = ("snr", "share", "size", "look_ahead", "report_bits", "loss", "bits")
     drawn = {path.name for path in (folder / "figures").iterdir()}
     assert drawn == {f"nmse_vs_{name}.{kind}" for name in names for kind in ("pdf", "png")}
 
