@@ -47,6 +47,9 @@ STYLE: dict[str, Any] = {
     "ps.fonttype": 42,
     "savefig.dpi": 300,
     "figure.dpi": 100,
+    # Figures say how they are laid out; without a word of theirs nothing moves.
+    "figure.autolayout": False,
+    "figure.constrained_layout.use": False,
     "svg.hashsalt": "semcom",
 }
 
@@ -263,8 +266,8 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
         try:
             with matplotlib.rc_context(STYLE):
                 figure.savefig(temporary, format=kind, metadata=entries)
-            # Laid out once: the next format has it as it is.
-            figure.set_layout_engine(None)
+                # Laid out once: the next format has it as it is.
+                figure.set_layout_engine(None)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -177,7 +177,9 @@ def _make_sides(config: ElaaConfig, asked: tuple[Setting, Weights]) -> dict[str,
             learned = Trained(config.model, config.array, weights[told.model], where).estimator(told.prefix)
             estimator = learned
             if isinstance(learned, HybridEstimator):
-                estimator = tune_stacked(learned, heard, bench.validation.h[some])
+                # What learned from noisy channels has no others to be tuned on.
+                target = replace(bench, target_snr_db=config.examples.target_snr_db).validation.h
+                estimator = tune_stacked(learned, heard, target[some])
         else:
             estimator = tune_shrink(bench.nomp, heard, bench.validation.h[some])
         estimate = EstimateAtTheCentre(estimator, bench.asked.visible, noise_var.expand(len(bench.asked)))

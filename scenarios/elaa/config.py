@@ -49,6 +49,10 @@ def _classical(methods: Mapping[str, Method]) -> tuple[str, ...]:
     return tuple(name for name, method in methods.items() if not method.is_learned)
 
 
+Axes = Mapping[str, float | int | str]
+"""What an operating point is at, by name."""
+
+
 class EvaluationConfig(BaseModel):
     """Which results are made, at which operating points."""
 
@@ -284,6 +288,16 @@ def _named(name: str) -> CodecConfig:
 def sized(array: NearFieldConfig, num_elements: int) -> NearFieldConfig:
     """The array with another number of elements."""
     return array.model_copy(update={"num_elements": num_elements})
+
+
+def trained_for(config: ElaaConfig, result: str, axes: Axes) -> ElaaConfig:
+    """The configuration that a result's models are trained with: on noisy channels, at another size."""
+    if result == "noisy":
+        told = config.examples.model_copy(update={"target_snr_db": config.evaluation.noisy_targets_snr_db})
+        return config.model_copy(update={"examples": told})
+    if result == "size":
+        return config.model_copy(update={"array": sized(config.array, int(axes["num_elements"]))})
+    return config
 
 
 def moving(config: ElaaConfig) -> NearFieldConfig:

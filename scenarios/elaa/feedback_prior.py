@@ -128,9 +128,11 @@ class Table(Sequence[int]):
     @overload
     def __getitem__(self, place: slice) -> list[int]: ...
     def __getitem__(self, place: int | slice) -> int | list[int]:
-        """What comes before a cell."""
+        """What comes before a cell. Raises IndexError beyond the ends."""
         if isinstance(place, slice):
             return [self[each] for each in range(*place.indices(len(self)))]
+        if not -len(self) <= place < len(self):
+            raise IndexError(f"cell {place} of {len(self)}")
         place %= len(self)
         if place not in self._known:
             # As Cells.cumulative has it, with plain numbers: a coder reads thousands of tables.

@@ -37,7 +37,7 @@ class LineArray:
         """The array of generated channels. Raises SemcomError for a planar one."""
         if config.num_rows != 1:
             raise SemcomError(
-                f"num_rows {config.num_rows}: classical estimates are for a line of elements: take num_rows=1"
+                f"array.num_rows = {config.num_rows}: classical estimates are for one line, so take 1"
             )
         return cls(
             num_elements=config.num_elements,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from nodes.contracts import CellOutcome
 from scenarios.contracts import Point
 from scenarios.elaa.bench import Bench
 from scenarios.elaa.cells import air_bench
-from scenarios.elaa.config import ElaaConfig, sized
+from scenarios.elaa.config import ElaaConfig, sized, trained_for
 from scenarios.elaa.data import Cell
 from scenarios.elaa.feedback_bench import FeedbackBench
 from scenarios.elaa.forecasts import forecast
@@ -63,10 +63,17 @@ def answer(question: Question) -> list[list[Record]]:
     array = sized(config.array, int(at["num_elements"])) if first.result == "size" else config.array
     share, snr_db = at.get("visible_share", config.visible_share), at.get("snr_db", config.snr_db)
     cell = Cell(float(share), float(snr_db), mask_known=first.result != "unknown")
-    target_snr_db = told.noisy_targets_snr_db if first.result == "noisy" else None
-    bench = Bench(array, config.visibility, config.data, cell, seed, target_snr_db)
+    bench = Bench(array, config.visibility, config.data, cell, seed)
+    # What learned from noisy channels has no others to be tuned on.
+    target_snr_db = trained_for(config, first.result, at).examples.target_snr_db
+    learned = bench if target_snr_db is None else replace(bench, target_snr_db=target_snr_db)
     return [
-        _records(point, bench.test.h, _estimate(question, bench, point), cell.snr_db)
+        _records(
+            point,
+            bench.test.h,
+            _estimate(question, learned if ESTIMATORS[point.method].is_learned else bench, point),
+            cell.snr_db,
+        )
         for point in question.points
     ]
 

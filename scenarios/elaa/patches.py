@@ -31,8 +31,8 @@ class Patches(nn.Module):
         width = patch_size // height
         if width * height != patch_size or num_columns % width or num_rows % height:
             raise SemcomError(
-                f"patches of {patch_size} elements don't fill an array of {num_rows} rows and {num_columns} "
-                "columns: choose another patch_size"
+                f"model.patch_size = {patch_size}: patches don't fill an array of {num_rows} rows and "
+                f"{num_columns} columns, so take a divisor of {num_columns}"
             )
         grid = torch.arange(config.num_elements).view(num_rows // height, height, num_columns // width, width)
         self.grid = (num_rows // height, num_columns // width)

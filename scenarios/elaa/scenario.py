@@ -16,7 +16,7 @@ from nodes.simulation import simulate
 from nodes.training.collaboration import check_collaboration, collaborative_settings
 from scenarios.contracts import OnRecords, Point, Trained, TrainingJob, simulate_all
 from scenarios.elaa.cells import NUM_STEPS, make_cell, make_shared, resolve
-from scenarios.elaa.config import ElaaConfig, check, check_results, sized
+from scenarios.elaa.config import Axes, ElaaConfig, check, check_results, trained_for
 from scenarios.elaa.jobs import JOBS, job_settings, train_job
 from scenarios.elaa.limits import check_shares
 from scenarios.elaa.measures import Question, air_records, answer, group
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from nodes.cluster import Cluster
 
-Axes = Mapping[str, float | int | str]
 ON_THE_AIR = ("rate", "loss", "air")
 _NOTHING = "evaluation asks for nothing: name methods in it, and what they are to meet"
 
@@ -170,16 +169,6 @@ class ElaaScenario:
         from scenarios.elaa.results import make_tables
 
         return make_tables(records)
-
-
-def trained_for(config: ElaaConfig, result: str, axes: Axes) -> ElaaConfig:
-    """The configuration that a result's models are trained with: on noisy channels, at another size."""
-    if result == "noisy":
-        told = config.examples.model_copy(update={"target_snr_db": config.evaluation.noisy_targets_snr_db})
-        return config.model_copy(update={"examples": told})
-    if result == "size":
-        return config.model_copy(update={"array": sized(config.array, int(axes["num_elements"]))})
-    return config
 
 
 def training_job(config: ElaaConfig, model: str, seed: int, mode: str = "central") -> TrainingJob:

@@ -41,11 +41,11 @@ def fit_shrink(
     edges: Sequence[float] = EDGES,
     power: torch.Tensor | None = None,
 ) -> Shrink:
-    """Fits the factors f = sum Re(h_hat^* h) / sum |h_hat|^2 of each class, from 0 to 1, on validation data.
+    """Fits the factors f = sum Re(h_hat^* h) / P / sum |h_hat|^2 / P of each class, from 0 to 1.
 
-    They give the least mean |f h_hat - h|^2 / |h|^2. h_hat, truth: complex64 [N, M]; visible: bool [N, M];
-    edges: (0.5,) gives one factor to what is visible and one to what is hidden. A class without an element
-    keeps the factor of the one before it. power: float32 [N], what errors are divided by, |h|^2 if None.
+    They give the least mean |f h_hat - h|^2 / P on validation data. h_hat, truth: complex64 [N, M]; visible:
+    bool [N, M]; edges: (0.5,) gives one factor to what is visible and one to what is hidden. A class without
+    an element keeps the factor of the one before it. power: float32 [N], P of each channel, |h|^2 if None.
     Raises SemcomError for shapes that don't match.
     """
     if h_hat.shape != truth.shape or visible.shape != truth.shape:
@@ -57,9 +57,9 @@ def fit_shrink(
     bins = _classes(visible, tuple(edges))
     zero = torch.zeros(len(edges) + 1)
     match = zero.scatter_add(0, bins.flatten(), ((h_hat.conj() * truth).real * weight).flatten())
-    power = zero.scatter_add(0, bins.flatten(), (h_hat.abs().square() * weight).flatten())
+    own = zero.scatter_add(0, bins.flatten(), (h_hat.abs().square() * weight).flatten())
     factor, last = [], 1.0
-    for up, down in zip(match.tolist(), power.tolist(), strict=True):
+    for up, down in zip(match.tolist(), own.tolist(), strict=True):
         last = min(max(up / down, 0.0), 1.0) if down > 0 else last
         factor.append(last)
     return Shrink(tuple(edges), torch.tensor(factor))
@@ -115,9 +115,14 @@ def fit_change(
 
     One factor f for what is visible and one for what is hidden, as `fit_shrink` fits them: on validation
     data, from 0 to 1, for the least mean |h_hat - h|^2 / |h|^2. So on these channels neither estimate alone
-    is better. All complex64 [N, M], but for visible, bool [N, M].
-    Source: Breiman, Stacked regressions, Machine Learning 24, 1996.
+    is better. All complex64 [N, M], but for visible, bool [N, M]. Raises SemcomError for shapes that don't
+    match. Source: Breiman, Stacked regressions, Machine Learning 24, 1996.
     """
+    if base.shape != truth.shape or changed.shape != truth.shape:
+        raise SemcomError(
+            f"estimates {tuple(base.shape)}, {tuple(changed.shape)} and channels {tuple(truth.shape)} don't "
+            "match: all are [channels, elements]"
+        )
     power = truth.abs().square().sum(dim=1)
     return fit_shrink(changed - base, visible, truth - base, _TWO_CLASSES, power)
 

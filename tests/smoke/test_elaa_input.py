@@ -69,7 +69,7 @@ def refusal(arguments: list[str], capfd) -> str:
         (("evaluation.array_sizes=[1024]", "evaluation.size_methods=[polar-omp]"), "size_methods needs"),
         (("array.spacing_wavelengths=0.6",), "spacing of 0.6 wavelengths: angles to 0.87"),
         # Sizes that don't go together.
-        (("array.num_rows=2",), "take num_rows=1"),
+        (("array.num_rows=2",), "so take 1"),
         (("array.num_snapshots=2",), "array.num_subcarriers and array.num_snapshots have to be 1"),
         (("subarray_size=24",), "subarray_size = 24 doesn't divide array.num_elements = 64"),
         (("visibility.subarray_size=24",), "visibility.subarray_size = 24 doesn't divide 64 elements"),

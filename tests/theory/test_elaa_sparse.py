@@ -312,7 +312,7 @@ def test_a_detector_is_the_best_of_all_rounds_and_margins(channels):
         (lambda: Pursuit(dft_dictionary(ARRAY), ridge=-1), "0 or more"),
         (lambda: Nomp(ARRAY, nomp_prior(ARRAY), max_paths=0), "max_paths 0"),
         (lambda: nomp_prior(ARRAY, 0), "other_gain_var 0"),
-        (lambda: LineArray.of(NearFieldConfig(num_rows=4)), "num_rows=1"),
+        (lambda: LineArray.of(NearFieldConfig(num_rows=4)), "so take 1"),
         (
             lambda: Nomp(replace(ARRAY, spacing_wavelengths=1.0), nomp_prior(ARRAY)).estimate(dark(True)),
             "ambig",

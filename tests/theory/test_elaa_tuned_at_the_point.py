@@ -51,6 +51,26 @@ def test_a_hybrid_is_measured_as_far_as_validation_bears_it_out(result, target_s
     assert found < alone - 1
 
 
+def test_a_hybrid_of_noisy_targets_is_tuned_on_noisy_channels_whichever_result_asks():
+    noisy = TINY.examples.model_copy(update={"target_snr_db": NOISY_DB})
+    config, weights = TINY.model_copy(update={"examples": noisy}), {"elaa-jepa": untrained()}
+    at = {"visible_share": 0.5, "snr_db": 10.0}
+    points = tuple(Point("estimate", method, 0, at) for method in ("hybrid", "nomp-shrink"))
+    found = [row.value for rows in answer(Question(config, points, weights)) for row in rows[:1]]
+    hybrid = Trained(TINY.model, TINY.array, weights["elaa-jepa"], "a test").estimator(COMBINER)
+    assert isinstance(hybrid, HybridEstimator)
+    clean, told = (
+        Bench(TINY.array, TINY.visibility, TINY.data, Cell(0.5, 10.0), 0, t) for t in (None, NOISY_DB)
+    )
+    truth = clean.test.h.numpy()
+    expected = (
+        nmse_db(truth, told.stacked(hybrid).numpy()),
+        nmse_db(truth, clean.estimate("nomp-shrink").numpy()),
+    )
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert abs(nmse_db(truth, clean.stacked(hybrid).numpy()) - found[0]) > 1e-3
+
+
 def test_reports_are_fused_by_a_hybrid_that_is_believed_as_far_as_it_is_right():
     lost = ErasureConfig(probability=0.3)
     setting = Setting("jepa-tokens-hybrid", 0, codec_config("uniform-4"), lost)
