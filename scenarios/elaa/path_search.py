@@ -17,6 +17,8 @@ _NUM_CANDIDATES = 8
 _SHARPENING = Sharpening(num_kept=4, turn_rad=4.0, num_turns=13)
 _CHUNK = 8
 """Channels at a time: what is made for them stays in the cache."""
+_NUMBERS_AT_ONCE = 1 << 26
+"""Correlations at a time, where a single channel has so many that a chunk would not fit in memory."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,9 @@ class PathSearch:
         residual: complex64 [B, M]; visible: bool [B, M].
         """
         seen = torch.where(visible, residual, 0)
-        padded = torch.zeros((_CHUNK, *self.allowed.shape), dtype=torch.complex64)
-        peaks = [self._peaks(seen[i : i + _CHUNK], padded) for i in range(0, len(seen), _CHUNK)]
+        chunk = max(1, min(_CHUNK, _NUMBERS_AT_ONCE // self.allowed.numel()))
+        padded = torch.zeros((chunk, *self.allowed.shape), dtype=torch.complex64)
+        peaks = [self._peaks(seen[i : i + chunk], padded) for i in range(0, len(seen), chunk)]
         ring, number, height = (torch.cat(part) for part in zip(*peaks, strict=True))
         if self.is_sharp:
             sine, inverse_m, peak = self._highest(ring, number, height)
