@@ -156,7 +156,7 @@ def test_patches_join_to_what_was_split_on_lines_and_planes():
         assert torch.equal(patches.join(patches.split(values)), values)
     # A square of a plane: four elements of each of four rows.
     assert patches.index[0].tolist() == [r * 16 + c for r in range(4) for c in range(4)]
-    with pytest.raises(SemcomError, match="patches of 24 elements don't fill"):
+    with pytest.raises(SemcomError, match="24: patches don't fill"):
         Patches(ARRAY, 24)
 
 
