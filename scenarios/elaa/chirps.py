@@ -9,18 +9,16 @@ alone, and means as many waves as there are places. Shapes: B channels, C chirps
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
 
 from scenarios.elaa.line_array import LineArray
 
-_NEGLIGIBLE_RAD = math.pi / 2
 _NUM_BLOCKS = 64
 _BENDS_RAD = torch.linspace(-8, 8, 23, dtype=torch.float64)
 """Other curvatures that are tried about a chirp's place, as phases at half an array's length from it."""
-_ROWS_AT_ONCE = 32
+_ROWS_AT_ONCE = 16
 """What is made for so many channels stays in the cache."""
 
 
@@ -35,14 +33,12 @@ def third_order_rad(array: LineArray) -> float:
 
 
 def places_to_touch(array: LineArray) -> torch.Tensor:
-    """The places d_0 (m) about which a chirp may match a wave, float64 [P]: of short arrays the centre alone.
+    """The places d_0 (m) about which a chirp may match a wave, float64 [P]: centre, ends, and between.
 
     With phi the third order's phase at the ends, chirp and wave stay within a radian over phi^(-1/3) of the
     array's half: places lie twice as close.
     """
     phase = third_order_rad(array)
-    if phase <= _NEGLIGIBLE_RAD:
-        return torch.zeros(1, dtype=torch.float64)
     num_each_way = math.ceil(2 * phase ** (1 / 3))
     return float(array.place_m[-1]) * torch.linspace(-1, 1, 2 * num_each_way + 1, dtype=torch.float64)
 
@@ -81,146 +77,133 @@ def chirp_of(
     return local + place_m * curvature, curvature
 
 
-def reach_of_chirps(array: LineArray) -> tuple[float, float]:
-    """The largest slope and curvature (1/m) of chirps that touch a wave of the array at one of its places."""
+def reach_of_chirps(array: LineArray, places: torch.Tensor) -> tuple[float, float]:
+    """The largest slope and curvature (1/m) of chirps that touch a wave of the array at one of `places`."""
     sine = array.max_sine * torch.linspace(-1, 1, 201, dtype=torch.float64)
     nearest = torch.tensor(1 / array.min_distance_m, dtype=torch.float64)
-    slope, curvature = chirp_of(sine[:, None], nearest, places_to_touch(array))
+    slope, curvature = chirp_of(sine[:, None], nearest, places)
     return float(slope.abs().max()), float(curvature.max())
 
 
-@dataclass(frozen=True)
-class Sharpening:
-    """How the wave is found that a filter's peaks mean: num_kept of all are looked at closely.
+class Sharpener:
+    """Finds the waves that a filter's peaks mean, which know phases to second order about one place alone.
 
-    turn_rad, num_turns: other slopes that are tried with each curvature, as phases at an array's end.
+    Each peak's chirp touches a wave at each of the array's places. About the num_kept best ones others are
+    looked at, of a little other slope and curvature at that place: of an array that is seen in two pieces one
+    tells them by itself, and both together only where they fit to a fraction of a turn. turn_rad, num_turns:
+    other slopes that are tried with each curvature, as phases at an array's end.
     """
 
-    num_kept: int
-    turn_rad: float
-    num_turns: int
+    def __init__(self, array: LineArray, num_kept: int, turn_rad: float, num_turns: int) -> None:
+        self.array, self.num_kept = array, num_kept
+        self._places = places_to_touch(array)
+        self._element_m = array.place_m.float()
+        self._block = math.ceil(array.num_elements / _NUM_BLOCKS)
+        self._block_m = torch.stack([part.mean() for part in self._element_m.split(self._block)])
+        reach_m = float(array.place_m[-1])
+        self._bend = array.wavelength_m / (math.pi * reach_m**2) * _BENDS_RAD
+        turns = torch.linspace(-turn_rad, turn_rad, num_turns, dtype=torch.float64)
+        self._turn = array.wavelength_m / (2 * math.pi * reach_m) * turns
+        angle = -turns[:, None] * self._block_m.double() / reach_m
+        self._turned = torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
+
+    def __call__(
+        self,
+        seen: torch.Tensor,
+        slope: torch.Tensor,
+        curvature: torch.Tensor,
+        rest: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The best match of what chirps may mean, all [B]: its sine, inverse distance and |a^H seen|^2.
+
+        seen: complex64 [B, M], 0 where hidden; slope, curvature: float64 [B, C]. rest: float32 [B], the
+        energy in `seen` of what is not that wave; with it |a^H seen|^2 + rest log p(1 / r) is compared, p
+        Gaussian with the moments of distances that are uniform.
+        """
+        found = []
+        for at in range(0, len(seen), _ROWS_AT_ONCE):
+            rows = slice(at, at + _ROWS_AT_ONCE)
+            prior = None if rest is None else rest[rows]
+            found.append(self._sharpen(seen[rows], slope[rows], curvature[rows], prior))
+        sine, inverse_m, match = (torch.cat(part) for part in zip(*found, strict=True))
+        return sine, inverse_m, match
+
+    def _sharpen(
+        self, seen: torch.Tensor, slope: torch.Tensor, curvature: torch.Tensor, rest: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        chirps = torch.broadcast_tensors(slope[..., None], curvature[..., None], self._places)
+        slope, curvature, place_m = (part.flatten(1) for part in chirps)
+        sine, inverse_m = self._waves(slope, curvature, place_m)
+        kept = self._best(self._match(seen, sine, inverse_m), inverse_m, rest, self.num_kept)
+        about = (sine.gather(1, kept), inverse_m.gather(1, kept))
+        slope, curvature, place_m = (part.gather(1, kept)[..., None] for part in (slope, curvature, place_m))
+        # Bent about its place, a chirp has another slope at the centre.
+        slope, curvature = slope + place_m * self._bend, curvature + self._bend
+        match = self._match_turned(seen, about, self._waves(slope, curvature, place_m))
+        slope, curvature, place_m = torch.broadcast_tensors(
+            slope[..., None] + self._turn, curvature[..., None], place_m[..., None]
+        )
+        sine, inverse_m = self._waves(slope.flatten(1), curvature.flatten(1), place_m.flatten(1))
+        best = self._best(match.flatten(1), inverse_m, rest, 1)
+        sine, inverse_m = sine.gather(1, best), inverse_m.gather(1, best)
+        return sine[:, 0], inverse_m[:, 0], self._match(seen, sine, inverse_m)[:, 0]
+
+    def _best(
+        self, match: torch.Tensor, inverse_m: torch.Tensor, rest: torch.Tensor | None, num: int
+    ) -> torch.Tensor:
+        """Numbers of the likeliest of waves [B, C]: int64 [B, num], or of all where there are fewer."""
+        if rest is not None:
+            mean, var = self.array.inverse_distance()
+            match = match - rest[:, None] * (inverse_m - mean).square() / (2 * var)
+        return match.topk(min(num, match.shape[1]), dim=1).indices
+
+    def _waves(
+        self, slope: torch.Tensor, curvature: torch.Tensor, place_m: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sines and inverse distances, float32, of what chirps touch, moved to where waves come from."""
+        array = self.array
+        sine, inverse_m = touching(array, slope, curvature, place_m)
+        near, far = 1 / array.min_distance_m, 1 / array.max_distance_m
+        return sine.clamp(-array.max_sine, array.max_sine).float(), inverse_m.clamp(far, near).float()
+
+    def _turns(self, place_m: torch.Tensor, sine: torch.Tensor, inverse_m: torch.Tensor) -> torch.Tensor:
+        """LineArray.delay at any places, float32 [..., places]."""
+        bent = place_m * inverse_m[..., None]
+        lag = bent - 2 * sine[..., None]
+        root = bent.mul_(lag).add_(1).sqrt_().add_(1).mul_(self.array.wavelength_m)
+        return lag.mul_(place_m).div_(root)
+
+    def _match(self, seen: torch.Tensor, sine: torch.Tensor, inverse_m: torch.Tensor) -> torch.Tensor:
+        """|a^H seen|^2 of waves [B, C]."""
+        return _match_of(self._turns(self._element_m, sine, inverse_m), seen[:, None])[..., 0]
+
+    def _match_turned(
+        self,
+        seen: torch.Tensor,
+        about: tuple[torch.Tensor, torch.Tensor],
+        bent: tuple[torch.Tensor, torch.Tensor],
+    ) -> torch.Tensor:
+        """|a^H seen|^2, [B, C, G, T], of waves [B, C, G] near to waves `about` [B, C], at each of the turns.
+
+        In what the latter leave of a channel's phase the others turn slowly: elements are summed in blocks
+        first. So little a turn is the same phase for all of them.
+        """
+        turns = self._turns(self._element_m, *about)
+        angle = turns.sub_(torch.round(turns)).mul_(2 * torch.pi)
+        left = torch.complex(angle.cos(), angle.sin()) * seen[:, None]
+        padding = -self.array.num_elements % self._block
+        sums = functional.pad(left, (0, padding)).unflatten(2, (-1, self._block)).sum(dim=3)
+        middle = self._turns(self._block_m, *about)[:, :, None]
+        away = self._turns(self._block_m, *bent).sub_(middle)
+        turned = (sums[:, :, None] * self._turned).flatten(0, 1)
+        return _match_of(away.flatten(0, 1), turned).unflatten(0, about[0].shape)
 
 
-def sharpen(
-    array: LineArray,
-    seen: torch.Tensor,
-    slope: torch.Tensor,
-    curvature: torch.Tensor,
-    how: Sharpening,
-    rest: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The wave that matches best of those that chirps may mean: sine, inverse distance and |a^H seen|^2, [B].
-
-    Each chirp touches a wave at each of the array's places. About the best ones others are looked at, of a
-    little other slope and curvature at that place: of an array that is seen in two pieces one tells them by
-    itself, and both together only where they fit to a fraction of a turn. seen: complex64 [B, M], 0 where
-    hidden; slope, curvature: float64 [B, C]. rest: float32 [B], the energy in `seen` of what is not that
-    wave; with it |a^H seen|^2 + rest log p(1 / r) is compared, p Gaussian with the moments of distances that
-    are uniform.
-    """
-    found = []
-    for at in range(0, len(seen), _ROWS_AT_ONCE):
-        rows = slice(at, at + _ROWS_AT_ONCE)
-        chirps = _at_places(array, slope[rows], curvature[rows])
-        prior = None if rest is None else rest[rows]
-        found.append(_sharpen(array, seen[rows], chirps, how, prior))
-    sine, inverse_m, match = (torch.cat(part) for part in zip(*found, strict=True))
-    return sine, inverse_m, match
-
-
-def _at_places(
-    array: LineArray, slope: torch.Tensor, curvature: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Chirps [B, C] at each of the array's places: slopes, curvatures and places, [B, C P]."""
-    places = places_to_touch(array).expand(*slope.shape, -1)
-    slope, curvature, places = torch.broadcast_tensors(slope[..., None], curvature[..., None], places)
-    return slope.flatten(1), curvature.flatten(1), places.flatten(1)
-
-
-def _sharpen(
-    array: LineArray,
-    seen: torch.Tensor,
-    chirps: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    how: Sharpening,
-    rest: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """`sharpen` of a few channels, their chirps at places they touch."""
-    sine, inverse_m = _waves(array, *chirps)
-    match = _match(array, seen, sine, inverse_m)
-    kept = _best(array, match, inverse_m, rest, min(how.num_kept, match.shape[1]))
-    about = (sine.gather(1, kept), inverse_m.gather(1, kept))
-    slope, curvature, place_m = (part.gather(1, kept)[..., None, None] for part in chirps)
-
-    reach_m = (array.num_elements - 1) / 2 * array.spacing_wavelengths * array.wavelength_m
-    bend = array.wavelength_m / (math.pi * reach_m**2) * _BENDS_RAD[:, None]
-    turns = torch.linspace(-how.turn_rad, how.turn_rad, how.num_turns, dtype=torch.float64)
-    turn = array.wavelength_m / (2 * math.pi * reach_m) * turns
-    # Bent about its place, a chirp has another slope at the centre.
-    others = _waves(array, slope + place_m * bend + turn, curvature + bend + 0 * turn, place_m)
-    match = _match_in_blocks(array, seen, about, others).flatten(1)
-    sine, inverse_m = (part.flatten(1) for part in others)
-    best = _best(array, match, inverse_m, rest, 1)
-    sine, inverse_m = sine.gather(1, best), inverse_m.gather(1, best)
-    return sine[:, 0], inverse_m[:, 0], _match(array, seen, sine, inverse_m)[:, 0]
-
-
-def _best(
-    array: LineArray, match: torch.Tensor, inverse_m: torch.Tensor, rest: torch.Tensor | None, num: int
-) -> torch.Tensor:
-    """Numbers of the likeliest of waves [B, C]: int64 [B, num]."""
-    if rest is not None:
-        mean, var = array.inverse_distance()
-        match = match - rest[:, None] * (inverse_m - mean).square() / (2 * var)
-    return match.topk(num, dim=1).indices
-
-
-def _waves(
-    array: LineArray, slope: torch.Tensor, curvature: torch.Tensor, place_m: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sines and inverse distances, float32, of what chirps touch, moved to where waves come from."""
-    sine, inverse_m = touching(array, slope, curvature, place_m)
-    near, far = 1 / array.min_distance_m, 1 / array.max_distance_m
-    return sine.clamp(-array.max_sine, array.max_sine).float(), inverse_m.clamp(far, near).float()
-
-
-def _turns(
-    array: LineArray, place_m: torch.Tensor, sine: torch.Tensor, inverse_m: torch.Tensor
-) -> torch.Tensor:
-    """LineArray.delay at any places, float32 [..., places]."""
-    bent = place_m * inverse_m[..., None]
-    lag = bent - 2 * sine[..., None]
-    return place_m * lag / ((1 + torch.sqrt(1 + bent * lag)) * array.wavelength_m)
-
-
-def _phasors(turns: torch.Tensor) -> torch.Tensor:
-    angle = (torch.round(turns) - turns) * (2 * torch.pi)
-    return torch.complex(torch.cos(angle), torch.sin(angle))
-
-
-def _fields(array: LineArray, sine: torch.Tensor, inverse_m: torch.Tensor) -> torch.Tensor:
-    return _phasors(_turns(array, array.place_m.float(), sine, inverse_m))
-
-
-def _match(array: LineArray, seen: torch.Tensor, sine: torch.Tensor, inverse_m: torch.Tensor) -> torch.Tensor:
-    """|a^H seen|^2 of waves [B, C]."""
-    return (_fields(array, sine, inverse_m).conj() @ seen[..., None])[..., 0].abs().square()
-
-
-def _match_in_blocks(
-    array: LineArray,
-    seen: torch.Tensor,
-    about: tuple[torch.Tensor, torch.Tensor],
-    others: tuple[torch.Tensor, torch.Tensor],
-) -> torch.Tensor:
-    """|a^H seen|^2, [B, C, ...], of waves [B, C, ...] near to waves `about` [B, C].
-
-    In what the latter leave of a channel's phase the others turn slowly: elements are summed in blocks first.
-    """
-    block = math.ceil(array.num_elements / _NUM_BLOCKS)
-    padding = -array.num_elements % block
-    left = _fields(array, *about).conj() * seen[:, None]
-    sums = functional.pad(left, (0, padding)).unflatten(2, (-1, block)).sum(dim=3)
-    place_m = torch.stack([part.mean() for part in array.place_m.float().split(block)])
-    middle = _turns(array, place_m, *about)[:, :, None, None]
-    turned = _phasors(_turns(array, place_m, *others) - middle)
-    return (turned.conj() @ sums[:, :, None, :, None])[..., 0].abs().square()
+def _match_of(turns: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """|sum_n exp(2 pi j t_n) y_n|^2 [B, C, T] of turns t [B, C, n], which are used up, and y [B, T, n]."""
+    angle = turns.sub_(torch.round(turns)).mul_(2 * torch.pi)
+    parts = torch.cat((seen.real, seen.imag), dim=1).mT
+    cosines = (torch.cos(angle) @ parts).unflatten(2, (2, -1))
+    sines = (angle.sin_() @ parts).unflatten(2, (2, -1))
+    re, im = cosines[:, :, 0] - sines[:, :, 1], cosines[:, :, 1] + sines[:, :, 0]
+    return re.square_().add_(im.square_())

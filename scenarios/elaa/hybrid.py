@@ -9,7 +9,7 @@ from torch import nn
 
 from channels.near_field import NearFieldConfig
 from scenarios.elaa.features import Dechirper
-from scenarios.elaa.inputs import make_inputs, to_numbers, to_values
+from scenarios.elaa.inputs import make_inputs, mirror_patches, to_numbers, to_values
 from scenarios.elaa.models import CsiModel, ModelConfig
 from scenarios.elaa.nomp import Nomp, Paths
 from scenarios.elaa.observations import Observed
@@ -91,8 +91,15 @@ class HybridEstimator:
         starts = range(0, len(observed), _ROWS_AT_ONCE)
         learned = torch.cat([self.model(inputs[at : at + _ROWS_AT_ONCE]) for at in starts])
         described = make_path_inputs(observed, frame, inputs, learned, self.patches, paths)
-        h = torch.cat([self.combiner(described[at : at + _ROWS_AT_ONCE]) for at in starts])
+        h = torch.cat([self._combine(described[at : at + _ROWS_AT_ONCE]) for at in starts])
         return frame.restore(self.patches.join(to_values(h)))
+
+    def _combine(self, described: PathInputs) -> torch.Tensor:
+        """The network's answer, averaged with that of a line numbered from its other end: [N, L, 2 S]."""
+        h = self.combiner(described)
+        if self.patches.grid[0] > 1:
+            return h
+        return (h + mirror_patches(self.combiner(described.mirrored()))) / 2
 
 
 @dataclass(frozen=True)

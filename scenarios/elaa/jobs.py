@@ -13,7 +13,6 @@ from analysis.estimation import normalised_errors
 from channels.near_field import NearFieldConfig
 from scenarios.elaa.bottleneck import BottleneckModel
 from scenarios.elaa.bottleneck_training import make_bottleneck, train_bottleneck
-from scenarios.elaa.chirps import places_to_touch
 from scenarios.elaa.config import ElaaConfig, moving
 from scenarios.elaa.data import Cell, DataConfig, draw_sample, visibility_of
 from scenarios.elaa.examples import draw_examples
@@ -102,8 +101,6 @@ def job_settings(name: str, config: ElaaConfig) -> dict[str, Any]:
     parts = ("array", "visibility", "examples", "model", "training")
     told: dict[str, Any] = {part: getattr(config, part).model_dump(mode="json") for part in parts}
     told |= {"shares": config.training_shares}
-    if (num_places := len(places_to_touch(LineArray.of(config.array)))) > 1:
-        told["num_places"] = num_places
     if name == TIME:
         asked = config.evaluation
         told |= {"num_history": asked.num_history, "look_aheads": sorted(asked.look_aheads)}

@@ -12,12 +12,13 @@ import torch
 from scenarios.elaa.line_array import LineArray
 from scenarios.elaa.nomp import Paths
 from scenarios.elaa.observations import Observed
-from scenarios.elaa.path_refinement import PathSet, path_units
+from scenarios.elaa.path_refinement import PathSet, Waves, path_units
 
 _NUM_SLOPES, _NUM_CURVATURES = 25, 21
 _REACH = 4.0
 """How far the grid reaches, in deviations by the Cramer-Rao bound."""
 _LARGEST_DEVIATION_RAD = 3.0
+_LARGEST_FLATNESS = 10.0
 _FIRST_GAIN_VAR, _OTHER_GAIN_VAR = 0.8, 0.04
 _BATCH = 16
 """What is made for so many channels stays in the cache."""
@@ -29,12 +30,13 @@ def posterior_fields(paths: Paths, observed: Observed) -> torch.Tensor:
     Path p is looked at alone, in what the others leave: r_p = y - sum_(q != p) e_q. Its gain is
     CN(0, G) and its distance uniform, so that with a the response to slope and curvature,
 
-        p(s, k | r_p) ~ p(k) exp(|m|^2 / (sigma^2 (n + sigma^2 / G))), m = sum_visible conj(a) r_p
+        p(s, k | r_p) ~ p(k) exp(|m|^2 / (T sigma^2 (n + sigma^2 / G))), m = sum_visible conj(a) r_p
         E[g a | r_p] = sum_(s, k) p(s, k | r_p) m / (n + sigma^2 / G) a
 
     on a grid about the path that NOMP found, 4 deviations of the Cramer-Rao bound wide. Unlike the bound it
     knows that the likelihood is no bell curve: phases far from what is visible are uncertain by whole turns,
-    and distances end. paths: what Nomp found of observed.
+    and distances end. The others are not known either: the likelihood is as much flatter, by T (see
+    `_flatness`), as the bound is wider than it were if they were. paths: what Nomp found of observed.
     """
     fields = torch.zeros((*paths.gain.shape, observed.y.shape[1]), dtype=torch.complex64)
     for i in range(0, len(observed), _BATCH):
@@ -67,12 +69,31 @@ def _expected(paths: Paths, observed: Observed) -> torch.Tensor:
     match = (turned[:, None] * bent.conj()) @ sloped.conj().mT
     gain_var = torch.where(number == 0, _FIRST_GAIN_VAR, _OTHER_GAIN_VAR)
     total = seen.sum(dim=1) + noise_var / gain_var
-    likely = match.abs().square() / (noise_var * total)[:, None, None] + log_prior[:, :, None]
+    flat = noise_var * total * _flatness(paths, waves, observed, row, number)
+    likely = match.abs().square() / flat[:, None, None] + log_prior[:, :, None]
     weight = torch.softmax(likely.flatten(1), dim=1).view_as(likely)
     expected = (((weight * match / total[:, None, None]) @ sloped) * bent).sum(dim=1) * wave
     fields = torch.zeros_like(waves.field)
     fields[row, number] = expected
     return fields
+
+
+def _flatness(
+    paths: Paths, waves: Waves, observed: Observed, row: torch.Tensor, number: torch.Tensor
+) -> torch.Tensor:
+    """How much more uncertain paths are because the others of their channel are not known, float32 [R].
+
+    sqrt(det C / det C_alone), from 1 to 10: C is the bound of a path's slope and curvature, and C_alone that
+    of the path if it were the only one, its gain unknown.
+    """
+    seen = observed.visible[row].float()
+    num = seen.sum(dim=1, keepdim=True)
+    slopes = torch.stack((waves.along[row, number], waves.across[row, number]), dim=1)
+    slopes = (slopes - (slopes @ seen[..., None]) / num[..., None]) * seen[:, None]
+    snr = paths.gain[row, number].abs().square() / observed.noise_var[row]
+    alone = 2 * snr[:, None, None] * (slopes @ slopes.mT) + 1e-6 * torch.eye(2)
+    bound = paths.covariance[row, number, 1:, 1:]
+    return (torch.linalg.det(alone) * torch.linalg.det(bound)).clamp(1, _LARGEST_FLATNESS**2).sqrt()
 
 
 def _curvatures(

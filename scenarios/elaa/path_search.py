@@ -7,14 +7,13 @@ from functools import lru_cache
 
 import torch
 
-from scenarios.elaa.chirps import Sharpening, places_to_touch, reach_of_chirps, sharpen, touching
+from scenarios.elaa.chirps import Sharpener, places_to_touch, reach_of_chirps, touching
 from scenarios.elaa.dictionaries import MAX_BYTES, check_size, ring_spacing_per_m
 from scenarios.elaa.line_array import LineArray, phasor
 from scenarios.elaa.path_refinement import PathSet
 from semcom.contracts import SemcomError
 
 _NUM_CANDIDATES = 8
-_SHARPENING = Sharpening(num_kept=4, turn_rad=4.0, num_turns=13)
 _CHUNK = 8
 """Channels at a time: what is made for them stays in the cache."""
 _NUMBERS_AT_ONCE = 1 << 26
@@ -26,10 +25,10 @@ class PathSearch:
     """Matched filters to second order in the elements' places (Fresnel), exact enough to start from.
 
     (r_n - r) is about -d s + d^2 c / 2 with c = (1 - s^2) / r: for each c (a ring) the correlation over all s
-    is an FFT. Where the third order counts, of the waves that look like one of the largest peaks about some
-    place of the array the one that matches best is taken, see `chirps.sharpen`. chirp: complex64 [R, M],
-    exp(+j pi d^2 c / lambda); curvature: float32 [R]; slope: float32 [S]; allowed: float32 [R, S], 0 where
-    waves would come from nearer than the smallest distance, else 1; is_sharp: whether a peak is one wave.
+    is an FFT. Of the waves that look like one of the largest peaks about some place of the array the one that
+    matches best is taken: `sharpen`. chirp: complex64 [R, M], exp(+j pi d^2 c / lambda); curvature: float32
+    [R]; slope: float32 [S]; allowed: float32 [R, S], 0 where waves would come from nearer than the smallest
+    distance, else 1.
     """
 
     array: LineArray
@@ -37,7 +36,7 @@ class PathSearch:
     curvature: torch.Tensor
     slope: torch.Tensor
     allowed: torch.Tensor
-    is_sharp: bool
+    sharpen: Sharpener
 
     def strongest(self, residual: torch.Tensor, visible: torch.Tensor) -> tuple[PathSet, torch.Tensor]:
         """The path of the largest |a^H residual|, and |a^H residual|^2 / visible elements, float32 [B].
@@ -48,34 +47,21 @@ class PathSearch:
         chunk = max(1, min(_CHUNK, _NUMBERS_AT_ONCE // self.allowed.numel()))
         padded = torch.zeros((chunk, *self.allowed.shape), dtype=torch.complex64)
         peaks = [self._peaks(seen[i : i + chunk], padded) for i in range(0, len(seen), chunk)]
-        ring, number, height = (torch.cat(part) for part in zip(*peaks, strict=True))
-        if self.is_sharp:
-            sine, inverse_m, peak = self._highest(ring, number, height)
-        else:
-            slope, curvature = self._slopes(number.double()), ring.double() * float(self.curvature[1])
-            sine, inverse_m, peak = sharpen(self.array, seen, slope, curvature, _SHARPENING)
+        ring, number = (torch.cat(part) for part in zip(*peaks, strict=True))
+        slope, curvature = self._slopes(number.double()), ring.double() * float(self.curvature[1])
+        sine, inverse_m, peak = self.sharpen(seen, slope, curvature)
         num_seen = visible.sum(dim=1)
         unit = PathSet(torch.ones((len(seen), 1), dtype=torch.complex64), sine[:, None], inverse_m[:, None])
         gain = (unit.waves(self.array).field[:, 0].conj() * seen).sum(dim=1) / num_seen
         return PathSet(gain[:, None], unit.sine, unit.inverse_m), peak / num_seen
-
-    def _highest(
-        self, ring: torch.Tensor, number: torch.Tensor, height: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Sine, inverse distance and height [B] of the highest peak of [B, C]."""
-        best = height.argmax(dim=1, keepdim=True)
-        ring, number, height = (each.gather(1, best)[:, 0] for each in (ring, number, height))
-        sine = self._slopes(number).clamp(-self.array.max_sine, self.array.max_sine)
-        near, far = 1 / self.array.min_distance_m, 1 / self.array.max_distance_m
-        return sine, (ring * self.curvature[1] / (1 - sine**2)).clamp(far, near), height
 
     def _slopes(self, number: torch.Tensor) -> torch.Tensor:
         """The slopes at angles' numbers, which are sines where a chirp touches at the centre."""
         turns = torch.where(number < len(self.slope) / 2, number, number - len(self.slope)) / len(self.slope)
         return turns / self.array.spacing_wavelengths
 
-    def _peaks(self, seen: torch.Tensor, padded: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Rings, angles and heights [B, C] of the largest peaks; padded is 0 beyond the elements."""
+    def _peaks(self, seen: torch.Tensor, padded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rings and angles [B, C] of the largest peaks; padded is 0 beyond the elements."""
         part = padded[: len(seen)]
         torch.mul(seen[:, None], self.chirp, out=part[..., : seen.shape[1]])
         parts = torch.view_as_real(torch.fft.fft(part))
@@ -88,12 +74,8 @@ class PathSearch:
 
     def _between(
         self, match: torch.Tensor, ring: torch.Tensor, number: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Moves peaks [B, C] to where parabolas through their neighbours have them: rings, angles, heights.
-
-        Without it, the largest peak is often one that happens to lie on the grid: of an array that is visible
-        in two pieces the side lobes are nearly as high as the main one.
-        """
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Moves peaks [B, C] to where parabolas through their neighbours have them: rings and angles."""
         num_rings, num_angles = self.allowed.shape
         flat = match.flatten(1)
         rows = [part.clamp(0, num_rings - 1) * num_angles for part in (ring - 1, ring, ring + 1)]
@@ -111,7 +93,7 @@ class PathSearch:
         area = torch.where(inside, area, 1)
         over = torch.where(inside, (twist * slope_y - bend_y * slope_x) / area, 0).clamp(-1, 1)
         up = torch.where(inside, (twist * slope_x - bend_x * slope_y) / area, 0).clamp(-1, 1)
-        return ring + up, number + over, middle + (slope_x * over + slope_y * up) / 2
+        return ring + up, number + over
 
 
 @lru_cache(maxsize=8)
@@ -130,13 +112,12 @@ def path_search(array: LineArray, oversampling: float, coherence_scale: float) -
     # Half a ring more, for what lies between.
     near = curvature[:, None] - step / 2
     allowed = torch.zeros((num_rings, num_angles), dtype=torch.bool)
-    places = places_to_touch(array)
-    for place in places:
+    for place in places_to_touch(array):
         sine, inverse_m = touching(array, slope, near, place)
         inside = (sine.abs() <= array.max_sine + 1 / array.num_elements) & (sine.abs() < 0.999)
         allowed |= inside & (inverse_m * array.min_distance_m <= 1)
-    is_sharp = len(places) == 1
-    return PathSearch(array, chirp, curvature.float(), slope.float(), allowed.float(), is_sharp)
+    sharpen = Sharpener(array, num_kept=8, turn_rad=1.4, num_turns=5)
+    return PathSearch(array, chirp, curvature.float(), slope.float(), allowed.float(), sharpen)
 
 
 def check_search(array: LineArray, oversampling: float, coherence_scale: float) -> tuple[int, int]:
@@ -154,7 +135,7 @@ def check_search(array: LineArray, oversampling: float, coherence_scale: float) 
             f"oversampling {oversampling} and coherence_scale {coherence_scale}: take 1 or more, and above 0"
         )
     step = ring_spacing_per_m(array, coherence_scale)
-    _, largest = reach_of_chirps(array)
+    _, largest = reach_of_chirps(array, places_to_touch(array))
     num_rings = int(largest / step) + 2
     num_angles = 1 << (round(oversampling * array.num_elements) - 1).bit_length()
     check_size(num_rings, num_angles, MAX_BYTES, "a larger coherence_scale")

@@ -34,7 +34,7 @@ class TrainingConfig(BaseModel):
     num_steps_tuning: int = Field(1200, ge=10, le=10_000_000, description="steps of fine-tuning on NMSE")
     num_steps_combiner: int = Field(1000, ge=10, le=10_000_000, description="steps of the hybrid's network")
     batch_size: int = Field(112, ge=2, le=65_536, description="channels in a batch")
-    combiner_batch_size: int = Field(128, ge=2, le=65_536, description="channels in a batch of the hybrid")
+    combiner_batch_size: int = Field(192, ge=2, le=65_536, description="channels in a batch of the hybrid")
     optimizer: OptimizerName = Field("muon", description="AdamW, or Muon for matrices and AdamW for the rest")
     learning_rate: float = Field(5e-3, gt=0, le=1, description="peak learning rate")
     combiner_learning_rate: float = Field(2e-3, gt=0, le=1, description="peak learning rate of the hybrid")

@@ -7,12 +7,13 @@ import math
 import torch
 
 from channels.near_field import NearFieldConfig, response
-from scenarios.elaa.chirps import Sharpening, places_to_touch, reach_of_chirps, sharpen, touching
+from scenarios.elaa.chirps import Sharpener, places_to_touch, reach_of_chirps, third_order_rad, touching
 from scenarios.elaa.line_array import LineArray
 
 _RING_RAD = 2.0
 """Phase at the array's end from one ring to the next: half of it lies between a wave and its nearest ring."""
-_SHARPENING = Sharpening(num_kept=2, turn_rad=1.4, num_turns=5)
+_NEGLIGIBLE_RAD = math.pi / 2
+"""Of the third order's phase: up to it a frame that is found closely gains a network nothing."""
 _CHUNK = 8
 """Channels at a time: what is made for them stays in the cache."""
 _NOWHERE = -1e6
@@ -28,7 +29,7 @@ class WaveSearch:
     c = (1 - s^2) / r: for each c (a ring) the correlations with all s are an FFT. Rings of c are `ring_rad`
     of phase apart at the array's end, the grid has `oversampling` angles or more to a beam. The largest of
     |correlation|^2 + rest log p(1 / r) is taken, p Gaussian with the moments of distances that are uniform,
-    and where the third order counts the likeliest of the waves that it may mean, see `chirps.sharpen`.
+    and where the third order counts the likeliest of the waves that it may mean, see `chirps.Sharpener`.
     """
 
     def __init__(
@@ -39,7 +40,12 @@ class WaveSearch:
         line = self._line = LineArray.of(config)
         half_m = (num - 1) / 2 * config.spacing_wavelengths * config.wavelength_m()
         bend = math.pi / config.wavelength_m() * half_m**2
-        largest, most_bent = reach_of_chirps(line)
+        self._sharpen: Sharpener | None = None
+        places = torch.zeros(1, dtype=torch.float64)
+        if third_order_rad(line) > _NEGLIGIBLE_RAD:
+            self._sharpen = Sharpener(line, num_kept=2, turn_rad=1.4, num_turns=5)
+            places = places_to_touch(line)
+        largest, most_bent = reach_of_chirps(line, places)
         largest = min(largest, 0.5 / config.spacing_wavelengths)
         if num_rings is None:
             num_rings = math.ceil(bend * most_bent / ring_rad) + 1
@@ -58,8 +64,6 @@ class WaveSearch:
         log_prior = torch.full((num_rings, num_slopes), _NOWHERE, dtype=torch.float64)
         # Half a ring more, for what lies between.
         least = self._curvature[:, None] - step_curvature / 2
-        places = places_to_touch(line)
-        self._is_sharp = len(places) == 1
         for place in places:
             _, nearest = touching(line, self._slope, least, place)
             sine, inverse_m = touching(line, self._slope, self._curvature[:, None], place)
@@ -86,8 +90,8 @@ class WaveSearch:
         sine = self._slope[torch.cat([best for best, _ in found])]
         curvature = self._curvature[torch.cat([ring for _, ring in found])]
         inverse_m = curvature / (1 - sine.square())
-        if not self._is_sharp:
-            sine, inverse_m, _ = sharpen(self._line, y, sine[:, None], curvature[:, None], _SHARPENING, rest)
+        if self._sharpen is not None:
+            sine, inverse_m, _ = self._sharpen(y, sine[:, None], curvature[:, None], rest)
         about = torch.stack((sine, inverse_m * self._line.min_distance_m, torch.zeros_like(sine)), dim=1)
         return self._line.response(sine, inverse_m), about.float()
 
