@@ -18,6 +18,8 @@ from scenarios.elaa.line_array import LineArray
 _NUM_BLOCKS = 64
 _BENDS_RAD = torch.linspace(-8, 8, 23, dtype=torch.float64)
 """Other curvatures that are tried about a chirp's place, as phases at half an array's length from it."""
+_TURN_RAD, _TURN_STEP_RAD = 1.4, 0.7
+"""Other slopes that are tried with each curvature, as phases at an array's end: how far, and how densely."""
 _ROWS_AT_ONCE = 16
 """What is made for so many channels stays in the cache."""
 
@@ -90,19 +92,21 @@ class Sharpener:
 
     Each peak's chirp touches a wave at each of the array's places. About the num_kept best ones others are
     looked at, of a little other slope and curvature at that place: of an array that is seen in two pieces one
-    tells them by itself, and both together only where they fit to a fraction of a turn. turn_rad, num_turns:
-    other slopes that are tried with each curvature, as phases at an array's end.
+    tells them by itself, and both together only where they fit to a fraction of a turn.
     """
 
-    def __init__(self, array: LineArray, num_kept: int, turn_rad: float, num_turns: int) -> None:
+    def __init__(self, array: LineArray, num_kept: int) -> None:
         self.array, self.num_kept = array, num_kept
         self._places = places_to_touch(array)
         self._element_m = array.place_m.float()
         self._block = math.ceil(array.num_elements / _NUM_BLOCKS)
         self._block_m = torch.stack([part.mean() for part in self._element_m.split(self._block)])
-        reach_m = float(array.place_m[-1])
+        reach_m = max(float(array.place_m[-1]), array.spacing_wavelengths * array.wavelength_m / 2)
         self._bend = array.wavelength_m / (math.pi * reach_m**2) * _BENDS_RAD
-        turns = torch.linspace(-turn_rad, turn_rad, num_turns, dtype=torch.float64)
+        # A peak is as much wider as its chirp is not the wave.
+        largest = max(_TURN_RAD, third_order_rad(array) ** (1 / 3))
+        num_turns = 2 * round(largest / _TURN_STEP_RAD) + 1
+        turns = torch.linspace(-largest, largest, num_turns, dtype=torch.float64)
         self._turn = array.wavelength_m / (2 * math.pi * reach_m) * turns
         angle = -turns[:, None] * self._block_m.double() / reach_m
         self._turned = torch.polar(torch.ones_like(angle), angle).to(torch.complex64)

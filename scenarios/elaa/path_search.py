@@ -116,7 +116,7 @@ def path_search(array: LineArray, oversampling: float, coherence_scale: float) -
         sine, inverse_m = touching(array, slope, near, place)
         inside = (sine.abs() <= array.max_sine + 1 / array.num_elements) & (sine.abs() < 0.999)
         allowed |= inside & (inverse_m * array.min_distance_m <= 1)
-    sharpen = Sharpener(array, num_kept=8, turn_rad=1.4, num_turns=5)
+    sharpen = Sharpener(array, num_kept=8)
     return PathSearch(array, chirp, curvature.float(), slope.float(), allowed.float(), sharpen)
 
 

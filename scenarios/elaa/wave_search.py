@@ -43,7 +43,7 @@ class WaveSearch:
         self._sharpen: Sharpener | None = None
         places = torch.zeros(1, dtype=torch.float64)
         if third_order_rad(line) > _NEGLIGIBLE_RAD:
-            self._sharpen = Sharpener(line, num_kept=2, turn_rad=1.4, num_turns=5)
+            self._sharpen = Sharpener(line, num_kept=2)
             places = places_to_touch(line)
         largest, most_bent = reach_of_chirps(line, places)
         largest = min(largest, 0.5 / config.spacing_wavelengths)

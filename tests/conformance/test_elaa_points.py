@@ -148,11 +148,12 @@ def test_an_unknown_estimator_is_refused():
 
 def test_the_central_unit_takes_no_hidden_element_for_an_observation_of_zero():
     """A report of the whole array, a quarter of it hidden, is worth what four of its parts are."""
-    point = Point("rate", "raw-nomp", 0, {"codec": "uniform-6", **CELL})
-    whole = TINY.model_copy(update={"subarray_size": 64})
+    point = Point("rate", "raw-nomp", 0, {"codec": "uniform-8", **CELL})
+    tiny = TINY.model_copy(update={"data": TINY.data.model_copy(update={"num_test": 64})})
+    whole = tiny.model_copy(update={"subarray_size": 64})
     parts, at_once = (
         {row.metric: row.value for row in SCENARIO.simulate(told, [point], {}, Cluster())[0]}
-        for told in (TINY, whole)
+        for told in (tiny, whole)
     )
     # Of zeros that count it would be some -5 dB.
     assert at_once["nmse_db"] == pytest.approx(parts["nmse_db"], abs=1.5)
