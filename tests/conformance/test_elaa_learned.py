@@ -14,6 +14,7 @@ from scenarios.elaa.models import CsiModel, LearnedEstimator
 from scenarios.elaa.nomp import Nomp, nomp_prior
 from scenarios.elaa.observations import Observed, observe
 from scenarios.elaa.patches import Patches
+from scenarios.elaa.path_inputs import make_path_inputs
 from scenarios.elaa.wave_search import AtomSearch, WaveSearch
 from semcom.contracts import SemcomError
 from semcom.masks import mask_token_blocks, mask_tokens
@@ -173,6 +174,20 @@ def test_mirrored_inputs_are_those_of_the_mirrored_array():
         to_numbers(PATCHES.split(each)) for each in (frame.turn(h), other_frame.turn(h.flip(1)))
     )
     torch.testing.assert_close(mirror_patches(clean), other_clean, rtol=1e-2, atol=2e-2)
+
+
+def test_a_hybrids_network_answers_the_same_from_either_end_of_the_line():
+    h, visible = _observed()
+    observed = observe(h, visible, 10.0, _generator(3))
+    hybrid = _estimators()[1]
+    inputs, frame = make_inputs(observed, Dechirper(ARRAY), PATCHES)
+    paths = hybrid.nomp.paths(observed)
+    with torch.no_grad():
+        described = make_path_inputs(observed, frame, inputs, hybrid.model(inputs), PATCHES, paths)
+        answer, other = hybrid._combine(described), hybrid._combine(described.mirrored())
+        by_itself = hybrid.combiner(described) - mirror_patches(hybrid.combiner(described.mirrored()))
+    torch.testing.assert_close(mirror_patches(other), answer)
+    assert by_itself.abs().max() > 1e-3
 
 
 def test_numbers_and_values_are_the_same():

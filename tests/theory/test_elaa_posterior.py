@@ -4,9 +4,10 @@ import torch
 
 from channels.near_field import NearFieldConfig, draw_channels
 from scenarios.elaa.line_array import LineArray
-from scenarios.elaa.nomp import Nomp, nomp_prior
+from scenarios.elaa.nomp import Nomp, Paths, nomp_prior
 from scenarios.elaa.observations import Observed, observe
-from scenarios.elaa.path_posterior import posterior_fields
+from scenarios.elaa.path_posterior import _flatness, posterior_fields
+from scenarios.elaa.path_refinement import PathSet, uncertainty
 from semcom.rng import Streams
 
 CONFIG = NearFieldConfig(num_elements=64, min_paths=1, max_paths=1, min_distance_m=2, max_distance_m=30)
@@ -76,3 +77,53 @@ def test_beyond_its_count_a_channel_has_no_path():
     fields = posterior_fields(paths, observed)
     assert (fields[1] == 0).all()
     assert (fields[0] != 0).any()
+
+
+def two_paths(apart: float, snr_db: float) -> tuple[Paths, Observed]:
+    """Two paths of like strength, `apart` beams from each other, as they are; half is visible."""
+    gain = torch.tensor([[1.0, 0.7j]])
+    sine = torch.tensor([[0.2, 0.2 + apart * 2 / 64]])
+    exact = PathSet(gain.to(torch.complex64), sine, torch.tensor([[0.2, 0.1]]))
+    seen = (torch.arange(64) < 32)[None]
+    noise_var = torch.tensor([10 ** (-snr_db / 10)])
+    observed = Observed(torch.where(seen, exact.waves(LINE).field.sum(dim=1), 0), seen, noise_var)
+    bound = uncertainty(LINE, nomp_prior(LINE), exact, observed)
+    count = torch.tensor([2])
+    return Paths(LINE, exact.gain, exact.sine, exact.inverse_m, count, bound), observed
+
+
+def flatness(paths: Paths, observed: Observed) -> torch.Tensor:
+    waves = PathSet(paths.gain, paths.sine, paths.inverse_m).waves(LINE)
+    row, number = (paths.gain.abs() > 0).nonzero(as_tuple=True)
+    return _flatness(paths, waves, observed, row, number)
+
+
+def test_the_likelihood_is_as_much_flatter_as_other_paths_widen_the_bound():
+    paths, observed = two_paths(1.5, 40.0)
+
+    def field(theta: torch.Tensor) -> torch.Tensor:
+        gain = torch.complex(theta[:2], theta[2:4])
+        turns = LINE.delay(theta[4:6], theta[6:])[:, :32]
+        angle = -2 * torch.pi * turns
+        return torch.view_as_real((gain[:, None] * torch.polar(torch.ones_like(angle), angle)).sum(dim=0))
+
+    gain = paths.gain[0].to(torch.complex128)
+    theta = torch.cat((gain.real, gain.imag, paths.sine[0].double(), paths.inverse_m[0].double()))
+    slopes = torch.autograd.functional.jacobian(field, theta).flatten(0, 1)
+    together = torch.linalg.inv(slopes.T @ slopes)
+    expected = []
+    for number in range(2):
+        own = slopes[:, [number, 2 + number, 4 + number, 6 + number]]
+        alone = torch.linalg.inv(own.T @ own)[2:, 2:]
+        place = [4 + number, 6 + number]
+        expected.append((together[place][:, place].det() / alone.det()).sqrt())
+    assert min(expected) > 1.2
+    torch.testing.assert_close(flatness(paths, observed).double(), torch.stack(expected), rtol=0.02, atol=0)
+
+
+def test_a_path_alone_or_far_from_others_is_as_flat_as_it_is():
+    _, observed = one_path(30, 20.0, NUM_SEEN)
+    torch.testing.assert_close(flatness(NOMP.paths(observed), observed), torch.ones(30))
+    far, near = flatness(*two_paths(16.0, 20.0)), flatness(*two_paths(1.5, 20.0))
+    assert (far < 1.1).all()
+    assert (near > 1.2).all()
