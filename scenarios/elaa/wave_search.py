@@ -13,7 +13,7 @@ from scenarios.elaa.line_array import LineArray
 _RING_RAD = 2.0
 """Phase at the array's end from one ring to the next: half of it lies between a wave and its nearest ring."""
 _NEGLIGIBLE_RAD = math.pi / 2
-"""Of the third order's phase: up to it a frame that is found closely gains a network nothing."""
+"""Of the third order's phase: up to it a frame that is looked for closely gains a network little."""
 _CHUNK = 8
 """Channels at a time: what is made for them stays in the cache."""
 _NOWHERE = -1e6
