@@ -36,7 +36,7 @@ class ExampleConfig(BaseModel):
 
     num_examples: int = Field(32_000, ge=16, le=10_000_000, description="training channels")
     num_path_examples: int = Field(
-        16_000, ge=16, le=10_000_000, description="other channels, to train the hybrid's network on"
+        24_000, ge=16, le=10_000_000, description="other channels, to train the hybrid's network on"
     )
     min_snr_db: float = Field(-5, ge=-40, le=100, description="least SNR of a visible element in training")
     max_snr_db: float = Field(25, ge=-40, le=100, description="largest SNR in training")

@@ -47,6 +47,6 @@ PAPER = ElaaConfig(
     examples=ExampleConfig(num_examples=200_000, num_path_examples=100_000),
     training=TrainingConfig(
         num_steps_pretraining=10_000, num_steps_decoder=5_000, num_steps_tuning=20_000,
-        num_steps_combiner=20_000,
+        num_steps_combiner=20_000, combiner_learning_rate=2e-3,
     ),
 )  # fmt: skip

@@ -31,13 +31,13 @@ class TrainingConfig(BaseModel):
         le=10_000_000,
         description="steps of a decoder on what was pretrained and no longer changes",
     )
-    num_steps_tuning: int = Field(1200, ge=10, le=10_000_000, description="steps of fine-tuning on NMSE")
-    num_steps_combiner: int = Field(1000, ge=10, le=10_000_000, description="steps of the hybrid's network")
+    num_steps_tuning: int = Field(1400, ge=10, le=10_000_000, description="steps of fine-tuning on NMSE")
+    num_steps_combiner: int = Field(1500, ge=10, le=10_000_000, description="steps of the hybrid's network")
     batch_size: int = Field(112, ge=2, le=65_536, description="channels in a batch")
     combiner_batch_size: int = Field(192, ge=2, le=65_536, description="channels in a batch of the hybrid")
     optimizer: OptimizerName = Field("muon", description="AdamW, or Muon for matrices and AdamW for the rest")
     learning_rate: float = Field(5e-3, gt=0, le=1, description="peak learning rate")
-    combiner_learning_rate: float = Field(2e-3, gt=0, le=1, description="peak learning rate of the hybrid")
+    combiner_learning_rate: float = Field(4e-3, gt=0, le=1, description="peak learning rate of the hybrid")
     distance: Literal["cosine", "l2", "smooth_l1", "l1"] = Field("l2", description="distance of prediction")
     ema_momentum: float = Field(0.99, ge=0, le=1, description="momentum of the EMA target at the start")
     regularizer: Literal["none", "vicreg"] = Field("none", description="what else keeps z from collapsing")
