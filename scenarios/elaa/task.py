@@ -31,7 +31,7 @@ class TrainingConfig(BaseModel):
         le=10_000_000,
         description="steps of a decoder on what was pretrained and no longer changes",
     )
-    num_steps_tuning: int = Field(1400, ge=10, le=10_000_000, description="steps of fine-tuning on NMSE")
+    num_steps_tuning: int = Field(2000, ge=10, le=10_000_000, description="steps of fine-tuning on NMSE")
     num_steps_combiner: int = Field(1500, ge=10, le=10_000_000, description="steps of the hybrid's network")
     batch_size: int = Field(112, ge=2, le=65_536, description="channels in a batch")
     combiner_batch_size: int = Field(192, ge=2, le=65_536, description="channels in a batch of the hybrid")
