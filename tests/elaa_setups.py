@@ -26,6 +26,7 @@ NOTHING = tuple(
         "noisy_methods",
         "size_methods",
         "forecasters",
+        "band_methods",
         "feedbacks",
         "air_methods",
     )

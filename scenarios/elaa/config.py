@@ -34,7 +34,7 @@ from scenarios.elaa.patches import Patches
 from scenarios.elaa.region_detection import DETECTED_SIZE
 from scenarios.elaa.reports import report_of
 from scenarios.elaa.task import TrainingConfig
-from scenarios.elaa.vocabulary import ESTIMATORS, FEEDBACKS, FORECASTERS, FRONTHAUL, Method
+from scenarios.elaa.vocabulary import BAND, ESTIMATORS, FEEDBACKS, FORECASTERS, FRONTHAUL, Method
 from semcom.codecs.catalogue import CodecConfig, make_codec
 from semcom.codecs.names import codec_config
 from semcom.contracts import SemcomError
@@ -88,6 +88,12 @@ class EvaluationConfig(BaseModel):
     forecasters: tuple[str, ...] = Field(_classical(FORECASTERS), description="predictors over time")
     ahead_shares: tuple[Share, ...] = Field((1.0, 0.5), description="visible shares in the look-ahead result")
     ahead_snr_db: Decibels = Field(10.0, description="SNR in the look-ahead result")
+    num_subcarriers: int = Field(
+        8, ge=2, le=256, description="subcarriers of array.bandwidth_hz in the band result"
+    )
+    band_methods: tuple[str, ...] = Field((), description="estimators of several subcarriers together")
+    band_shares: tuple[Share, ...] = Field((1.0, 0.5, 0.25), description="visible shares in the band result")
+    band_snr_db: Decibels = Field(10.0, description="SNR in the band result")
     feedback_bits: tuple[Annotated[int, Field(ge=24, le=65_536)], ...] = Field(
         (32, 128, 512), description="coded bits of an estimate in the feedback result"
     )
@@ -150,6 +156,7 @@ def check(config: ElaaConfig) -> None:
         ("size_methods", told.size_methods, ESTIMATORS),
         ("noisy_methods", told.noisy_methods, _learned()),
         ("forecasters", told.forecasters, FORECASTERS),
+        ("band_methods", told.band_methods, BAND),
         ("feedbacks", told.feedbacks, FEEDBACKS),
         ("air_methods", told.air_methods, FRONTHAUL),
     ):
@@ -160,8 +167,8 @@ def check(config: ElaaConfig) -> None:
     LineArray.of(config.array)
     if config.array.num_subcarriers != 1 or config.array.num_snapshots != 1:
         raise SemcomError(
-            "array.num_subcarriers and array.num_snapshots have to be 1: elaa estimates one subcarrier, and "
-            "takes its snapshots from evaluation.num_history and evaluation.look_aheads"
+            "array.num_subcarriers and array.num_snapshots have to be 1: elaa takes them from "
+            "evaluation.num_subcarriers, evaluation.num_history and evaluation.look_aheads"
         )
     Patches(config.array, config.model.patch_size)
     for size in told.array_sizes:
@@ -223,6 +230,7 @@ def check_results(config: ElaaConfig) -> None:
         ("shares", told.shares, told.methods),
         ("unknown_shares", told.unknown_shares, told.unknown_methods),
         ("ahead_shares", told.ahead_shares, told.forecasters),
+        ("band_shares", told.band_shares, told.band_methods),
         ("air_share", (told.air_share,), told.air_methods),
         ("feedback_shares", told.feedback_shares, told.feedbacks),
     ):
@@ -239,6 +247,8 @@ def check_results(config: ElaaConfig) -> None:
             )
     if "s-omp" in told.forecasters and told.look_aheads and told.ahead_shares:
         check_polar("s-omp in evaluation.forecasters", array)
+    for name in {"p-somp", "nomp-band"} & set(told.band_methods):
+        check_polar(f"{name} in evaluation.band_methods", array, told.num_subcarriers)
     if "polar-omp" in told.size_methods:
         for elements in told.array_sizes:
             check_polar("polar-omp in evaluation.size_methods", sized(array, elements))
@@ -298,6 +308,11 @@ def trained_for(config: ElaaConfig, result: str, axes: Axes) -> ElaaConfig:
     if result == "size":
         return config.model_copy(update={"array": sized(config.array, int(axes["num_elements"]))})
     return config
+
+
+def banded(config: ElaaConfig) -> NearFieldConfig:
+    """The array with as many subcarriers as the band result has."""
+    return config.array.model_copy(update={"num_subcarriers": config.evaluation.num_subcarriers})
 
 
 def moving(config: ElaaConfig) -> NearFieldConfig:

@@ -11,9 +11,10 @@ from torch import nn
 
 from analysis.estimation import normalised_errors
 from channels.near_field import NearFieldConfig
+from scenarios.elaa.bands import LearnedBand, band_window, draw_band_examples
 from scenarios.elaa.bottleneck import BottleneckModel
 from scenarios.elaa.bottleneck_training import make_bottleneck, train_bottleneck
-from scenarios.elaa.config import ElaaConfig, moving
+from scenarios.elaa.config import ElaaConfig, banded, moving
 from scenarios.elaa.data import Cell, DataConfig, draw_sample, visibility_of
 from scenarios.elaa.examples import draw_examples
 from scenarios.elaa.features import Dechirper
@@ -33,9 +34,9 @@ from semcom.records import load_into
 from semcom.rng import Streams
 from semcom.train import CENTRAL, Trainer, score_row
 
-TIME, BOTTLENECK, TOKENS = "elaa-jepa-time", "jepa-bottleneck", "jepa-tokens"
-"""The jobs that train the forecaster, the feedback's network, and the central unit on what is reported."""
-JOBS = ("elaa-jepa", TOKENS, BOTTLENECK, TIME, "mae", "supervised")
+TIME, BAND, BOTTLENECK, TOKENS = "elaa-jepa-time", "elaa-jepa-band", "jepa-bottleneck", "jepa-tokens"
+"""The jobs that train the forecaster, a band's estimator, the feedback's network, and the central unit."""
+JOBS = ("elaa-jepa", TOKENS, BOTTLENECK, TIME, BAND, "mae", "supervised")
 """All that are trained, the longest first: JEPAs bring the hybrids' networks with them."""
 FROZEN, TUNED, COMBINER = "frozen.", "tuned.", "combiner."
 """Prefixes of a job's tensors."""
@@ -62,6 +63,12 @@ def train_job(
             streams,
         )
         model, log = train_window_model(seed, windows, sorted(told.look_aheads), patches, inputs, trainer)
+        return _tensors(TUNED, model), log
+    if name == BAND:
+        wide = banded(config)
+        bands = draw_band_examples(wide, config.examples, visibilities, patches, streams)
+        window = band_window(wide.num_subcarriers)
+        model, log = train_window_model(seed, bands, (0,), patches, inputs, trainer, window, "band")
         return _tensors(TUNED, model), log
     through = partial(over_the_fronthaul, subarray_size=config.subarray_size, streams=streams)
     draw = partial(draw_examples, array, config.examples, visibilities, patches, Dechirper(array), streams)
@@ -104,6 +111,8 @@ def job_settings(name: str, config: ElaaConfig) -> dict[str, Any]:
     if name == TIME:
         asked = config.evaluation
         told |= {"num_history": asked.num_history, "look_aheads": sorted(asked.look_aheads)}
+    if name == BAND:
+        told["num_subcarriers"] = config.evaluation.num_subcarriers
     if name == BOTTLENECK:
         told["bottleneck"] = config.bottleneck.model_dump(mode="json")
     if name == TOKENS:
@@ -155,6 +164,11 @@ class Trained:
         """Predicts channels complex64 [N, M] look_ahead snapshots after the last one heard, for TIME."""
         model = self._model(TUNED, window_of(heard.y.shape[1]))
         return LearnedForecaster(model, self.array, self.config.patch_size).forecast(heard, look_ahead)
+
+    def band(self, heard: Heard) -> torch.Tensor:
+        """Estimates channels complex64 [N, F, M] on all subcarriers, for BAND."""
+        model = self._model(TUNED, band_window(heard.y.shape[1]))
+        return LearnedBand(model, self.array, self.config.patch_size).estimate(heard)
 
     def _model(self, prefix: str, window: Window = ONE_SNAPSHOT) -> CsiModel:
         with torch.random.fork_rng(devices=[]):

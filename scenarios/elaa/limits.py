@@ -62,9 +62,9 @@ def check_paths(array: NearFieldConfig) -> None:
     check_search(line, nomp.oversampling, nomp.coherence_scale)
 
 
-def check_polar(key: str, array: NearFieldConfig) -> None:
+def check_polar(key: str, array: NearFieldConfig, num_subcarriers: int = 1) -> None:
     """Raises SemcomError, naming the key that asks for it, for a polar dictionary that takes too much."""
-    if (size := polar_bytes(LineArray.of(array))) > MAX_BYTES:
+    if (size := num_subcarriers * polar_bytes(LineArray.of(array))) > MAX_BYTES:
         raise SemcomError(
             f"{key} needs a polar dictionary, which for {array.num_elements:,} elements takes "
             f"{size / 1e9:.1f} GB, above {MAX_BYTES / 1e9:.1f} GB: take fewer elements, a larger "

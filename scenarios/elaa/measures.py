@@ -18,9 +18,10 @@ from analysis.estimation import (
 from channels.catalogue import uses_a_channel
 from nodes.contracts import CellOutcome
 from scenarios.contracts import Point
+from scenarios.elaa.band_bench import BandBench
 from scenarios.elaa.bench import Bench
 from scenarios.elaa.cells import air_bench
-from scenarios.elaa.config import ElaaConfig, sized, trained_for
+from scenarios.elaa.config import ElaaConfig, banded, sized, trained_for
 from scenarios.elaa.data import Cell
 from scenarios.elaa.feedback_bench import FeedbackBench
 from scenarios.elaa.forecasts import forecast
@@ -56,6 +57,16 @@ def answer(question: Question) -> list[list[Record]]:
             ahead: forecast(config, methods, visible, ahead, seed, question.weights) for _, ahead in asked
         }
         return [_records(point, *found[ahead][point.method], told.ahead_snr_db) for point, ahead in asked]
+    if first.result == "band":
+        wide = BandBench(
+            banded(config), config.visibility, config.data, float(at["visible_share"]), told.band_snr_db, seed
+        )
+        return [
+            _band_records(
+                point, wide.asked[0], wide.estimate(point.method, config.model, question.weights), wide.snr_db
+            )
+            for point in question.points
+        ]
     if first.result == "feedback":
         bench = Bench(config.array, config.visibility, config.data, _feedback_cell(config, first), first.seed)
         coder = FeedbackBench(bench, config, question.weights)
@@ -136,6 +147,18 @@ def _records(point: Point, h: torch.Tensor, h_hat: torch.Tensor, snr_db: float) 
         ("spectral_efficiency_share", float(rate / best), "1"),
     )
     return [_record(point, name, value, unit, len(truth)) for name, value, unit in values]
+
+
+def _band_records(point: Point, h: torch.Tensor, h_hat: torch.Tensor, snr_db: float) -> list[Record]:
+    """Metrics of estimates h_hat of channels h, complex64 [N, F, M] each.
+
+    A channel's error is one over all of its subcarriers; beams and rates are means over them.
+    """
+    whole = _records(point, h.flatten(1), h_hat.flatten(1), snr_db)
+    each = _records(point, h.flatten(0, 1), h_hat.flatten(0, 1), snr_db)
+    over_the_band = [row for row in whole if row.metric in ("nmse_db", "median_nmse_db")]
+    beams = [replace(row, num_samples=len(h)) for row in each[len(over_the_band) :]]
+    return [*over_the_band, *beams]
 
 
 def _record(point: Point, metric: str, value: float, unit: str, num: int) -> Record:

@@ -38,11 +38,16 @@ class ModelConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Window:
-    """What a model over time looks at: snapshots, and how many numbers describe them beside a Frame's."""
+    """What a model of several snapshots, or subcarriers, looks at.
+
+    num_more: numbers that describe them beside a Frame's. num_asked: those of what is asked for. num_told:
+    how many of them, the last ones, it estimates.
+    """
 
     num_snapshots: int = 1
     num_more: int = 0
     num_asked: int = 0
+    num_told: int = 1
 
 
 ONE_SNAPSHOT = Window()
@@ -109,12 +114,12 @@ class CsiDecoder(nn.Module):
         h_l = g_l y_l + o_l
 
     with g_l in [0, 1] and o_l read off patch l's token. At high SNRs the estimate is never far from y. Of a
-    window's snapshots it is the last one.
+    window's snapshots it is the last num_told, side by side.
     """
 
     def __init__(self, config: ModelConfig, patches: Patches, window: Window = ONE_SNAPSHOT) -> None:
         super().__init__()
-        self.num_numbers = 2 * patches.patch_size
+        self.num_numbers = 2 * patches.patch_size * window.num_told
         self.join = nn.Linear(2 * config.dim, config.dim)
         self.look = nn.Linear((2 * window.num_snapshots + 1) * patches.patch_size, config.dim)
         self.body = Transformer(config.dim, config.decoder_depth, config.num_heads, config.mlp_ratio)

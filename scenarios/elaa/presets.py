@@ -10,7 +10,7 @@ from scenarios.elaa.data import DataConfig
 from scenarios.elaa.examples import ExampleConfig
 from scenarios.elaa.models import ModelConfig
 from scenarios.elaa.task import TrainingConfig
-from scenarios.elaa.vocabulary import FEEDBACKS, FORECASTERS, FRONTHAUL
+from scenarios.elaa.vocabulary import BAND, FEEDBACKS, FORECASTERS, FRONTHAUL
 
 TINY = ElaaConfig(
     collaboration=CollaborationConfig(num_clients=4),
@@ -34,6 +34,7 @@ TINY = ElaaConfig(
         size_methods=("ls", "nomp-shrink", "supervised"),
         look_aheads=(0, 1), ahead_shares=(0.5,), forecasters=tuple(FORECASTERS),
         feedback_shares=(1.0, 0.5), feedback_bits=(64,), feedbacks=tuple(FEEDBACKS),
+        num_subcarriers=2, band_methods=tuple(BAND), band_shares=(1.0, 0.5),
         unknown_methods=("ls", "nomp-shrink", "hybrid"),
         unknown_shares=(0.5,), air_methods=tuple(FRONTHAUL), air_codecs=("uniform-4",), erasures=(0.3,),
     ),

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 
 from analysis.figures import add_legend, draw_lines, line_figure, new_figure, save
 from analysis.tables import pivot
-from scenarios.elaa.vocabulary import ESTIMATORS, FEEDBACKS, FORECASTERS, FRONTHAUL
+from scenarios.elaa.vocabulary import BAND, ESTIMATORS, FEEDBACKS, FORECASTERS, FRONTHAUL
 
-_ORDER = [*reversed(ESTIMATORS), *FORECASTERS, *FRONTHAUL, *FEEDBACKS]
+_ORDER = [*reversed(ESTIMATORS), *FORECASTERS, *BAND, *FRONTHAUL, *FEEDBACKS]
 _NMSE, _NMSE_LABEL = "nmse_db", "NMSE (dB)"
 _TITLES = {
     _NMSE: "NMSE (dB)",
@@ -34,7 +34,7 @@ def draw_figures(records: pd.DataFrame, folder: Path) -> list[Path]:
     estimate = _part(records, "estimate", "visible_share", "snr_db")
     if len(estimate):
         paths += _panels(estimate, "snr_db", "SNR of a visible element (dB)", folder, "nmse_vs_snr")
-        paths += _share_figure(estimate, folder)
+        paths += _share_figure(estimate, folder, "nmse_vs_share", "Visible share of the array")
     size = _part(records, "size", "num_elements")
     if len(size):
         figure = line_figure(
@@ -76,6 +76,9 @@ def draw_figures(records: pd.DataFrame, folder: Path) -> list[Path]:
     ahead = _part(records, "ahead", "look_ahead", "visible_share")
     if len(ahead):
         paths += _panels(ahead, "look_ahead", "Snapshots ahead", folder, "nmse_vs_look_ahead")
+    band = _part(records, "band", "visible_share", "snr_db")
+    if len(band):
+        paths += _share_figure(band, folder, "nmse_vs_band_share", "Visible share, all subcarriers")
     return paths
 
 
@@ -132,7 +135,7 @@ def _name_ticks(panel: Axes, values: pd.Series) -> None:
     panel.set_xticks([], minor=True)
 
 
-def _share_figure(part: pd.DataFrame, folder: Path) -> list[Path]:
+def _share_figure(part: pd.DataFrame, folder: Path, name: str, label: str) -> list[Path]:
     """Errors against the visible share, at the SNR in the middle."""
     levels = np.sort(part["snr_db"].unique())
     level = levels[len(levels) // 2]
@@ -144,11 +147,11 @@ def _share_figure(part: pd.DataFrame, folder: Path) -> list[Path]:
         "visible_share",
         _NMSE,
         order=_order(part),
-        x_label=f"Visible share of the array (SNR {level:g} dB)",
+        x_label=f"{label} (SNR {level:g} dB)",
         y_label=_NMSE_LABEL,
         width="page",
     )
-    return save(figure, folder, "nmse_vs_share")
+    return save(figure, folder, name)
 
 
 def make_tables(records: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -168,6 +171,7 @@ def make_tables(records: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     for result, axes, title in (
         ("size", ("num_elements",), "NMSE (dB) by the array's number of elements"),
         ("ahead", ("visible_share", "look_ahead"), "NMSE (dB) by visible share and snapshots ahead"),
+        ("band", ("visible_share",), "NMSE (dB) over all subcarriers by visible share"),
     ):
         part = _part(records, result, *axes)
         part = part[part["metric"] == _NMSE]

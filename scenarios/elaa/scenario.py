@@ -77,7 +77,7 @@ class ElaaScenario:
         return Trained(tensors, log)
 
     def points(self, config: ElaaConfig, seeds: Sequence[int]) -> list[Point]:
-        """Lists the points of the results: estimate, unknown, noisy, size, ahead, rate, loss, air, feedback.
+        """Lists the points of all results: estimate, unknown, noisy, size, ahead, band, rate, loss, ...
 
         Raises SemcomError for a configuration that asks for none of them.
         """
@@ -234,6 +234,11 @@ def _listed(config: ElaaConfig) -> list[tuple[str, str, Axes]]:
         for share in told.ahead_shares
         for method in told.forecasters
         for ahead in told.look_aheads
+    ]
+    listed += [
+        ("band", method, {"visible_share": share, "snr_db": told.band_snr_db})
+        for share in told.band_shares
+        for method in told.band_methods
     ]
     codec = codec_name(config.codec)
     listed += [

@@ -49,6 +49,17 @@ FORECASTERS: dict[str, Method] = {
     ),
 }
 
+BAND: dict[str, Method] = {
+    "ls-band": Method("what was received on each subcarrier, and zero elsewhere"),
+    "nomp-each": Method("shrunk NOMP on each subcarrier by itself"),
+    "p-somp": Method("places of the polar grid common to all subcarriers, each with its squint"),
+    "nomp-band": Method("paths off the grid, with a delay, common to all subcarriers, shrunk"),
+    "elaa-jepa-band": Method(
+        "a JEPA whose patches hold all subcarriers, trained on end to end", "elaa-jepa-band", "tuned."
+    ),
+}
+"""Estimators of several subcarriers together."""
+
 FRONTHAUL: dict[str, Method] = {
     "raw-nomp": Method("what sub-arrays receive itself, and shrunk NOMP at the central unit"),
     "raw-ls": Method("the same, and zeros for what is missing"),
@@ -70,5 +81,5 @@ FEEDBACKS: dict[str, Method] = {
     "jepa-bottleneck": Method("a JEPA's estimate through a trained bottleneck", "jepa-bottleneck"),
 }
 
-METHODS: dict[str, Method] = ESTIMATORS | FORECASTERS | FRONTHAUL | FEEDBACKS
+METHODS: dict[str, Method] = ESTIMATORS | FORECASTERS | BAND | FRONTHAUL | FEEDBACKS
 """All of these; no two have one name."""

@@ -20,7 +20,7 @@ from scenarios.elaa.windows import WindowInputs, make_window_inputs
 from semcom.rng import Streams
 from semcom.samples import Samples
 
-_VALUES_AT_ONCE = 1 << 24
+VALUES_AT_ONCE = 1 << 24
 """Values of channels that are drawn at once, at most: 128 MiB."""
 
 
@@ -86,7 +86,7 @@ def draw_window_examples(
     needed = {int(time) + ahead for time in heard_at.tolist() for ahead in (0, *look_aheads)}
     time = torch.tensor(sorted(needed))
     generator = streams.torch_generator("elaa window examples")
-    at_once = max(1, _VALUES_AT_ONCE // (array.num_elements * array.num_snapshots))
+    at_once = max(1, VALUES_AT_ONCE // (array.num_elements * array.num_snapshots))
     dechirper = Dechirper(array)
     inputs, clean, cell = [], [], []
     for begin in range(0, config.num_examples, at_once):

@@ -1,4 +1,4 @@
-"""The training of the forecaster: a JEPA over windows of snapshots, then the channel to come itself."""
+"""The training of models of windows: a JEPA over snapshots or subcarriers, then channels themselves."""
 
 from __future__ import annotations
 
@@ -11,20 +11,29 @@ from torch import nn
 from channels.near_field import NearFieldConfig
 from scenarios.elaa.features import Dechirper
 from scenarios.elaa.inputs import to_values
-from scenarios.elaa.models import CsiModel
+from scenarios.elaa.models import CsiModel, Window
 from scenarios.elaa.patches import Patches
 from scenarios.elaa.task import CellLevels, Log, TrainingInputs, nmse
 from scenarios.elaa.tracks import Heard
 from scenarios.elaa.training import make_jepa
 from scenarios.elaa.window_examples import NUM_CELLS_AHEAD, WindowExamples, cells_ahead
-from scenarios.elaa.windows import WindowInputs, make_window_inputs, mirror_window, window_of
+from scenarios.elaa.windows import (
+    WindowInputs,
+    make_window_inputs,
+    mirror_window,
+    side_by_side,
+    window_of,
+)
 from semcom.rng import Streams
 from semcom.train import CENTRAL, BatchLoss, Stage, Trainer
 
 
 @dataclass(frozen=True)
 class WindowTask:
-    """One forecaster in training: its examples, the look-aheads that it is asked for, its random stream."""
+    """One model in training: its examples, the look-aheads that it is asked for, its random stream.
+
+    num_told: how many of a window's last snapshots it estimates; all of them if they are subcarriers.
+    """
 
     inputs: TrainingInputs
     examples: WindowExamples
@@ -32,6 +41,7 @@ class WindowTask:
     generator: torch.Generator
     trainer: Trainer
     may_mirror: bool
+    num_told: int = 1
 
     def draw(self, generator: torch.Generator) -> tuple[WindowInputs, torch.Tensor, torch.Tensor]:
         """Draws a batch: inputs, clean windows [B, T, L, 2 S] some snapshots on, cells. Half are mirrored."""
@@ -76,15 +86,22 @@ def train_window_model(
     patches: Patches,
     inputs: TrainingInputs,
     trainer: Trainer = CENTRAL,
+    window: Window | None = None,
+    name: str = "time",
 ) -> tuple[CsiModel, Log]:
-    """Trains the forecaster from scratch: pretraining, a decoder, and the whole on the NMSE to come."""
+    """Trains a model of windows from scratch: pretraining, a decoder, and the whole on the NMSE.
+
+    The forecaster if no window is given; name: of its random streams.
+    """
     streams, config = Streams(seed), inputs.training
+    window = window or window_of(examples.num_snapshots)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(streams.seed("weights elaa time"))
-        model = CsiModel(inputs.model, patches, window_of(examples.num_snapshots))
-    generator = streams.torch_generator("train elaa time")
+        torch.manual_seed(streams.seed(f"weights elaa {name}"))
+        model = CsiModel(inputs.model, patches, window)
+    generator = streams.torch_generator(f"train elaa {name}")
     may_mirror = patches.grid[0] == 1
-    task = WindowTask(inputs, examples, torch.tensor(look_aheads), generator, trainer, may_mirror)
+    asked_for = torch.tensor(look_aheads)
+    task = WindowTask(inputs, examples, asked_for, generator, trainer, may_mirror, window.num_told)
     log = _pretrain(task, model)
     model.encoder.requires_grad_(False)
     model.predictor.requires_grad_(False)
@@ -115,7 +132,7 @@ def _fit_nmse(task: WindowTask, stage: str, model: CsiModel, num_steps: int) -> 
 
     def batch_loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         inputs, clean, cell = task.draw(generator)
-        errors = nmse(model(inputs), clean[:, -1])
+        errors = nmse(model(inputs), side_by_side(clean[:, -task.num_told :]))
         return {"nmse": errors.mean(), "total": levels(errors, cell)}
 
     return task.fit(stage, nn.ModuleList((model, levels)), batch_loss, num_steps)

@@ -116,16 +116,20 @@ def find_frame(heard: Heard, dechirper: Dechirper) -> WindowFrame:
     if num_snapshots < 2:
         raise SemcomError("one snapshot tells no turn: give two or more")
     first = dechirper(Observed(heard.y[:, -1], heard.visible, heard.noise_var))
-    turn, _ = _turn(heard.y, first.rotation)
+    turn, _ = steady_turn(heard.y, first.rotation[:, None])
     back = torch.polar(torch.ones(()), -turn[:, None] * times(num_snapshots))
     mean = (heard.y * back[..., None]).mean(dim=1)
     frame = dechirper(Observed(mean, heard.visible, heard.noise_var / num_snapshots))
-    turn, steadiness = _turn(heard.y, frame.rotation)
+    turn, steadiness = steady_turn(heard.y, frame.rotation[:, None])
     return WindowFrame(frame, turn, steadiness)
 
 
-def _turn(y: torch.Tensor, rotation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    match = (y @ rotation.conj()[..., None])[..., 0]
+def steady_turn(y: torch.Tensor, wave: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """How a wave's phase turns from snapshot to snapshot, and how steadily (1 at most): float32 [N] each.
+
+    y: complex64 [N, T, M]; wave: complex64 [N, T, M], or [N, 1, M] if it is the same in all.
+    """
+    match = (y * wave.conj()).sum(dim=2)
     step = (match[:, 1:] * match[:, :-1].conj()).sum(dim=1)
     power = match[:, 1:].abs() * match[:, :-1].abs()
     return step.angle(), step.abs() / power.sum(dim=1).clamp_min(1e-12)

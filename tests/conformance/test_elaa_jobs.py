@@ -28,7 +28,7 @@ def test_frozen_tuned_and_hybrid_are_made_of_their_own_tensors():
     config = ElaaConfig(
         array=ARRAY,
         visibility=BlockVisibility(subarray_size=8),
-        examples=ExampleConfig(num_examples=64),
+        examples=ExampleConfig(num_examples=64, num_path_examples=64),
         model=inputs.model,
         training=inputs.training,
         training_shares=(1.0, 0.5),

@@ -96,13 +96,15 @@ def test_a_point_s_axes_say_what_the_configuration_leaves_open():
     assert resolve(told, Point("air", "raw-ls", 3)).link == NrConfig()
 
 
-@pytest.mark.parametrize("result", ["estimate", "unknown", "size", "ahead", "feedback", "rate", "loss"])
+@pytest.mark.parametrize(
+    "result", ["estimate", "unknown", "size", "ahead", "band", "feedback", "rate", "loss"]
+)
 def test_every_result_has_every_method_that_it_is_asked_for(result):
     told = TINY.evaluation
     asked = {
         "estimate": told.methods, "unknown": told.unknown_methods, "size": told.size_methods,
-        "ahead": told.forecasters, "feedback": told.feedbacks, "rate": told.air_methods,
-        "loss": told.air_methods,
+        "ahead": told.forecasters, "band": told.band_methods, "feedback": told.feedbacks,
+        "rate": told.air_methods, "loss": told.air_methods,
     }  # fmt: skip
     assert {point.method for point in SCENARIO.points(TINY, (0,)) if point.result == result} == set(
         asked[result]

@@ -6,7 +6,7 @@ from elaa_setups import SHORT, only
 
 from scenarios.cli import main
 from scenarios.elaa.scenario import ElaaScenario
-from scenarios.elaa.vocabulary import ESTIMATORS, FEEDBACKS, FORECASTERS, FRONTHAUL
+from scenarios.elaa.vocabulary import BAND, ESTIMATORS, FEEDBACKS, FORECASTERS, FRONTHAUL
 
 
 @pytest.fixture
@@ -25,14 +25,16 @@ def folder(tmp_path_factory):
 
 def test_the_records_hold_every_result_and_every_method(folder):
     records = pd.read_parquet(folder / "records.parquet")
-    assert set(records["result"]) == {"estimate", "unknown", "size", "ahead", "rate", "loss", "feedback"}
+    results = {"estimate", "unknown", "size", "ahead", "band", "rate", "loss", "feedback"}
+    assert set(records["result"]) == results
     methods = {name: set(part) for name, part in records.groupby("result")["method"]}
     assert methods["estimate"] == set(ESTIMATORS)
     assert methods["ahead"] == set(FORECASTERS)
+    assert methods["band"] == set(BAND)
     assert methods["rate"] == methods["loss"] == set(FRONTHAUL)
     assert methods["feedback"] == set(FEEDBACKS)
     assert records["value"].notna().all()
-    names = ("snr", "share", "size", "look_ahead", "report_bits", "loss", "bits")
+    names = ("snr", "share", "band_share", "size", "look_ahead", "report_bits", "loss", "bits")
     drawn = {path.name for path in (folder / "figures").iterdir()}
     assert drawn == {f"nmse_vs_{name}.{kind}" for name in names for kind in ("pdf", "png")}
 

@@ -31,6 +31,7 @@ def refusal(arguments: list[str], capfd) -> str:
         (("evaluation.size_methods=[x]",), "evaluation.size_methods holds 'x': it takes ls"),
         (("evaluation.noisy_methods=[ls]",), "evaluation.noisy_methods holds 'ls': it takes"),
         (("evaluation.forecasters=[x]",), "evaluation.forecasters holds 'x': it takes last-value"),
+        (("evaluation.band_methods=[ls]",), "evaluation.band_methods holds 'ls': it takes ls-band"),
         (("evaluation.feedbacks=[x]",), "evaluation.feedbacks holds 'x': it takes klt"),
         (("evaluation.air_methods=[x]",), "evaluation.air_methods holds 'x': it takes raw-nomp"),
         (("evaluation.air_codecs=[uniform-99]",), "evaluation.air_codecs: codec 'uniform-99' is unknown"),
@@ -66,6 +67,10 @@ def refusal(arguments: list[str], capfd) -> str:
         (("array.num_elements=1024",), "for 1,024 elements takes 4.0 GB, above 2.0 GB"),
         (only("array.num_elements=1024", "evaluation.unknown_methods=[nomp]"), "whose mask is detected"),
         (only("array.num_elements=1024", "evaluation.forecasters=[s-omp]"), "evaluation.forecasters needs"),
+        (("evaluation.num_subcarriers=1",), "evaluation.num_subcarriers = 1 is out of range"),
+        (only("evaluation.band_methods=[p-somp]", "evaluation.num_subcarriers=256", "array.num_elements=256"),
+         "p-somp in evaluation.band_methods needs"),
+        (only("evaluation.band_methods=[ls-band]", "evaluation.band_shares=[0.3]"), "evaluation.band_shares"),
         (("evaluation.array_sizes=[1024]", "evaluation.size_methods=[polar-omp]"), "size_methods needs"),
         (("array.spacing_wavelengths=0.6",), "spacing of 0.6 wavelengths: angles to 0.87"),
         # Sizes that don't go together.
