@@ -164,6 +164,8 @@ def check(config: ElaaConfig) -> None:
             if name not in known:
                 raise SemcomError(f"evaluation.{key} holds {name!r}: it takes {', '.join(known)}")
     check_near_field(config.array)
+    if config.array.num_elements < 2:
+        raise SemcomError("array.num_elements = 1: a part of an array takes two elements or more, take 256")
     LineArray.of(config.array)
     if config.array.num_subcarriers != 1 or config.array.num_snapshots != 1:
         raise SemcomError(

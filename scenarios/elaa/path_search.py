@@ -68,7 +68,8 @@ class PathSearch:
         match = parts[..., 0].square().addcmul_(parts[..., 1], parts[..., 1]).mul_(self.allowed)
         by_angle = match.amax(dim=1)
         is_peak = (by_angle >= by_angle.roll(1, dims=1)) & (by_angle >= by_angle.roll(-1, dims=1))
-        number = (by_angle * is_peak).topk(_NUM_CANDIDATES, dim=1).indices
+        num = min(_NUM_CANDIDATES, by_angle.shape[1])
+        number = (by_angle * is_peak).topk(num, dim=1).indices
         ring = match.gather(2, number[:, None].expand(-1, match.shape[1], -1)).argmax(dim=1)
         return self._between(match, ring, number)
 

@@ -73,6 +73,7 @@ def refusal(arguments: list[str], capfd) -> str:
         (only("evaluation.band_methods=[ls-band]", "evaluation.band_shares=[0.3]"), "evaluation.band_shares"),
         (("evaluation.array_sizes=[1024]", "evaluation.size_methods=[polar-omp]"), "size_methods needs"),
         (("array.spacing_wavelengths=0.6",), "spacing of 0.6 wavelengths: angles to 0.87"),
+        (("array.num_elements=1",), "array.num_elements = 1: a part of an array takes two"),
         # Sizes that don't go together.
         (("array.num_rows=2",), "so take 1"),
         (("array.num_snapshots=2",), "array.num_subcarriers and array.num_snapshots have to be 1"),

@@ -170,6 +170,20 @@ def test_nomp_recovers_paths_off_the_grid():
     assert nmse(found.field(), h) < 1e-3
 
 
+@pytest.mark.parametrize("num_elements", [1, 2, 3, 17])
+def test_nomp_of_few_elements_finds_what_there_is(num_elements):
+    config = NearFieldConfig(num_elements=num_elements)
+    h = draw_channels(config, 40, generator()).h[:, 0, 0]
+    visible = torch.ones(40, num_elements, dtype=torch.bool)
+    visible[20:, 1:] = False
+    line = LineArray.of(config)
+    paths = Nomp(line, nomp_prior(line)).paths(observe(h, visible, 20.0, generator(1)))
+    assert torch.isfinite(torch.view_as_real(paths.field())).all()
+    # One element alone tells its own channel.
+    assert nmse(paths.field()[20:, :1], h[20:, :1]) < 0.3
+    assert nmse(paths.field()[:20], h[:20]) < 0.5
+
+
 def test_errors_of_nomp_are_those_of_the_bound():
     """One path, whole array: the phase's error at each element has the variance that the bound tells."""
     num = 400
