@@ -90,8 +90,10 @@ class BandBench:
         if method == "nomp-each":
             return torch.stack([self._alone(number) for number in range(heard.y.shape[1])], dim=1)
         if method == "p-somp":
-            pursuit = tune_jointly(self._longest, *self.known)
-            return pursuit.estimate_jointly(heard.y, heard.visible, heard.noise_var)
+            pursuit, (_, known) = tune_jointly(self._longest, *self.known), self.known
+            of_known = pursuit.estimate_jointly(known.y, known.visible, known.noise_var)
+            of_asked = pursuit.estimate_jointly(heard.y, heard.visible, heard.noise_var)
+            return self._shrunk(of_known, of_asked)
         if method == "nomp-band":
             nomp = BandNomp.of(self.array)
             return self._shrunk(nomp.estimate(self.known[1]), nomp.estimate(heard))

@@ -8,7 +8,7 @@ carrier, as a share of it (beam squint), and w the turn from subcarrier to subca
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -23,7 +23,7 @@ from scenarios.elaa.pursuit import subcarrier_atoms
 from scenarios.elaa.tracks import Heard
 
 _BATCH = 32
-_OVERSAMPLING, _COHERENCE_SCALE = 2.0, 0.8
+OVERSAMPLING, COHERENCE_SCALE = 2.0, 0.8
 _DAMPING, _LEAST_DAMPING = 1e-2, 1e-6
 _ALIKE = 0.7
 """Two places whose waves are more alike than this on what is visible are one peak."""
@@ -42,6 +42,10 @@ class BandPaths:
     sine: torch.Tensor
     inverse_m: torch.Tensor
     turn: torch.Tensor
+
+    def __getitem__(self, rows: torch.Tensor) -> BandPaths:
+        """Those of some channels."""
+        return BandPaths(self.gain[rows], self.sine[rows], self.inverse_m[rows], self.turn[rows])
 
     @classmethod
     def none(cls, num: int) -> BandPaths:
@@ -87,8 +91,8 @@ class BandNomp:
     atoms: torch.Tensor
     max_paths: int = 7
     stop: float = 18.0
-    num_tried: int = 8
-    alone_steps: int = 3
+    num_tried: int = 16
+    alone_steps: int = 5
     joint_steps: int = 3
     last_steps: int = 8
 
@@ -122,36 +126,40 @@ class BandNomp:
 
     def _batch(self, prior: Prior, heard: Heard) -> torch.Tensor:
         """`estimate` of a batch: a channel keeps its paths when its residual has no other any more."""
-        paths, residual = BandPaths.none(len(heard)), heard.y
-        active = torch.ones(len(heard), dtype=torch.bool)
-        for _ in range(self.max_paths):
-            fresh, peak = self._strongest(prior, residual, heard)
-            active = active & (peak > self.stop)
-            if not active.any():
+        h_hat, paths, residual = torch.zeros_like(heard.y), BandPaths.none(len(heard)), heard.y
+        active = torch.arange(len(heard))
+        for number in range(self.max_paths + 1):
+            goes_on = torch.zeros(len(active), dtype=torch.bool)
+            if number < self.max_paths:
+                fresh, fall = self._strongest(prior, residual, heard[active], number)
+                goes_on = fall > self.stop
+            ended, _ = self.refine(prior, paths[~goes_on], heard[active[~goes_on]], self.last_steps)
+            h_hat[active[~goes_on]] = self.field(ended).sum(dim=1)
+            active = active[goes_on]
+            if not len(active):
                 break
-            fresh = replace(fresh, gain=torch.where(active[:, None], fresh.gain, 0))
-            paths, residual = self.refine(prior, paths.with_one(fresh), heard, self.joint_steps)
-        paths, _ = self.refine(prior, paths, heard, self.last_steps)
-        return self.field(paths).sum(dim=1)
+            more = paths[goes_on].with_one(fresh[goes_on])
+            paths, residual = self.refine(prior, more, heard[active], self.joint_steps)
+        return h_hat
 
     def _strongest(
-        self, prior: Prior, residual: torch.Tensor, heard: Heard
+        self, prior: Prior, residual: torch.Tensor, heard: Heard, first: int
     ) -> tuple[BandPaths, torch.Tensor]:
         """A path [B, 1] of residuals [B, F, M], and by how many noise levels it lowers them, [B].
 
         An array that is seen in pieces has many peaks near the largest: so many as num_tried, which are
-        unlike each other, are each refined alone, and the one that leaves least is taken.
+        unlike each other, are each refined alone, and the one that leaves least is taken. first: how many
+        paths there are before.
         """
         tried = self._peaks(residual, heard)
         again = torch.arange(len(heard)).repeat_interleave(self.num_tried)
         alone = Heard(residual[again], heard.visible[again], heard.noise_var[again])
-        tried, left = self.refine(prior, tried, alone, self.alone_steps)
+        tried, left = self.refine(prior, tried, alone, self.alone_steps, first)
         energy = torch.view_as_real(left).square().sum(dim=(1, 2, 3)).view(-1, self.num_tried)
         least, best = energy.min(dim=1)
         before = torch.view_as_real(residual).square().sum(dim=(1, 2, 3))
         row = torch.arange(len(heard)) * self.num_tried + best
-        taken = BandPaths(tried.gain[row], tried.sine[row], tried.inverse_m[row], tried.turn[row])
-        return taken, (before - least) / heard.noise_var
+        return tried[row], (before - least) / heard.noise_var
 
     def _peaks(self, residual: torch.Tensor, heard: Heard) -> BandPaths:
         """Places and turns of the largest correlations with residuals [B, F, M]: paths [B num_tried, 1]."""
@@ -183,18 +191,19 @@ class BandNomp:
         )
 
     def refine(
-        self, prior: Prior, paths: BandPaths, heard: Heard, num_steps: int
+        self, prior: Prior, paths: BandPaths, heard: Heard, num_steps: int, first: int = 0
     ) -> tuple[BandPaths, torch.Tensor]:
         """Levenberg-Marquardt steps on all paths together, and the residual, complex64 [B, F, M].
 
         They lower |y - sum_l e_l|^2 / sigma^2 + |g_l|^2 / gain_var + (1/r - mean)^2 / (2 var); a step that
-        doesn't is not taken.
+        doesn't is not taken. first: how many paths there are before these, for the prior.
         """
         if not paths.gain.shape[1]:
             return paths, heard.y
         seen, load = heard.visible[:, None, None], heard.noise_var[:, None]
         gain_var = torch.full((paths.gain.shape[1],), prior.other_gain_var)
-        gain_var[0] = prior.first_gain_var
+        if first == 0:
+            gain_var[0] = prior.first_gain_var
         slope, curve = path_units(self.array)
         low, high = -0.1 / self.array.min_distance_m, 1.5 / self.array.min_distance_m
 
@@ -212,7 +221,7 @@ class BandNomp:
             diagonal = normal.diagonal(dim1=1, dim2=2)
             diagonal += diagonal * damping[:, None] + 1e-9
             factor, failed = torch.linalg.cholesky_ex(normal)
-            step = torch.cholesky_solve(right[..., None], factor)[..., 0]
+            step = torch.cholesky_solve(right[..., None], factor)[..., 0].float()
             good = (failed == 0) & torch.isfinite(step).all(dim=1)
             step = torch.where(good[:, None], step, 0).unflatten(1, (_NUM_PARAMETERS, -1))
             growth = torch.exp(step[:, 0].clamp(-1, 1))
@@ -244,7 +253,7 @@ class BandNomp:
         slope: float,
         curve: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The normal equations of a step, float32 [B, 5 K, 5 K] and [B, 5 K]; K paths in one parameter first.
+        """The normal equations of a step, float64 [B, 5 K, 5 K] and [B, 5 K]; K paths in one parameter first.
 
         A field's derivatives are itself, and j times itself times what its phase follows a parameter by.
         """
@@ -256,8 +265,8 @@ class BandNomp:
         by_turn = turned * self.index[:, None]
         parts = torch.stack((field, turned, by_turn, turned * along, turned * across), dim=1)
         columns = torch.view_as_real(parts.flatten(1, 2).flatten(2)).flatten(2)
-        normal = columns @ columns.mT
-        right = (columns @ torch.view_as_real(residual.flatten(1)).flatten(1)[..., None])[..., 0]
+        normal = (columns @ columns.mT).double()
+        right = (columns @ torch.view_as_real(residual.flatten(1)).flatten(1)[..., None])[..., 0].double()
         count = paths.gain.shape[1]
         # The priors: of levels, |g|^2 / var about what it is; of inverse distances.
         power = paths.gain.abs().square() / gain_var * load
@@ -278,7 +287,7 @@ def subcarrier_shares(array: NearFieldConfig) -> torch.Tensor:
 
 @lru_cache(maxsize=2)
 def _cached_places(array: LineArray, offsets_hz: tuple[float, ...]) -> tuple[Dictionary, torch.Tensor]:
-    dictionary = polar_dictionary(array, _OVERSAMPLING, _COHERENCE_SCALE)
+    dictionary = polar_dictionary(array, OVERSAMPLING, COHERENCE_SCALE)
     return dictionary, subcarrier_atoms(array, dictionary, torch.tensor(offsets_hz, dtype=torch.float64))
 
 

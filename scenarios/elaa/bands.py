@@ -56,9 +56,9 @@ class BandFrame:
 class BandDechirper:
     """Finds the strongest path on all subcarriers: its wave, how that squints, how its phase turns.
 
-    The subcarrier in the middle tells a first wave; turned back by its squint and its turn from subcarrier
-    to subcarrier, their mean, of an F-th of the noise, tells the final one. A wave's squint is its phase
-    along the line, unwrapped from element to element, times the frequency's share of the carrier.
+    A subcarrier m in the middle tells a first wave; turned back to it by squint, and by the turn from
+    subcarrier to subcarrier, the mean of all, of an F-th of the noise, tells the final one. A wave's squint
+    on subcarrier f is its phase along the line, unwrapped from element to element, times f / f_m - 1.
     """
 
     def __init__(self, array: NearFieldConfig) -> None:
@@ -72,17 +72,18 @@ class BandDechirper:
                 "line, half a turn at most: take 1 row and 0.5"
             )
         self.dechirp = Dechirper(array)
-        self.share = subcarrier_shares(array).float()
-        self.time = times(array.num_subcarriers)
+        ratio = 1 + subcarrier_shares(array)
+        self.middle = array.num_subcarriers // 2
+        self.squint = (ratio / ratio[self.middle] - 1).float()
+        self.place = torch.arange(array.num_subcarriers) - (array.num_subcarriers - 1) / 2
 
     def __call__(self, heard: Heard) -> tuple[BandFrame, torch.Tensor, torch.Tensor]:
         """The frames of N channels; the turn float32 [N] in rad, and its steadiness float32 [N]."""
-        middle = len(self.share) // 2
-        first = self.dechirp(Observed(heard.y[:, middle], heard.visible, heard.noise_var))
+        first = self.dechirp(Observed(heard.y[:, self.middle], heard.visible, heard.noise_var))
         squint = self._squint(first.rotation)
         turn, _ = steady_turn(heard.y, first.rotation[:, None] * squint)
         mean = (heard.y * (squint * self._delay(turn)).conj()).mean(dim=1)
-        frame = self.dechirp(Observed(mean, heard.visible, heard.noise_var / len(self.share)))
+        frame = self.dechirp(Observed(mean, heard.visible, heard.noise_var / len(self.squint)))
         wave = frame.rotation[:, None] * self._squint(frame.rotation)
         turn, steadiness = steady_turn(heard.y, wave)
         return BandFrame(frame, wave * self._delay(turn)), turn, steadiness
@@ -91,11 +92,11 @@ class BandDechirper:
         step = (rotation[:, 1:] * rotation[:, :-1].conj()).angle().double()
         phase = torch.cat((torch.zeros(len(step), 1), step.cumsum(dim=1)), dim=1)
         about = phase - phase[:, [(phase.shape[1] - 1) // 2, phase.shape[1] // 2]].mean(dim=1, keepdim=True)
-        angle = about.float()[:, None] * self.share[:, None]
+        angle = about.float()[:, None] * self.squint[:, None]
         return torch.complex(angle.cos(), angle.sin())
 
     def _delay(self, turn: torch.Tensor) -> torch.Tensor:
-        return torch.polar(torch.ones(()), turn[:, None] * self.time)[..., None]
+        return torch.polar(torch.ones(()), turn[:, None] * self.place)[..., None]
 
 
 def make_band_inputs(

@@ -19,7 +19,12 @@ _NUM_BLOCKS = 64
 _BENDS_RAD = torch.linspace(-8, 8, 23, dtype=torch.float64)
 """Other curvatures that are tried about a chirp's place, as phases at half an array's length from it."""
 _TURN_RAD, _TURN_STEP_RAD = 1.4, 0.7
-"""Other slopes that are tried with each curvature, as phases at an array's end: how far, and how densely."""
+"""Other slopes that are tried with each curvature, as phases at an array's end: least reach, and step."""
+_LEAST_LEFT = 0.8
+"""Of a wave's match, below which what was found about it is not taken."""
+_LONG_RAD = math.pi / 2
+_NUM_MATCHED = 16
+"""So many of the waves found are matched exactly, on arrays whose third order is above that."""
 _ROWS_AT_ONCE = 16
 """What is made for so many channels stays in the cache."""
 
@@ -103,8 +108,10 @@ class Sharpener:
         self._block_m = torch.stack([part.mean() for part in self._element_m.split(self._block)])
         reach_m = max(float(array.place_m[-1]), array.spacing_wavelengths * array.wavelength_m / 2)
         self._bend = array.wavelength_m / (math.pi * reach_m**2) * _BENDS_RAD
-        # A peak is as much wider as its chirp is not the wave.
-        largest = max(_TURN_RAD, third_order_rad(array) ** (1 / 3))
+        # A peak is as much wider as its chirp is not the wave, which a turn then tells less exactly.
+        third = third_order_rad(array)
+        largest = max(_TURN_RAD, third ** (1 / 3))
+        self._num_matched = _NUM_MATCHED if third > _LONG_RAD else 1
         num_turns = 2 * round(largest / _TURN_STEP_RAD) + 1
         turns = torch.linspace(-largest, largest, num_turns, dtype=torch.float64)
         self._turn = array.wavelength_m / (2 * math.pi * reach_m) * turns
@@ -138,8 +145,9 @@ class Sharpener:
         chirps = torch.broadcast_tensors(slope[..., None], curvature[..., None], self._places)
         slope, curvature, place_m = (part.flatten(1) for part in chirps)
         sine, inverse_m = self._waves(slope, curvature, place_m)
-        kept = self._best(self._match(seen, sine, inverse_m), inverse_m, rest, self.num_kept)
-        about = (sine.gather(1, kept), inverse_m.gather(1, kept))
+        exact = self._match(seen, sine, inverse_m)
+        kept = self._best(exact, inverse_m, rest, self.num_kept)
+        about, exact = (sine.gather(1, kept), inverse_m.gather(1, kept)), exact.gather(1, kept)
         slope, curvature, place_m = (part.gather(1, kept)[..., None] for part in (slope, curvature, place_m))
         # Bent about its place, a chirp has another slope at the centre.
         slope, curvature = slope + place_m * self._bend, curvature + self._bend
@@ -148,9 +156,18 @@ class Sharpener:
             slope[..., None] + self._turn, curvature[..., None], place_m[..., None]
         )
         sine, inverse_m = self._waves(slope.flatten(1), curvature.flatten(1), place_m.flatten(1))
-        best = self._best(match.flatten(1), inverse_m, rest, 1)
+        best = self._best(match.flatten(1), inverse_m, rest, self._num_matched)
         sine, inverse_m = sine.gather(1, best), inverse_m.gather(1, best)
-        return sine[:, 0], inverse_m[:, 0], self._match(seen, sine, inverse_m)[:, 0]
+        exact_found = self._match(seen, sine, inverse_m)
+        best = self._best(exact_found, inverse_m, rest, 1)
+        sine, inverse_m, found = (part.gather(1, best)[:, 0] for part in (sine, inverse_m, exact_found))
+        # Moved to where waves come from, it may be another wave than the one that was looked at.
+        best = self._best(exact, about[1], rest, 1)
+        before = exact.gather(1, best)[:, 0]
+        lost = found < _LEAST_LEFT * before
+        sine = torch.where(lost, about[0].gather(1, best)[:, 0], sine)
+        inverse_m = torch.where(lost, about[1].gather(1, best)[:, 0], inverse_m)
+        return sine, inverse_m, torch.where(lost, before, found)
 
     def _best(
         self, match: torch.Tensor, inverse_m: torch.Tensor, rest: torch.Tensor | None, num: int
@@ -190,7 +207,7 @@ class Sharpener:
         """|a^H seen|^2, [B, C, G, T], of waves [B, C, G] near to waves `about` [B, C], at each of the turns.
 
         In what the latter leave of a channel's phase the others turn slowly: elements are summed in blocks
-        first. So little a turn is the same phase for all of them.
+        first. So little a turn is taken as the same phase for all of them.
         """
         turns = self._turns(self._element_m, *about)
         angle = turns.sub_(torch.round(turns)).mul_(2 * torch.pi)

@@ -27,7 +27,7 @@ from nodes.training.collaboration import CollaborationConfig
 from scenarios.elaa.bottleneck import BottleneckConfig
 from scenarios.elaa.data import DataConfig, visibility_of
 from scenarios.elaa.examples import TRAINING_SHARES, ExampleConfig
-from scenarios.elaa.limits import check_paths, check_polar, check_shares
+from scenarios.elaa.limits import check_band, check_paths, check_polar, check_shares
 from scenarios.elaa.line_array import LineArray
 from scenarios.elaa.models import ModelConfig
 from scenarios.elaa.patches import Patches
@@ -249,8 +249,8 @@ def check_results(config: ElaaConfig) -> None:
             )
     if "s-omp" in told.forecasters and told.look_aheads and told.ahead_shares:
         check_polar("s-omp in evaluation.forecasters", array)
-    for name in {"p-somp", "nomp-band"} & set(told.band_methods):
-        check_polar(f"{name} in evaluation.band_methods", array, told.num_subcarriers)
+    if told.band_methods and told.band_shares:
+        check_band(told.band_methods, banded(config), config.examples.num_examples)
     if "polar-omp" in told.size_methods:
         for elements in told.array_sizes:
             check_polar("polar-omp in evaluation.size_methods", sized(array, elements))

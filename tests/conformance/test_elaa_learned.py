@@ -188,6 +188,8 @@ def test_a_hybrids_network_answers_the_same_from_either_end_of_the_line():
         by_itself = hybrid.combiner(described) - mirror_patches(hybrid.combiner(described.mirrored()))
     torch.testing.assert_close(mirror_patches(other), answer)
     assert by_itself.abs().max() > 1e-3
+    whole = frame.restore(PATCHES.join(to_values(answer)))
+    torch.testing.assert_close(hybrid.estimate(observed, paths), whole, atol=1e-5, rtol=1e-4)
 
 
 def test_numbers_and_values_are_the_same():

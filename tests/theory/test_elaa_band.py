@@ -68,6 +68,24 @@ def test_the_frame_takes_a_wave_its_squint_and_its_delay_out(synchronised):
         assert turn.std() > 0.5
 
 
+def test_a_band_of_a_third_of_the_carrier_still_has_one_wave():
+    config = NearFieldConfig(num_subcarriers=2, bandwidth_hz=8e9)
+    h = draw_channels(config, 40, generator()).h[:, 0]
+    heard = hear_band(h, torch.ones(40, 256, dtype=torch.bool), 10.0, generator(1))
+    frame, _, _ = BandDechirper(config)(heard)
+    share = frame.enter(h).mean(dim=(1, 2)).abs().square() / frame.enter(h).abs().square().mean(dim=(1, 2))
+    assert share.mean() > 0.75
+
+
+def test_a_channel_s_estimate_does_not_depend_on_its_batch():
+    heard = BENCH.asked[1]
+    nomp = BandNomp.of(WIDE)
+    together = nomp.estimate(heard)
+    alone = torch.cat([nomp.estimate(heard[number : number + 1]) for number in range(8)])
+    assert float(error(alone, together[:8]).median()) < 1e-6
+    assert float(error(alone, together[:8]).max()) < 1e-3
+
+
 def test_without_the_squint_a_wave_would_not_stand_still():
     config = WIDE.model_copy(update={"min_paths": 1, "max_paths": 1})
     h = draw_channels(config, 20, generator()).h[:, 0]

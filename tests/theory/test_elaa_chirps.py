@@ -5,7 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from scenarios.elaa.chirps import chirp_of, places_to_touch, reach_of_chirps, third_order_rad, touching
+from scenarios.elaa.chirps import (
+    Sharpener,
+    chirp_of,
+    places_to_touch,
+    reach_of_chirps,
+    third_order_rad,
+    touching,
+)
 from scenarios.elaa.line_array import LineArray
 from scenarios.elaa.nomp import Nomp, nomp_prior
 from scenarios.elaa.observations import observe
@@ -101,3 +108,34 @@ def test_a_closer_look_tells_pieces_lobes_apart_on_short_arrays_too():
     seen = ((field - h).abs().square() * visible).sum(dim=1) / 64
     # Without other curvatures it is 0.04.
     assert float(seen.quantile(0.95)) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("num_elements", "least"), [(4, 0.9), (16, 0.9), (64, 0.95), (256, 0.95), (1024, 0.9)]
+)
+def test_one_wave_is_found_whole_whatever_the_array_s_length(num_elements, least):
+    """On short arrays many angles are alike, on long ones a turn is not the same for all near waves."""
+    array = LineArray(num_elements, 0.01, max_sine=0.866)
+    sine, inverse_m = torch.tensor([0.67, 0.31, -0.5, 0.02]), torch.tensor([0.1, 0.1, 0.188, 0.02])
+    wave = array.response(sine, inverse_m)
+    search = path_search(array, 4.0, 0.8)
+    found, _ = search.strongest(wave, torch.ones(4, num_elements, dtype=torch.bool))
+    match = (array.response(found.sine[:, 0], found.inverse_m[:, 0]).conj() * wave).mean(dim=1).abs()
+    assert match.min() > 0.9
+
+
+def test_a_peak_beside_the_wave_is_turned_to_it():
+    """A chirp whose slope is off by 1.2 rad at the array's end, and its curvature by 2 at half of it."""
+    sine, inverse_m = torch.tensor([0.3], dtype=torch.float64), torch.tensor([0.04], dtype=torch.float64)
+    wave = SHORT.response(sine, inverse_m)
+    slope, curvature = chirp_of(sine, inverse_m, torch.zeros(1, dtype=torch.float64))
+    end_m = float(SHORT.place_m[-1])
+    slope = slope + 1.2 * SHORT.wavelength_m / (2 * torch.pi * end_m)
+    curvature = curvature + 2.0 * SHORT.wavelength_m / (torch.pi * end_m**2)
+    started = SHORT.response(*touching(SHORT, slope, curvature, torch.zeros(1, dtype=torch.float64)))
+    before = (started.conj() * wave).mean(dim=1).abs()
+    found, near, match = Sharpener(SHORT, 2)(wave, slope[None], curvature[None])
+    after = (SHORT.response(found, near).conj() * wave).mean(dim=1).abs()
+    assert before < 0.9
+    assert after > 0.98
+    torch.testing.assert_close(match, (256 * after.float()).square(), rtol=1e-3, atol=1.0)

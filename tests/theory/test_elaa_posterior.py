@@ -127,3 +127,20 @@ def test_a_path_alone_or_far_from_others_is_as_flat_as_it_is():
     far, near = flatness(*two_paths(16.0, 20.0)), flatness(*two_paths(1.5, 20.0))
     assert (far < 1.1).all()
     assert (near > 1.2).all()
+
+
+def test_the_mean_field_of_near_paths_is_that_of_the_flatter_likelihood(monkeypatch):
+    """Two paths half a beam apart, seen by a part: taken as known, each would be surer than it is."""
+    truth = PathSet(torch.tensor([[0.8 + 0j, 0.5j]]), torch.tensor([[0.2, 0.26]]), torch.tensor([[0.1, 0.1]]))
+    h = truth.waves(LINE).field.sum(dim=1)
+    visible = torch.arange(64)[None] < NUM_SEEN
+    observed = observe(h, visible, 15.0, torch.Generator().manual_seed(0))
+    bound = uncertainty(LINE, nomp_prior(LINE), truth, observed)
+    paths = Paths(LINE, truth.gain, truth.sine, truth.inverse_m, torch.tensor([2]), bound)
+    as_it_is = posterior_fields(paths, observed).abs()[0, :, 40:].mean()
+    level = []
+    for flatness in (1.0, 10.0):
+        told = torch.full((2,), flatness)
+        monkeypatch.setattr("scenarios.elaa.path_posterior._flatness", lambda *_, told=told: told)
+        level.append(posterior_fields(paths, observed).abs()[0, :, 40:].mean())
+    assert level[0] > 1.005 * as_it_is > 1.01 * level[1]
