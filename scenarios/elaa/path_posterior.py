@@ -84,7 +84,8 @@ def _flatness(
     """How much more uncertain paths are because the others of their channel are not known, float32 [R].
 
     sqrt(det C / det C_alone), from 1 to 10: C is the bound of a path's slope and curvature, and C_alone that
-    of the path if it were the only one, its gain unknown.
+    of the path if it were the only one, its gain unknown. C has the prior of distances in it: where that is
+    most of what is known of a curvature, it is 1.
     """
     seen = observed.visible[row].float()
     num = seen.sum(dim=1, keepdim=True)
