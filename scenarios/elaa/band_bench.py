@@ -102,7 +102,8 @@ class BandBench:
     @property
     def _longest(self) -> Pursuit:
         dictionary = polar_atoms(LineArray.of(self.array))
-        return Pursuit(dictionary, max(NUM_ATOMS), snapshot_atoms=_atoms(self.array))
+        num = min(max(NUM_ATOMS), len(dictionary))
+        return Pursuit(dictionary, num, snapshot_atoms=_atoms(self.array))
 
     def _alone(self, number: int) -> torch.Tensor:
         """Shrunk NOMP on one subcarrier, whose wavelength it knows."""
