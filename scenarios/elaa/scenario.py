@@ -173,7 +173,7 @@ class ElaaScenario:
 
 def training_job(config: ElaaConfig, model: str, seed: int, mode: str = "central") -> TrainingJob:
     """Makes the job that trains a model; its key hashes all that the weights depend on."""
-    told = {"trains": model, "seed": seed, "version": 5, **job_settings(model, config)}
+    told = {"trains": model, "seed": seed, "version": 6, **job_settings(model, config)}
     told |= collaborative_settings(config.collaboration, mode)
     name = json.dumps(told, sort_keys=True)
     return TrainingJob(model, seed, hashlib.sha256(name.encode()).hexdigest()[:16], config, mode)
