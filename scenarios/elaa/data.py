@@ -31,7 +31,7 @@ class DataConfig(BaseModel):
         4000, ge=16, le=10_000_000, description="channels that covariances and codecs are fitted to"
     )
     num_validation: int = Field(200, ge=8, le=1_000_000, description="channels that methods are tuned on")
-    num_test: int = Field(200, ge=2, le=1_000_000, description="channels that methods are measured on")
+    num_test: int = Field(500, ge=2, le=1_000_000, description="channels that methods are measured on")
 
 
 @dataclass(frozen=True)
