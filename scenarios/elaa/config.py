@@ -34,7 +34,7 @@ from scenarios.elaa.patches import Patches
 from scenarios.elaa.region_detection import DETECTED_SIZE
 from scenarios.elaa.reports import report_of
 from scenarios.elaa.task import TrainingConfig
-from scenarios.elaa.vocabulary import BAND, ESTIMATORS, FEEDBACKS, FORECASTERS, FRONTHAUL, Method
+from scenarios.elaa.vocabulary import BAND, ESTIMATES, ESTIMATORS, FEEDBACKS, FORECASTERS, FRONTHAUL, Method
 from semcom.codecs.catalogue import CodecConfig, make_codec
 from semcom.codecs.names import codec_config
 from semcom.contracts import SemcomError
@@ -310,6 +310,13 @@ def trained_for(config: ElaaConfig, result: str, axes: Axes) -> ElaaConfig:
     if result == "size":
         return config.model_copy(update={"array": sized(config.array, int(axes["num_elements"]))})
     return config
+
+
+def measured_on(config: ElaaConfig, result: str) -> ElaaConfig:
+    """The configuration that a result is measured with: all but estimates on fewer test channels."""
+    if result in ESTIMATES:
+        return config
+    return config.model_copy(update={"data": config.data.of_others()})
 
 
 def banded(config: ElaaConfig) -> NearFieldConfig:

@@ -31,7 +31,18 @@ class DataConfig(BaseModel):
         4000, ge=16, le=10_000_000, description="channels that covariances and codecs are fitted to"
     )
     num_validation: int = Field(200, ge=8, le=1_000_000, description="channels that methods are tuned on")
-    num_test: int = Field(500, ge=2, le=1_000_000, description="channels that methods are measured on")
+    num_test: int = Field(1000, ge=2, le=1_000_000, description="channels that estimates are measured on")
+    num_test_others: int = Field(
+        200,
+        ge=2,
+        le=1_000_000,
+        description="channels that other sizes, forecasts, bands, reports and feedback are measured on: "
+        "num_test where that is less",
+    )
+
+    def of_others(self) -> DataConfig:
+        """The same with as many test channels as results other than estimates have."""
+        return self.model_copy(update={"num_test": min(self.num_test, self.num_test_others)})
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from scenarios.contracts import Point
 from scenarios.elaa.band_bench import BandBench
 from scenarios.elaa.bench import Bench
 from scenarios.elaa.cells import air_bench
-from scenarios.elaa.config import ElaaConfig, banded, sized, trained_for
+from scenarios.elaa.config import ElaaConfig, banded, measured_on, sized, trained_for
 from scenarios.elaa.data import Cell
 from scenarios.elaa.feedback_bench import FeedbackBench
 from scenarios.elaa.forecasts import forecast
@@ -46,7 +46,8 @@ class Question:
 
 def answer(question: Question) -> list[list[Record]]:
     """Computes the records of each point."""
-    config, first = question.config, question.points[0]
+    first = question.points[0]
+    config = measured_on(question.config, first.result)
     told, at, seed = config.evaluation, first.axes, first.seed
     methods = list(dict.fromkeys(point.method for point in question.points))
     if first.result == "ahead":

@@ -40,7 +40,7 @@ TINY = ElaaConfig(
     ),
 )  # fmt: skip
 PAPER = ElaaConfig(
-    data=DataConfig(num_training=20_000, num_validation=2_000, num_test=2_000),
+    data=DataConfig(num_training=20_000, num_validation=2_000, num_test=2_000, num_test_others=2_000),
     model=ModelConfig(
         patch_size=16, dim=128, depth=4, num_heads=4, predictor_dim=96, predictor_depth=4, decoder_depth=2,
         combiner_dim=128, combiner_depth=4,

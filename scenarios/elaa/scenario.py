@@ -16,7 +16,7 @@ from nodes.simulation import simulate
 from nodes.training.collaboration import check_collaboration, collaborative_settings
 from scenarios.contracts import OnRecords, Point, Trained, TrainingJob, simulate_all
 from scenarios.elaa.cells import NUM_STEPS, make_cell, make_shared, resolve
-from scenarios.elaa.config import Axes, ElaaConfig, check, check_results, trained_for
+from scenarios.elaa.config import Axes, ElaaConfig, check, check_results, measured_on, trained_for
 from scenarios.elaa.jobs import JOBS, job_settings, train_job
 from scenarios.elaa.limits import check_shares
 from scenarios.elaa.measures import Question, air_records, answer, group
@@ -143,6 +143,7 @@ class ElaaScenario:
         models: Mapping[str, Mapping[str, torch.Tensor]],
         cluster: Cluster,
     ) -> list[list[Record]]:
+        config = measured_on(config, points[0].result)
         settings = [resolve(config, point) for point in points]
         distinct = list(dict.fromkeys(settings))
         weights = {

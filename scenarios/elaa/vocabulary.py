@@ -19,6 +19,9 @@ class Method:
         return self.model != ""
 
 
+ESTIMATES = ("estimate", "unknown", "noisy", "sweep")
+"""Results that are estimates of the configured array itself, measured on all test channels."""
+
 ESTIMATORS: dict[str, Method] = {
     "ls": Method("what was received, and zero elsewhere"),
     "lmmse": Method("linear MMSE with the sample covariance of training channels"),

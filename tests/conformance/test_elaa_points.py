@@ -143,6 +143,29 @@ def test_numbers_of_bits_share_a_bench_and_change_nothing():
     assert together[0]["nmse_db"] < together[2]["nmse_db"]
 
 
+@pytest.mark.parametrize(
+    ("result", "method", "axes"),
+    [
+        ("estimate", "ls", {"visible_share": 0.5, "snr_db": 10.0}),
+        ("unknown", "lmmse", {"visible_share": 0.5, "snr_db": 10.0}),
+        ("sweep", "ls", {}),
+        ("size", "ls", {"num_elements": 32, "visible_share": 0.5, "snr_db": 10.0}),
+        ("ahead", "last-value", {"look_ahead": 1, "visible_share": 0.5, "snr_db": 10.0}),
+        ("band", "ls-band", {"visible_share": 0.5, "snr_db": 10.0}),
+        ("rate", "raw-ls", {"codec": "uniform-4", "visible_share": 0.5, "snr_db": 10.0}),
+        ("feedback", "dft-codebook", {"bits": 64, "visible_share": 1.0, "snr_db": 20.0}),
+    ],
+)
+def test_estimates_have_all_test_channels_and_other_results_fewer(result, method, axes):
+    """Asked for more than there are test channels, the others have as many as estimates."""
+    for others, expected in ((3, 3), (50, 6)):
+        data = TINY.data.model_copy(update={"num_test": 6, "num_test_others": others})
+        told = TINY.model_copy(update={"data": data})
+        rows = SCENARIO.simulate(told, [Point(result, method, 0, axes)], {}, Cluster())[0]
+        (num,) = {row.num_samples for row in rows if row.metric == "nmse_db"}
+        assert num == (6 if result in ("estimate", "unknown", "sweep") else expected)
+
+
 def test_an_unknown_estimator_is_refused():
     with pytest.raises(SemcomError, match="no estimator is called kalman"):
         Bench(TINY.array, TINY.visibility, TINY.data, Cell(0.5, 10.0), 0).estimate("kalman")
