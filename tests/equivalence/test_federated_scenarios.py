@@ -57,7 +57,12 @@ def test_one_client_is_central_training_and_three_are_not(name):
     assert score["stage"] == "score"
     assert math.isfinite(score["score"])
     assert score["score"] < 1
-    assert score == next(row for row in alone.log if row["stage"] == "score")
+    # Weights are the same bit for bit; a probe's least squares rounds by where in memory its matrices lie.
+    found = next(row for row in alone.log if row["stage"] == "score")
+    assert found == {
+        name: pytest.approx(value, rel=1e-9) if isinstance(value, float) else value
+        for name, value in score.items()
+    }
 
 
 @pytest.mark.parametrize("name", ["charting", "elaa"])
