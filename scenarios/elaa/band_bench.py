@@ -11,11 +11,11 @@ from functools import cached_property, lru_cache
 import torch
 
 from channels.near_field import NearFieldConfig, draw_channels
-from channels.visibility import VISIBLE_ABOVE, VisibilityConfig, draw_visibility
+from channels.visibility import VisibilityConfig
 from scenarios.elaa.band_search import BandNomp, subcarrier_shares
 from scenarios.elaa.bands import hear_band
 from scenarios.elaa.bench import polar_atoms
-from scenarios.elaa.data import DataConfig, Part, visibility_of
+from scenarios.elaa.data import PER_STEP, DataConfig, Part, draw_visible
 from scenarios.elaa.jobs import Trained, default_nomp
 from scenarios.elaa.line_array import LineArray
 from scenarios.elaa.models import ModelConfig
@@ -27,7 +27,6 @@ from scenarios.elaa.vocabulary import BAND
 from semcom.contracts import SemcomError
 from semcom.rng import Streams
 
-_PER_STEP = 100
 NUM_ATOMS, STOPS, RIDGES = (2, 3, 4, 6, 8, 12, 16), (0.0, 1.0, 1.2), (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 """What simultaneous pursuit is tuned among."""
 
@@ -69,11 +68,9 @@ class BandBench:
 
     def _draw(self, part: Part, num: int) -> tuple[torch.Tensor, Heard]:
         h = draw_band(self.array, part, num, self.seed)
-        streams, step = Streams(self.seed), round(_PER_STEP * self.visible_share)
-        chosen = visibility_of(self.visibility, self.visible_share)
-        generator = streams.torch_generator(f"elaa-visibility-{part}", step=step)
-        visible = draw_visibility(chosen, self.array, num, generator) > VISIBLE_ABOVE
-        noise = streams.torch_generator(f"elaa-band-{part}", step, round(_PER_STEP * self.snr_db))
+        visible = draw_visible(self.array, self.visibility, part, num, self.visible_share, self.seed)
+        device, step = round(PER_STEP * self.visible_share), round(PER_STEP * self.snr_db)
+        noise = Streams(self.seed).torch_generator(f"elaa-band-{part}", device, step)
         return h, hear_band(h, visible, self.snr_db, noise)
 
     def estimate(

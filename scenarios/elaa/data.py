@@ -19,7 +19,7 @@ from semcom.rng import Streams
 Part = Literal["training", "validation", "test"]
 
 # A stream's step is a whole number; shares and SNRs are told apart by hundredths.
-_PER_STEP = 100
+PER_STEP = 100
 
 
 class DataConfig(BaseModel):
@@ -83,6 +83,14 @@ def visibility_of(config: VisibilityConfig, share: float) -> VisibilityConfig:
     return config
 
 
+def draw_visible(
+    array: NearFieldConfig, visibility: VisibilityConfig, part: Part, num: int, share: float, seed: int
+) -> torch.Tensor:
+    """Draws which elements are visible to each channel of one part, bool [N, M]: the same at every SNR."""
+    generator = Streams(seed).torch_generator(f"elaa-visibility-{part}", step=round(PER_STEP * share))
+    return draw_visibility(visibility_of(visibility, share), array, num, generator) > VISIBLE_ABOVE
+
+
 def draw_sample(
     array: NearFieldConfig, visibility: VisibilityConfig, data: DataConfig, part: Part, cell: Cell, seed: int
 ) -> Sample:
@@ -97,14 +105,11 @@ def draw_sample(
             f"visible share {cell.visible_share:g}: an array needs a visible element, so take a share above "
             "0 and up to 1"
         )
-    streams, step = Streams(seed), round(_PER_STEP * cell.visible_share)
-    chosen = visibility_of(visibility, cell.visible_share)
-    generator = streams.torch_generator(f"elaa-visibility-{part}", step=step)
-    visible = draw_visibility(chosen, array, num, generator) > VISIBLE_ABOVE
-    noise = streams.torch_generator(
+    visible = draw_visible(array, visibility, part, num, cell.visible_share, seed)
+    noise = Streams(seed).torch_generator(
         f"elaa-noise-{part}",
-        device=step,
-        step=round(_PER_STEP * cell.snr_db) if abs(cell.snr_db) < 1e6 else 0,
+        device=round(PER_STEP * cell.visible_share),
+        step=round(PER_STEP * cell.snr_db) if abs(cell.snr_db) < 1e6 else 0,
     )
     hear = observe if cell.mask_known else unmask
     return Sample(h, visible, hear(h, visible, cell.snr_db, noise))

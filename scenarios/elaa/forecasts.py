@@ -7,10 +7,9 @@ from functools import lru_cache
 
 import torch
 
-from channels.visibility import VISIBLE_ABOVE, draw_visibility
 from scenarios.elaa.bench import polar_atoms
 from scenarios.elaa.config import ElaaConfig, moving
-from scenarios.elaa.data import Part, draw_part, visibility_of
+from scenarios.elaa.data import PER_STEP, Part, draw_part, draw_visible
 from scenarios.elaa.jobs import Trained, default_nomp
 from scenarios.elaa.line_array import LineArray
 from scenarios.elaa.nomp import Paths
@@ -31,8 +30,6 @@ from scenarios.elaa.vocabulary import FORECASTERS
 from semcom.contracts import SemcomError
 from semcom.rng import Streams
 
-_PER_STEP = 100
-
 Weights = Mapping[str, Mapping[str, torch.Tensor]]
 
 
@@ -41,10 +38,8 @@ def draw_heard(config: ElaaConfig, part: Part, share: float, seed: int) -> Heard
     """What the array hears of the users of one part of a seed's data: the same ones for every share."""
     told = config.evaluation
     h = _channels(config, part, seed)
-    streams, step = Streams(seed), round(_PER_STEP * share)
-    chosen = visibility_of(config.visibility, share)
-    generator = streams.torch_generator(f"elaa-visibility-{part}", step=step)
-    visible = draw_visibility(chosen, moving(config), len(h), generator) > VISIBLE_ABOVE
+    visible = draw_visible(moving(config), config.visibility, part, len(h), share, seed)
+    streams, step = Streams(seed), round(PER_STEP * share)
     heard = [
         observe(
             h[:, t], visible, told.ahead_snr_db, streams.torch_generator(f"elaa-snapshots-{part}", step, t)
